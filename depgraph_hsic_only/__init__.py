@@ -1,0 +1,43 @@
+"""Prune YOLOv8 models into ordinary, narrower Ultralytics models."""
+
+from depgraph_hsic_only._version import __version__
+from depgraph_hsic_only.criteria import Criterion, list_criteria, register_criterion
+from depgraph_hsic_only.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    ExportError,
+    PlanError,
+    PruningError,
+    UnsupportedModelError,
+)
+from depgraph_hsic_only.graph import ChannelGroup
+from depgraph_hsic_only.loading import load_model
+from depgraph_hsic_only.nms import ensure_nms
+from depgraph_hsic_only.plan import PruningPlan
+from depgraph_hsic_only.pruning import apply_plan, plan_pruning, prune, score_channels
+from depgraph_hsic_only.report import PruningReport
+
+ensure_nms()
+
+__all__ = [
+    "ChannelGroup",
+    "CheckpointError",
+    "ConfigError",
+    "Criterion",
+    "DataError",
+    "ExportError",
+    "PlanError",
+    "PruningError",
+    "PruningPlan",
+    "PruningReport",
+    "UnsupportedModelError",
+    "__version__",
+    "apply_plan",
+    "list_criteria",
+    "load_model",
+    "plan_pruning",
+    "prune",
+    "register_criterion",
+    "score_channels",
+]

@@ -1,0 +1,136 @@
+"""YOLOv8 networks as Ultralytics writes them down: which ones can be cut, and the YAML of a cut one.
+
+Ultralytics rebuilds a model from its YAML dict whenever it trains, resumes or tunes. `stock_yaml` writes that dict with
+the widths that the modules have, so that what is rebuilt is the pruned network.
+"""
+
+import copy
+from typing import Any, cast
+
+import torch
+from torch import nn
+from ultralytics.nn.modules import SPPF, C2f, Concat, Conv, Detect, Segment
+from ultralytics.nn.tasks import DetectionModel, SegmentationModel, parse_model
+
+from depgraph_hsic_only.errors import UnsupportedModelError
+from depgraph_hsic_only.graph import BACKBONE
+
+_SCALING = ("scales", "scale", "width_multiple", "depth_multiple")  # YAML keys that would scale explicit widths again
+_BACKBONE_TYPES = (Conv, C2f, SPPF)
+_HEAD_TYPES = (Conv, C2f, SPPF, Concat, nn.Upsample, Segment, Detect)
+_CLASS_BRANCH = ".cv3."  # its hidden width may be that of the model it was transferred from
+
+
+def check_yolov8(model: Any) -> None:
+    """Refuse anything but an unmodified, unfused YOLOv8 detection or segmentation model.
+
+    Args:
+        model: What should be a SegmentationModel or DetectionModel, of any scale, class count and widths.
+
+    Raises:
+        UnsupportedModelError: It is something else; the message says what was found.
+    """
+    expected = "expected a YOLOv8 segmentation or detection model"
+    if type(model) not in (SegmentationModel, DetectionModel):
+        raise UnsupportedModelError(f"{expected}, got {type(model).__name__}; pass a YOLO or its .model")
+    layers = list(model.model)
+    for i, layer in enumerate(layers):
+        allowed = _BACKBONE_TYPES if i in BACKBONE else _HEAD_TYPES
+        if type(layer) not in allowed:
+            raise UnsupportedModelError(
+                f"{expected}, but layer {i} is {type(layer).__module__}.{type(layer).__name__} (not one of "
+                f"{', '.join(t.__name__ for t in allowed)}); only YOLOv8 can be pruned"
+            )
+    if not isinstance(layers[-1], Detect) or len(layers) <= len(BACKBONE):
+        raise UnsupportedModelError(f"{expected}, but it has {len(layers)} layers and no Segment or Detect head")
+    foreign = {
+        f"{type(m).__module__}.{type(m).__name__}"
+        for m in model.modules()
+        if not type(m).__module__.startswith(("torch.", "ultralytics."))
+    }
+    if foreign:
+        raise UnsupportedModelError(
+            f"{expected}, but it holds foreign modules ({', '.join(sorted(foreign))}): another tool has changed it; "
+            "pass the checkpoint from before"
+        )
+    if any(isinstance(m, Conv) and not hasattr(m, "bn") for m in model.modules()):
+        raise UnsupportedModelError(
+            f"{expected} with its BatchNorm layers, but it was fused for inference; pass the checkpoint from training"
+        )
+    _check_matches_yaml(model, expected)
+
+
+def _check_matches_yaml(model: Any, expected: str) -> None:
+    """Refuse a model whose weights are not those of its YAML: Ultralytics' train() would rebuild another network."""
+    has = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    wants = {name: tuple(t.shape) for name, t in _skeleton(model.yaml).state_dict(prefix="model.").items()}
+    head = f"model.{len(model.model) - 1}"
+    wrong = [
+        name
+        for name in sorted(has.keys() | wants.keys())
+        if has.get(name) != wants.get(name) and not name.startswith(head + _CLASS_BRANCH)
+    ]
+    if wrong:
+        name = wrong[0]
+        raise UnsupportedModelError(
+            f"{expected}, but its weights differ from its own YAML ({len(wrong)} tensors, first {name}: "
+            f"{has.get(name)} where the YAML builds {wants.get(name)}): another tool has changed it, and "
+            "Ultralytics would train a different network; pass the checkpoint from before"
+        )
+
+
+def _skeleton(yaml: dict[str, Any]) -> nn.Module:
+    """The layers that Ultralytics builds from a YAML dict, shapes without memory or random numbers."""
+    with torch.device("meta"):
+        return cast(nn.Module, parse_model(copy.deepcopy(yaml), ch=yaml.get("channels", 3), verbose=False)[0])
+
+
+def stock_yaml(model: Any) -> dict[str, Any]:
+    """The YAML dict from which Ultralytics builds a network with exactly the widths of `model`.
+
+    Rows keep their sources and kernel sizes; widths, hidden widths and repeats are explicit, and no scale is left. The
+    head keeps the string `nc`, so that Ultralytics can still transfer the model to another class count.
+
+    Args:
+        model: A SegmentationModel or DetectionModel of stock modules whose `yaml` has the same rows.
+    """
+    yaml = {key: value for key, value in copy.deepcopy(model.yaml).items() if key not in _SCALING}
+    rows = yaml["backbone"] + yaml["head"]
+    explicit = [
+        [row[0], _repeats(layer), row[2], _arguments(layer, row[3])]
+        for row, layer in zip(rows, model.model, strict=True)
+    ]
+    split = len(yaml["backbone"])
+    return yaml | {"backbone": explicit[:split], "head": explicit[split:]}
+
+
+def _repeats(layer: nn.Module) -> int:
+    return len(layer.m) if isinstance(layer, C2f) else 1
+
+
+def _arguments(layer: Any, args: list[Any]) -> list[Any]:
+    """Arguments of one YAML row, with the widths that `layer` has."""
+    if isinstance(layer, Conv):
+        return [layer.conv.out_channels, *args[1:]]
+    if isinstance(layer, SPPF):
+        return [layer.cv2.conv.out_channels, *args[1:]]
+    if isinstance(layer, C2f):
+        c2 = layer.cv2.conv.out_channels
+        shortcut, groups = (args[1:3] + [False, 1][len(args[1:3]) :])[:2]
+        return [c2, shortcut, groups, (layer.c + 0.5) / c2]  # C2f takes int(c2 * e): half a channel beats the rounding
+    if isinstance(layer, Segment):
+        return [args[0], layer.nm, layer.npr]
+    return args
+
+
+def backbone_widths(model: Any) -> dict[str, int]:
+    """Widths of the layers 0–9 by width group, in the order of the network: "w3" an output, "h4" a hidden width."""
+    widths: dict[str, int] = {}
+    for i in BACKBONE:
+        layer = model.model[i]
+        if isinstance(layer, C2f):
+            widths[f"h{i}"] = layer.c
+        elif isinstance(layer, SPPF):
+            widths[f"h{i}"] = layer.cv1.conv.out_channels
+        widths[f"w{i}"] = (layer if isinstance(layer, Conv) else layer.cv2).conv.out_channels
+    return widths

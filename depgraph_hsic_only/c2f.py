@@ -1,0 +1,114 @@
+"""C2f in split form: its first convolution as two, so that each half is a channel group of its own.
+
+Ultralytics computes both halves with one convolution and `chunk`s the result. torch-pruning 1.6.1 infers wrong split
+sizes where the second half of a chunk has several consumers, so channels are grouped and cut in this form and the
+halves are joined again afterwards. The two forms have the same parameters and give the same outputs.
+"""
+
+from typing import Any, cast
+
+import torch
+from torch import nn
+from ultralytics.nn.modules import C2f, Conv
+
+_LAYER_ATTRIBUTES = ("i", "f", "type", "np")  # what Ultralytics' parse_model sets on each layer of a model
+
+
+class SplitC2f(nn.Module):
+    """C2f with `cv1` as two convolutions, `first` and `second` (the half that the bottlenecks read).
+
+    Attributes:
+        first: Convolution of the half that goes straight to the concatenation, (B, c1, H, W) to (B, c, H, W).
+        second: Convolution of the half that goes through the bottlenecks, (B, c1, H, W) to (B, c, H, W).
+        m: The bottlenecks, each (B, c, H, W) to (B, c, H, W).
+        cv2: Convolution of the concatenation, (B, (2 + n) c, H, W) to (B, c2, H, W).
+    """
+
+    def __init__(self, first: nn.Module, second: nn.Module, m: nn.ModuleList, cv2: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second, self.m, self.cv2 = first, second, m, cv2
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute what the C2f computes: (B, c1, H, W) to (B, c2, H, W)."""
+        y = [self.first(x), self.second(x)]
+        y.extend(block(y[-1]) for block in self.m)
+        return cast(torch.Tensor, self.cv2(torch.cat(y, 1)))
+
+
+def split_c2f(module: nn.Module) -> nn.Module:
+    """Replace every C2f in `module` by its split form, in place.
+
+    Args:
+        module: A C2f, or any module that contains some (a whole model).
+
+    Returns:
+        `module` itself; where it is a C2f, the `SplitC2f` that takes its place.
+    """
+    if type(module) is C2f:
+        c2f: Any = module
+        half = c2f.cv1.conv.out_channels // 2
+        first, second = (_conv_rows(c2f.cv1, rows) for rows in (slice(0, half), slice(half, None)))
+        return _as_layer(SplitC2f(first, second, c2f.m, c2f.cv2), module)
+    for name, child in module.named_children():
+        setattr(module, name, split_c2f(child))
+    return module
+
+
+def merge_c2f(module: nn.Module) -> nn.Module:
+    """Replace every `SplitC2f` in `module` by a stock Ultralytics C2f, in place: the inverse of `split_c2f`.
+
+    Args:
+        module: A `SplitC2f`, or any module that contains some (a whole model).
+
+    Returns:
+        `module` itself; where it is a `SplitC2f`, the C2f that takes its place.
+
+    Raises:
+        ValueError: Its halves differ in width, which no C2f can hold.
+    """
+    if type(module) is SplitC2f:
+        first, second = cast(Any, module.first), cast(Any, module.second)
+        widths = {first.conv.out_channels, second.conv.out_channels}
+        if len(widths) > 1:
+            raise ValueError(f"expected two halves of one width, got {sorted(widths)}; cut both to the same width")
+        c2f = C2f.__new__(C2f)  # its __init__ would draw random weights, and with them the caller's random state
+        nn.Module.__init__(c2f)
+        c2f.c = widths.pop()
+        c2f.cv1, c2f.cv2, c2f.m = _joined_conv(first, second), module.cv2, module.m
+        return _as_layer(c2f, module)
+    for name, child in module.named_children():
+        setattr(module, name, merge_c2f(child))
+    return module
+
+
+def _as_layer(new: nn.Module, old: nn.Module) -> nn.Module:
+    for name in _LAYER_ATTRIBUTES:
+        if hasattr(old, name):
+            setattr(new, name, getattr(old, name))
+    new.training = old.training
+    return new
+
+
+def _conv_rows(block: Any, rows: slice) -> Any:
+    """A Conv that computes some of the output channels of `block` (Conv + BatchNorm + activation)."""
+    weights = {name: t[rows] if t.ndim else t for name, t in block.state_dict().items()}
+    return _conv(block, weights)
+
+
+def _joined_conv(first: Any, second: Any) -> Any:
+    """A Conv that computes the output channels of `first`, then those of `second`."""
+    a, b = first.state_dict(), second.state_dict()
+    return _conv(first, {name: torch.cat([a[name], b[name]]) if a[name].ndim else a[name] for name in a})
+
+
+def _conv(like: Any, weights: dict[str, torch.Tensor]) -> Any:
+    """A Conv as `like` (stride, BatchNorm constants, activation, flags) with other weights."""
+    c2, c1 = weights["conv.weight"].shape[:2]
+    with torch.device("meta"):  # draws no random numbers; the weights come next
+        conv = Conv(c1, c2, like.conv.kernel_size, like.conv.stride, like.conv.padding)
+    conv.act = like.act
+    conv.bn.eps, conv.bn.momentum = like.bn.eps, like.bn.momentum
+    conv.load_state_dict({name: t.detach().clone() for name, t in weights.items()}, assign=True)
+    for parameter, source in zip(conv.parameters(), like.parameters(), strict=True):
+        parameter.requires_grad_(source.requires_grad)
+    return conv.train(like.training)

@@ -1,0 +1,75 @@
+"""The Taylor criterion: how much would the training loss change without this channel?"""
+
+from typing import Any, cast
+
+import torch
+from torch import nn
+from ultralytics.cfg import get_cfg
+
+from depgraph_hsic_only.criteria.registry import Batches, Criterion, register_criterion
+from depgraph_hsic_only.errors import DataError
+from depgraph_hsic_only.graph import ChannelGraph, ChannelGroup
+
+
+@register_criterion("taylor")
+class Taylor(Criterion):
+    """First-order Taylor expansion of the training loss (Molchanov et al. 2019, arXiv:1906.10771, eq. 8).
+
+    A channel's importance is the sum over the group's modules of |Σ w · ∂L/∂w|, the first-order change of the loss when
+    the channel's weights (filters, BatchNorm scale and shift, the readers' inputs) go to zero; gradients are those of
+    the summed loss of all batches. torch-pruning's own skips BatchNorm, since it tests for the GroupNorm handler.
+    """
+
+    needs_batches = True
+
+    def score(self, graph: ChannelGraph, batches: Batches | None) -> dict[str, torch.Tensor]:
+        """Accumulate the loss gradients of all batches on the graph's model, then score each group.
+
+        Raises:
+            DataError: There are no batches.
+        """
+        _accumulate_gradients(graph.model, batches)
+        return {group.name: _first_order(group) for group in graph.groups}
+
+
+def _accumulate_gradients(model: nn.Module, batches: Batches | None) -> None:
+    network = cast(Any, model)
+    network.args = get_cfg(overrides=_loss_weights(network))  # the loss reads its weights as attributes of args
+    training = model.training
+    model.train()
+    for m in model.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            m.eval()  # the statistics of the trained model, unchanged
+    model.zero_grad()
+    device = next(model.parameters()).device
+    seen = 0
+    for batch in batches or ():
+        batch = {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
+        if batch["img"].dtype == torch.uint8:
+            batch["img"] = batch["img"].float() / 255
+        with torch.enable_grad():
+            loss, _ = network(batch)
+            loss.sum().backward()
+        seen += len(batch["img"])
+    model.train(training)
+    if not seen:
+        raise DataError("criterion taylor: expected labelled batches, got none; pass batches= or a data set")
+
+
+def _loss_weights(network: Any) -> dict[str, Any]:
+    args = getattr(network, "args", {})
+    args = args if isinstance(args, dict) else vars(args)
+    return {key: args[key] for key in ("box", "cls", "dfl", "overlap_mask") if key in args}
+
+
+def _first_order(group: ChannelGroup) -> torch.Tensor:
+    score = torch.zeros(group.channels, dtype=torch.float64)
+    for member in group.members:
+        for name, weight in member.module.named_parameters(recurse=False):
+            if weight.grad is None or (member.role == "input" and name == "bias"):
+                continue
+            transposed = isinstance(member.module, nn.ConvTranspose2d)
+            dim = 1 if weight.ndim > 1 and (member.role == "input") != transposed else 0
+            change = (weight.detach() * weight.grad).double().movedim(dim, 0).reshape(weight.shape[dim], -1).sum(1)
+            score.index_add_(0, member.channel, change.abs().cpu()[member.index])
+    return score

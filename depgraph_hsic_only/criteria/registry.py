@@ -1,0 +1,100 @@
+"""The registry of criteria. A criterion of one's own is one function: channel group in, tensor (C,) out."""
+
+import abc
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar, cast, final
+
+import torch
+
+from depgraph_hsic_only.errors import ConfigError
+from depgraph_hsic_only.graph import ChannelGraph, ChannelGroup
+from depgraph_hsic_only.names import nearest
+
+Batches = Iterable[Mapping[str, Any]]
+"""Labelled batches as Ultralytics' data loaders give them; "img" is (B, 3, H, W), uint8 or float in [0, 1]."""
+
+
+class Criterion(abc.ABC):
+    """Scores every channel of a graph. Subclass it where a criterion needs images or all groups at once.
+
+    Attributes:
+        needs_batches: Whether `score` needs labelled batches.
+    """
+
+    needs_batches: bool = False
+
+    @abc.abstractmethod
+    def score(self, graph: ChannelGraph, batches: Batches | None) -> dict[str, torch.Tensor]:
+        """Importance of each channel, by channel group: name to (C,), finite, higher is more important.
+
+        Args:
+            graph: The channel groups, with the model to measure on; it may be changed, since it is a copy.
+            batches: Labelled batches, or None where the caller has none.
+        """
+
+
+@final
+class PerGroup(Criterion):
+    """A criterion that scores each group on its own, by a function of the group."""
+
+    def __init__(self, function: Callable[[ChannelGroup], torch.Tensor]) -> None:
+        self._function = function
+
+    def score(self, graph: ChannelGraph, batches: Batches | None) -> dict[str, torch.Tensor]:
+        """Apply the function to each group."""
+        return {group.name: self._function(group) for group in graph.groups}
+
+
+Registered = TypeVar("Registered", bound=Callable[..., Any])
+_registry: dict[str, Callable[..., Any]] = {}
+
+
+def register_criterion(name: str) -> Callable[[Registered], Registered]:
+    """Register a criterion under a name, for `criterion=` and the command line.
+
+    Decorates a function `(group: ChannelGroup, *, option=default, ...) -> tensor (C,)`, or a `Criterion` subclass whose
+    keyword-only arguments are its options.
+
+    Raises:
+        ConfigError: The name is taken.
+    """
+
+    def register(criterion: Registered) -> Registered:
+        if name in _registry:
+            raise ConfigError(f"criterion {name!r}: expected a new name, but it is taken; choose another")
+        _registry[name] = criterion
+        return criterion
+
+    return register
+
+
+def list_criteria() -> tuple[str, ...]:
+    """Names of all registered criteria, sorted."""
+    return tuple(sorted(_registry))
+
+
+def create_criterion(name: str, **options: Any) -> Criterion:
+    """The criterion of that name with its options set.
+
+    Raises:
+        ConfigError: No such criterion, or it has no such option.
+    """
+    if name not in _registry:
+        raise ConfigError(
+            f"criterion: expected one of {', '.join(list_criteria())}, got {name!r}{nearest(str(name), _registry)}"
+        )
+    registered = _registry[name]
+    known = option_names(name)
+    for option in options:
+        if option not in known:
+            raise ConfigError(f"criterion {name}: unknown option {option!r}; it has {', '.join(known) or 'none'}")
+    if isinstance(registered, type):
+        return cast(Criterion, registered(**options))
+    return PerGroup(lambda group: registered(group, **options))
+
+
+def option_names(name: str) -> tuple[str, ...]:
+    """Names of the options of a registered criterion."""
+    parameters = inspect.signature(_registry[name]).parameters.values()
+    return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)

@@ -1,0 +1,40 @@
+"""What can go wrong through no fault of this package.
+
+PruningError
+├── CheckpointError        a file that is not a usable YOLOv8 checkpoint        (also OSError)
+├── UnsupportedModelError  a model that is not an unmodified YOLOv8 network     (also TypeError)
+├── ConfigError            a setting that is unknown, of a wrong type or range  (also ValueError)
+├── PlanError              a plan that does not belong to the model             (also ValueError)
+├── DataError              images or a data set that can't be used              (also ValueError)
+└── ExportError            an exported file that does not do what the model does (also RuntimeError)
+
+Each message is one line: what was expected, what came, what to do next. The command line prints it and exits with 2.
+"""
+
+
+class PruningError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class CheckpointError(PruningError, OSError):
+    """A file that is not a usable YOLOv8 checkpoint."""
+
+
+class UnsupportedModelError(PruningError, TypeError):
+    """A model that is not an unmodified YOLOv8 detection or segmentation network."""
+
+
+class ConfigError(PruningError, ValueError):
+    """A setting that is unknown, of the wrong type or out of range."""
+
+
+class PlanError(PruningError, ValueError):
+    """A pruning plan that is malformed or belongs to another model."""
+
+
+class DataError(PruningError, ValueError):
+    """Images or a data set that can't be used."""
+
+
+class ExportError(PruningError, RuntimeError):
+    """An export that failed, or a file whose outputs differ from the model's."""

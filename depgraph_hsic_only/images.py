@@ -1,0 +1,85 @@
+"""Images for measuring on: read, letterboxed as Ultralytics' validation does, in RGB and [0, 1]."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from ultralytics.data.augment import LetterBox
+from ultralytics.data.utils import IMG_FORMATS
+from ultralytics.utils import LOGGER
+from ultralytics.utils.patches import imread
+
+from depgraph_hsic_only.errors import DataError
+
+Images = str | Path | Sequence[str | Path] | torch.Tensor
+"""A folder, an image file, a list of image files, or a tensor (n, 3, h, w) in RGB and [0, 1]."""
+
+
+def load_images(images: Images, imgsz: int, *, limit: int | None = None) -> torch.Tensor:
+    """The images as one tensor (n, 3, imgsz, imgsz), RGB, float32 in [0, 1], padded with grey as in validation.
+
+    A tensor is taken as it is. Files that are no images are passed over with a warning, as Ultralytics does.
+
+    Args:
+        images: A folder (searched recursively, in sorted order), an image file, a list of files, or a tensor.
+        imgsz: Side of the square, pixels.
+        limit: At most this many images, evenly spaced over what there is; None for all.
+
+    Raises:
+        DataError: There are no readable images, or the tensor has another shape or range.
+    """
+    if isinstance(images, torch.Tensor):
+        return _checked(images)[_spread(len(images), limit)]
+    files = list_images(images)
+    tensors = [t for t in (_read(files[k], imgsz) for k in _spread(len(files), limit)) if t is not None]
+    if not tensors:
+        raise DataError(f"expected images, but none of {len(files)} files could be read (first {files[0]}); check them")
+    return torch.stack(tensors)
+
+
+def list_images(images: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Image files of a folder (recursively, sorted), or the given ones.
+
+    Raises:
+        DataError: There are none.
+    """
+    if isinstance(images, (str, Path)):
+        source = Path(images)
+        files = sorted(p for p in source.rglob("*") if _is_image(p)) if source.is_dir() else [source]
+    else:
+        source, files = Path("the given list"), [Path(p) for p in images]
+    missing = [p for p in files if not p.is_file()]
+    if missing or not files:
+        got = f"{missing[0]}, which is no file" if missing else f"none in {source}"
+        raise DataError(f"expected image files, got {got}; pass a folder of images, a list of files or a tensor")
+    return files
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower().lstrip(".") in IMG_FORMATS
+
+
+def _spread(n: int, limit: int | None) -> list[int]:
+    count = n if limit is None else min(n, limit)
+    return [k * n // count for k in range(count)] if count else []
+
+
+def _checked(images: torch.Tensor) -> torch.Tensor:
+    expected = "expected images (n, 3, h, w), float in [0, 1]"
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point() or not len(images):
+        raise DataError(f"{expected}, got {tuple(images.shape)} {images.dtype}; stack and scale them")
+    if not bool(torch.isfinite(images).all()) or float(images.min()) < 0 or float(images.max()) > 1:
+        raise DataError(f"{expected}, got values from {float(images.min())} to {float(images.max())}; divide by 255")
+    return images
+
+
+def _read(path: Path, imgsz: int) -> torch.Tensor | None:
+    image: Any = imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        LOGGER.warning(f"{path}: not a readable image, passed over")
+        return None
+    boxed = LetterBox((imgsz, imgsz))(image=image)  # HWC, BGR, uint8
+    return torch.from_numpy(np.ascontiguousarray(boxed[..., ::-1].transpose(2, 0, 1))).float() / 255

@@ -1,0 +1,80 @@
+"""Checkpoints are pickles from the internet: load them through Ultralytics' restricted loader, with clear errors."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ultralytics import YOLO
+from ultralytics.nn import tasks
+from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
+
+from depgraph_hsic_only.architecture import check_yolov8
+from depgraph_hsic_only.errors import CheckpointError, UnsupportedModelError
+
+_lock = threading.Lock()
+
+
+@contextmanager
+def _restricted() -> Iterator[None]:
+    """Make `YOLO(path)` load tensors and known classes only: it has no argument for that, and reads this global."""
+    with _lock:
+        before = tasks.SAFE_LOAD
+        tasks.SAFE_LOAD = True
+        try:
+            yield
+        finally:
+            tasks.SAFE_LOAD = before
+
+
+def load_model(path: str | Path, *, task: str | None = "segment") -> Any:
+    """Load a YOLOv8 checkpoint, or build a model from a YOLOv8 YAML, as an Ultralytics `YOLO`.
+
+    No code in the file is run: only tensors and the classes of torch and Ultralytics are restored. A known name such as
+    "yolov8n-seg.pt" that is not on this machine is downloaded by Ultralytics.
+
+    Args:
+        path: A `.pt` checkpoint with an unfused YOLOv8 model, or a `.yaml` of one.
+        task: The task the model must be made for, "segment" or "detect"; None for either.
+
+    Raises:
+        CheckpointError: The file is missing, can't be read, or is no checkpoint.
+        UnsupportedModelError: It holds another kind of model; the message says which.
+    """
+    path = Path(path).expanduser()
+    expected = f"{path}: expected a YOLOv8 {_NAMES.get(task or '', 'segmentation or detection')} checkpoint"
+    downloadable = str(path) in GITHUB_ASSETS_NAMES
+    from_yaml = path.suffix in {".yaml", ".yml"}
+    if path.is_dir():
+        raise CheckpointError(f"{expected}, got a folder; pass the .pt file in it")
+    if not path.exists() and not downloadable and not from_yaml:
+        raise CheckpointError(f"{expected}, but there is no such file; check the path, or pass yolov8n-seg.pt")
+    if path.suffix not in {".pt", ".yaml", ".yml"}:
+        raise CheckpointError(f"{expected}, got a file that does not end in .pt; pass the .pt file from training")
+    try:
+        with _restricted():
+            yolo = YOLO(str(path))
+    except Exception as error:  # a damaged pickle raises anything
+        if downloadable and not path.exists():
+            raise CheckpointError(
+                f"{expected}, which is not on this machine and could not be downloaded ({_first_line(error)}); pass "
+                "the path of a checkpoint that you have"
+            ) from error
+        raise CheckpointError(
+            f"{expected}, but it could not be loaded ({_first_line(error)}); pass another file"
+        ) from error
+    if task is not None and yolo.task != task:
+        raise UnsupportedModelError(f"{expected}, got a model for the task '{yolo.task}'; pass one made to {task}")
+    try:
+        check_yolov8(yolo.model)
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(f"{path}: {error}") from error
+    return yolo
+
+
+_NAMES = {"segment": "segmentation", "detect": "detection"}
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"

@@ -1,0 +1,153 @@
+"""What is to be cut, as a value: it can be printed, saved, compared and replayed, and nothing has been changed yet."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from depgraph_hsic_only.errors import PlanError
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class WidthChange:
+    """The width of one width group before and after, and why.
+
+    Attributes:
+        name: "w3" (output of layer 3) or "h4" (hidden width of layer 4).
+        layer: Index of the layer.
+        before: Channels before the cut.
+        after: Channels after the cut.
+        reason: Why this width was chosen, for people.
+    """
+
+    name: str
+    layer: int
+    before: int
+    after: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class GroupCut:
+    """The channels of one channel group that stay.
+
+    Attributes:
+        name: Name of the channel group, such as "model.2.cv1.first".
+        width: Name of its width group.
+        channels: Channels before the cut.
+        keep: Indices of the channels that stay, ascending, in [0, channels).
+    """
+
+    name: str
+    width: str
+    channels: int
+    keep: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """Widths and kept channels of every channel group of some backbone layers.
+
+    Attributes:
+        criterion: Name of the criterion that ranked the channels.
+        layers: The chosen layers, ascending.
+        widths: A change for each width group, in the order of the network.
+        groups: A cut for each channel group, in the order of the network.
+    """
+
+    criterion: str
+    layers: tuple[int, ...]
+    widths: tuple[WidthChange, ...]
+    groups: tuple[GroupCut, ...]
+
+    @property
+    def before(self) -> dict[str, int]:
+        """Width of each width group before the cut."""
+        return {width.name: width.before for width in self.widths}
+
+    @property
+    def after(self) -> dict[str, int]:
+        """Width of each width group after the cut."""
+        return {width.name: width.after for width in self.widths}
+
+    def then(self, following: "PruningPlan") -> "PruningPlan":
+        """This plan followed by another one made for its result, as a single plan for the model before both.
+
+        Raises:
+            PlanError: `following` was made for other widths than this plan leaves.
+        """
+        mine = {group.name: group for group in self.groups}
+        theirs = {group.name: group.channels for group in following.groups}
+        if theirs != {name: len(group.keep) for name, group in mine.items()}:
+            raise PlanError("expected a plan made for the result of this one, got one for other channel groups")
+        groups = tuple(
+            GroupCut(g.name, g.width, mine[g.name].channels, tuple(mine[g.name].keep[k] for k in g.keep))
+            for g in following.groups
+        )
+        widths = tuple(WidthChange(w.name, w.layer, self.before[w.name], w.after, w.reason) for w in following.widths)
+        return PruningPlan(following.criterion, self.layers, widths, groups)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as plain lists, dicts, strings and numbers."""
+        return {"format": _FORMAT, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "PruningPlan":
+        """The inverse of `to_dict`.
+
+        Raises:
+            PlanError: `data` is not a plan.
+        """
+        try:
+            if data["format"] != _FORMAT:
+                raise PlanError(f"expected a plan of format {_FORMAT}, got {data['format']!r}; make the plan anew")
+            plan = cls(
+                str(data["criterion"]),
+                tuple(data["layers"]),
+                tuple(WidthChange(**width) for width in data["widths"]),
+                tuple(GroupCut(**{**group, "keep": tuple(group["keep"])}) for group in data["groups"]),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise PlanError(
+                f"expected a pruning plan as PruningPlan.save writes it, got {error!r} on reading"
+            ) from error
+        for group in plan.groups:
+            _check_keep(group, plan.after.get(group.width))
+        return plan
+
+    def save(self, path: str | Path) -> Path:
+        """Write the plan as JSON and return the path."""
+        path = Path(path)
+        path.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> "PruningPlan":
+        """Read a plan that `save` wrote.
+
+        Raises:
+            PlanError: The file can't be read or holds no plan.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise PlanError(f"{path}: expected a pruning plan in JSON, got {error}") from error
+        if not isinstance(data, dict):
+            raise PlanError(f"{path}: expected a pruning plan in JSON, got a {type(data).__name__}")
+        return cls.from_dict(data)
+
+    def __str__(self) -> str:
+        lines = [f"{w.name:>3}  {w.before:>5} -> {w.after:<5} {w.reason}" for w in self.widths]
+        return "\n".join([f"Pruning plan by {self.criterion}, layers {list(self.layers)}", *lines])
+
+
+def _check_keep(group: GroupCut, width: int | None) -> None:
+    keep = list(group.keep)
+    valid = all(type(k) is int and 0 <= k < group.channels for k in keep)
+    if not valid or keep != sorted(set(keep)) or len(keep) != width or not keep:
+        raise PlanError(
+            f"group {group.name}: expected {width} ascending channel indices in [0, {group.channels}), got {keep}"
+        )

@@ -1,0 +1,130 @@
+"""From scores to a plan: a width for each width group, then the channels to keep."""
+
+import math
+from collections.abc import Mapping
+from fractions import Fraction
+
+import torch
+
+from depgraph_hsic_only.errors import ConfigError, PlanError
+from depgraph_hsic_only.graph import OUTPUT_MULTIPLE, ChannelGraph, ChannelGroup, WidthGroup
+from depgraph_hsic_only.plan import GroupCut, PruningPlan, WidthChange
+
+Scores = Mapping[str, torch.Tensor]
+"""Importance of each channel by channel group: name to (C,), finite, higher is more important."""
+
+HIDDEN_MULTIPLE = 4
+_ROUND_TO = (8, 16, 32)
+
+
+def check_ratio(ratio: object) -> Fraction:
+    """The exact decimal value of a pruning ratio, 0 ≤ ratio < 1.
+
+    Raises:
+        ConfigError: It is anything else.
+    """
+    if isinstance(ratio, (int, float)) and not isinstance(ratio, bool) and 0 <= ratio < 1:
+        return Fraction(str(float(ratio)))  # what was written: 0.35 as 7/20, so that ties are ties
+    raise ConfigError(f"ratio: expected a number with 0 <= ratio < 1, got {ratio!r}; 0.25 cuts a quarter of each width")
+
+
+def check_rounding(round_to: object, min_channels: object) -> None:
+    """Refuse what widths can't be rounded to or bounded by.
+
+    Raises:
+        ConfigError: `round_to` is not 8, 16 or 32, or `min_channels` no integer of at least 0.
+    """
+    if type(round_to) is not int or round_to not in _ROUND_TO:
+        raise ConfigError(f"round_to: expected one of {_ROUND_TO}, got {round_to!r}")
+    if type(min_channels) is not int or min_channels < 0:
+        raise ConfigError(f"min_channels: expected an integer of at least 0, got {min_channels!r}")
+
+
+def uniform_widths(
+    graph: ChannelGraph, ratio: float, *, round_to: int = OUTPUT_MULTIPLE, min_channels: int = 0
+) -> dict[str, int]:
+    """The widths left by cutting the same share of every width group.
+
+    Block outputs are rounded to the nearest multiple of `round_to` and hidden widths to the nearest multiple of 4, ties
+    up; outputs keep at least 8 and hidden widths at least 4 channels, or `min_channels`, and none grows. An SPPF's
+    hidden width is half of what its input has. A ratio of 0 changes nothing.
+
+    Args:
+        graph: The channel groups of the unpruned model.
+        ratio: Share of the channels to cut, in [0, 1).
+        round_to: 8, 16 or 32: what block outputs are multiples of. Never below 8, which Ultralytics needs.
+        min_channels: No width is cut below this many channels.
+
+    Raises:
+        ConfigError: A setting is out of range.
+    """
+    share = check_ratio(ratio)
+    check_rounding(round_to, min_channels)
+    widths: dict[str, int] = {}
+    for width in graph.widths:
+        if width.half_of is None:
+            multiple = round_to if width.is_output else HIDDEN_MULTIPLE
+            smallest = OUTPUT_MULTIPLE if width.is_output else HIDDEN_MULTIPLE
+            floor = max(smallest, math.ceil(min_channels / smallest) * smallest)
+            nearest = math.floor(width.channels * (1 - share) / multiple + Fraction(1, 2)) * multiple
+            widths[width.name] = min(width.channels, max(nearest, floor)) if share else width.channels
+    return follow_ties(graph, widths)
+
+
+def follow_ties(graph: ChannelGraph, widths: Mapping[str, int]) -> dict[str, int]:
+    """`widths` of the free width groups with those of the tied ones added, in the order of the network."""
+    return {w.name: widths[w.half_of] // 2 if w.half_of else widths[w.name] for w in graph.widths}
+
+
+def make_plan(
+    graph: ChannelGraph, scores: Scores, widths: Mapping[str, int], *, criterion: str, reasons: Mapping[str, str]
+) -> PruningPlan:
+    """Keep the highest-scoring channels of every group; of equal scores the lower index stays.
+
+    Args:
+        graph: The channel groups.
+        scores: A score for each channel of each group.
+        widths: Channels to keep in each width group: outputs multiples of 8, ties kept (see `follow_ties`).
+        criterion: Name of what made the scores.
+        reasons: Why each free width was chosen, by width group.
+
+    Raises:
+        PlanError: A width or a score is missing, out of range or not finite.
+    """
+    for width in graph.widths:
+        _check_width(width, widths)
+    if dict(widths) != follow_ties(graph, widths):
+        raise PlanError("expected an SPPF's hidden width to be half of its input's; take widths from follow_ties")
+    return PruningPlan(
+        criterion,
+        graph.layers,
+        tuple(
+            WidthChange(
+                w.name, w.layer, w.channels, widths[w.name], f"half of {w.half_of}" if w.half_of else reasons[w.name]
+            )
+            for w in graph.widths
+        ),
+        tuple(
+            GroupCut(g.name, g.width, g.channels, _highest(g, scores, widths[g.width], criterion)) for g in graph.groups
+        ),
+    )
+
+
+def _check_width(width: WidthGroup, widths: Mapping[str, int]) -> None:
+    after = widths.get(width.name)
+    multiple = OUTPUT_MULTIPLE if width.is_output else 1
+    if type(after) is not int or not 0 < after <= width.channels or (after % multiple and after != width.channels):
+        of = f" and a multiple of {multiple}" if multiple > 1 else ""
+        raise PlanError(f"width {width.name}: expected an integer in [1, {width.channels}]{of}, got {after!r}")
+
+
+def _highest(group: ChannelGroup, scores: Scores, width: int, criterion: str) -> tuple[int, ...]:
+    score = scores.get(group.name)
+    if score is None or tuple(score.shape) != (group.channels,) or not bool(torch.isfinite(score).all()):
+        got = "nothing" if score is None else f"shape {tuple(score.shape)}, finite: {bool(torch.isfinite(score).all())}"
+        raise PlanError(
+            f"criterion {criterion}: expected {group.channels} finite scores for {group.name}, got {got}; "
+            "a criterion returns one number per channel of its group"
+        )
+    order = torch.argsort(score.double().cpu(), descending=True, stable=True)
+    return tuple(sorted(order[:width].tolist()))

@@ -1,0 +1,98 @@
+"""Pruning in memory: `plan_pruning` decides, `apply_plan` cuts, `prune` does both."""
+
+from typing import Any
+
+import torch
+
+from depgraph_hsic_only import surgery
+from depgraph_hsic_only.costs import measure_cost
+from depgraph_hsic_only.criteria.registry import Batches, create_criterion
+from depgraph_hsic_only.graph import OUTPUT_MULTIPLE, trace_channels
+from depgraph_hsic_only.plan import PruningPlan
+from depgraph_hsic_only.planning import check_ratio, make_plan, uniform_widths
+from depgraph_hsic_only.report import PruningReport
+
+
+def plan_pruning(
+    model: Any,
+    ratio: float,
+    *,
+    criterion: str = "magnitude",
+    layers: object = "backbone",
+    round_to: int = OUTPUT_MULTIPLE,
+    min_channels: int = 0,
+    batches: Batches | None = None,
+    **options: Any,
+) -> PruningPlan:
+    """Decide what to cut from a YOLOv8 model; the model is left as it is.
+
+    Args:
+        model: A `YOLO`, or its SegmentationModel or DetectionModel.
+        ratio: Share of the channels to cut from each width, 0 ≤ ratio < 1.
+        criterion: Name of a registered criterion (see `list_criteria`).
+        layers: "backbone" for layers 0–9, or a list of some of them.
+        round_to: What block outputs are multiples of: 8, 16 or 32.
+        min_channels: No width is cut below this many channels.
+        batches: Labelled batches, for criteria that need them ("taylor").
+        options: Options of the criterion, such as `seed` of "random".
+
+    Raises:
+        UnsupportedModelError: The model is no unmodified YOLOv8 network.
+        ConfigError: A setting is unknown or out of range.
+        DataError: The criterion needs batches and there are none.
+        PlanError: The criterion's scores are not finite or of a wrong shape.
+    """
+    check_ratio(ratio)
+    scorer = create_criterion(criterion, **options)
+    graph = trace_channels(surgery.network_of(model), layers)
+    widths = uniform_widths(graph, ratio, round_to=round_to, min_channels=min_channels)
+    reasons = dict.fromkeys(widths, f"uniform, ratio {ratio:g}")
+    return make_plan(graph, scorer.score(graph, batches), widths, criterion=criterion, reasons=reasons)
+
+
+def prune(model: Any, ratio: float, **settings: Any) -> PruningReport:
+    """Plan and cut a live model, in place; after an error it is as it was.
+
+    Args:
+        model: A `YOLO`, or its SegmentationModel or DetectionModel.
+        ratio: Share of the channels to cut from each width, 0 ≤ ratio < 1.
+        settings: The other arguments of `plan_pruning`.
+
+    Raises:
+        PruningError: As `plan_pruning` and `apply_plan`.
+    """
+    return apply_plan(model, plan_pruning(model, ratio, **settings))
+
+
+def apply_plan(model: Any, plan: PruningPlan) -> PruningReport:
+    """Cut a live model as planned, in place; after an error it is as it was.
+
+    Args:
+        model: A `YOLO`, or its SegmentationModel or DetectionModel: the planned one or another copy of it.
+        plan: What to cut.
+
+    Raises:
+        UnsupportedModelError: The model is no unmodified YOLOv8 network.
+        PlanError: The plan was made for another model.
+    """
+    network = surgery.network_of(model)
+    pruned = surgery.pruned_copy(network, plan)
+    report = PruningReport(plan, measure_cost(network), measure_cost(pruned))
+    surgery.install(model, pruned)
+    return report
+
+
+def score_channels(
+    model: Any,
+    criterion: str = "magnitude",
+    *,
+    layers: object = "backbone",
+    batches: Batches | None = None,
+    **options: Any,
+) -> dict[str, torch.Tensor]:
+    """Importance of each channel by channel group, name to (C,), higher is more important; nothing is changed.
+
+    Arguments and errors are those of `plan_pruning`.
+    """
+    scorer = create_criterion(criterion, **options)
+    return scorer.score(trace_channels(surgery.network_of(model), layers), batches)

@@ -1,0 +1,1 @@
+"""Tools beside the pruners: conversion of models, training hooks, plots."""

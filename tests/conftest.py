@@ -1,0 +1,66 @@
+"""Fixtures: small true models, the real checkpoint and images where they are at hand."""
+
+import copy
+import functools
+import os
+
+os.environ["YOLO_AUTOINSTALL"] = "false"  # before ultralytics is imported: what is missing must fail, not be fetched
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from ultralytics.nn.tasks import SegmentationModel
+
+from depgraph_hsic_only import load_model
+
+SHARED = Path(__file__).parents[1].parent / "shared"
+WEIGHTS = SHARED / "weights" / "yolov8n-seg.pt"
+COCO_MINI = SHARED / "data" / "coco-mini" / "data.yaml"
+
+
+@pytest.fixture
+def real_weights() -> Path:
+    """The COCO-pretrained YOLOv8n-seg."""
+    if not WEIGHTS.exists():
+        pytest.skip(f"no pretrained checkpoint at {WEIGHTS}")
+    return WEIGHTS
+
+
+@pytest.fixture
+def real_yolo(real_weights: Path) -> Any:
+    """The COCO-pretrained YOLOv8n-seg, loaded afresh."""
+    return load_model(real_weights)
+
+
+def build(scale: str = "n", nc: int = 80, *, transferred: bool = False) -> Any:
+    """A SegmentationModel with random weights whose signals neither vanish nor explode with depth."""
+    return copy.deepcopy(_built(scale, nc, transferred))
+
+
+@functools.lru_cache(maxsize=8)
+def _built(scale: str, nc: int, transferred: bool) -> Any:
+    torch.manual_seed(0)
+    model = SegmentationModel(f"yolov8{scale}-seg.yaml", nc=80 if transferred else nc, verbose=False)
+    for m in model.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            nn.init.uniform_(m.weight, 0.5, 1.5)
+            nn.init.uniform_(m.bias, -0.2, 0.2)
+            m.momentum = 1.0  # take the statistics of the next batch
+    with torch.no_grad():
+        model.train()(torch.rand(2, 3, 128, 128))
+    for m in model.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            m.momentum = 0.03
+    if transferred:
+        source, model = model, SegmentationModel(f"yolov8{scale}-seg.yaml", nc=nc, verbose=False)
+        model.load(source, verbose=False)
+    return model.eval()
+
+
+def outputs(model: nn.Module, image: torch.Tensor) -> list[torch.Tensor]:
+    """Predictions and prototypes in evaluation mode."""
+    with torch.no_grad():
+        return list(model.eval()(image)[0])

@@ -1,0 +1,97 @@
+"""C2f to split form and back, and ONNX files that prove themselves."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import COCO_MINI, build, outputs
+from ultralytics import YOLO
+from ultralytics.nn.tasks import DetectionModel
+
+from depgraph_hsic_only import DataError, ExportError, prune
+from depgraph_hsic_only.utils.conversion import SplitC2f, export_onnx, merge_c2f, split_c2f, verify_onnx
+
+
+def test_split_and_merge_are_inverse_and_compute_the_same() -> None:
+    model = build()
+    split = split_c2f(copy.deepcopy(model))
+    assert sum(isinstance(m, SplitC2f) for m in split.modules()) == 8
+    image = torch.rand(1, 3, 64, 64)
+    for a, b in zip(outputs(split, image), outputs(model, image), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
+    merged, wanted = merge_c2f(split).state_dict(), model.state_dict()
+    assert list(merged) == list(wanted) and all(torch.equal(merged[k], wanted[k]) for k in wanted)
+
+    lone = split_c2f(copy.deepcopy(model.model[4]))
+    assert isinstance(lone, SplitC2f) and (lone.i, lone.f, lone.training) == (4, -1, False)
+    with pytest.raises(ValueError, match="two halves of one width"):
+        lone.second = model.model[3]
+        merge_c2f(lone)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"dynamic": True, "simplify": False}, {"batch": 2, "opset": 13}])
+def test_an_exported_model_does_the_same_and_keeps_its_names(arguments: dict[str, Any], tmp_path: Path) -> None:
+    model = build(nc=7)
+    prune(model, 0.5)
+    model.names = {i: f"thing {i}" for i in range(7)}
+    before = copy.deepcopy(model)
+    path = export_onnx(model, tmp_path / "new folder" / "best.onnx", imgsz=64, **arguments)
+    assert [p.name for p in path.parent.iterdir()] == ["best.onnx"]
+    parity = verify_onnx(path, model, torch.rand(3, 3, 64, 64))
+    assert parity.ok and parity.images == 3 and 0 < parity.max_abs_diff < 1e-3, parity
+    assert list(model.state_dict()) == list(before.state_dict())  # not fused
+    assert type(model.model[2]).forward is type(before.model[2]).forward and "forward" not in vars(model.model[2])
+    other = build(nc=7)
+    prune(other, 0.5, criterion="random")
+    assert not verify_onnx(path, other, torch.rand(1, 3, 64, 64)).ok
+    result = (
+        YOLO(path).predict(
+            torch.rand(parity.images if arguments.get("dynamic") else 1, 3, 64, 64), imgsz=64, verbose=False
+        )
+        if "batch" not in arguments
+        else None
+    )
+    assert result is None or result[0].names == model.names
+
+
+def test_real_images_real_model(real_yolo: Any, tmp_path: Path) -> None:
+    if not COCO_MINI.exists():
+        pytest.skip(f"no images at {COCO_MINI}")
+    images = sorted((COCO_MINI.parent / "images" / "val").glob("*.jpg"))[:6]
+    path = export_onnx(real_yolo, tmp_path / "best.onnx", imgsz=320)
+    parity = verify_onnx(path, real_yolo, images)
+    assert parity.ok and parity.detections > 5 and parity.mask_iou is not None and parity.mask_iou > 0.99, parity
+    changed = copy.deepcopy(real_yolo.model)
+    changed.model[-1].proto.cv3.conv.weight.data *= 1.02  # what a slightly wrong converter would do
+    parity = verify_onnx(path, changed, images)
+    assert not parity.ok and "DIFFERENT" in str(parity)
+
+
+def test_detection_models_have_no_masks(tmp_path: Path) -> None:
+    model = DetectionModel("yolov8n.yaml", nc=3, verbose=False).eval()
+    parity = verify_onnx(export_onnx(model, tmp_path / "d.onnx", imgsz=64), model, torch.rand(2, 3, 64, 64))
+    assert parity.ok and parity.mask_iou is None
+
+
+def test_export_mistakes(tmp_path: Path) -> None:
+    model = build()
+    with pytest.raises(ExportError, match=r"ends in \.onnx"):
+        export_onnx(model, tmp_path / "best.pt")
+    with pytest.raises(ExportError, match="failed"):
+        export_onnx(model, tmp_path / "best.onnx", opset=3)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "no.onnx").write_text("text")
+    with pytest.raises(ExportError, match="onnxruntime can run"):
+        verify_onnx(tmp_path / "no.onnx", model, torch.rand(1, 3, 64, 64))
+    path = export_onnx(model, tmp_path / "best.onnx", imgsz=64)
+    for images in (
+        torch.zeros(1, 3, 64),
+        torch.full((1, 3, 64, 64), 2.0),
+        torch.zeros(1, 3, 64, 64, dtype=torch.uint8),
+    ):
+        with pytest.raises(DataError, match=r"float in \[0, 1\]"):
+            verify_onnx(path, model, images)
+    with pytest.raises(DataError, match="expected image files"):
+        verify_onnx(path, model, tmp_path / "nothing here")

@@ -1,0 +1,169 @@
+"""Every bad checkpoint is refused with one line that says what was expected, what came and what to do."""
+
+import copy
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import build
+from torch import nn
+from ultralytics import YOLO
+from ultralytics.nn.modules import C2f
+
+from depgraph_hsic_only import CheckpointError, PruningError, UnsupportedModelError, load_model, prune
+
+
+def saved(model: Any, path: Path) -> Path:
+    model.task = "segment"  # as a YOLO sets it
+    torch.save({"model": copy.deepcopy(model).half(), "ema": None, "epoch": -1, "train_args": {"imgsz": 64}}, path)
+    return path
+
+
+class ForeignC2f(C2f):
+    """What other pruning scripts leave in a checkpoint."""
+
+
+def foreign_class(folder: Path) -> Path:
+    model = build()
+    model.model[2].__class__ = ForeignC2f
+    return saved(model, folder / "foreign.pt")
+
+
+def other_widths(folder: Path) -> Path:
+    model = build()
+    layer, reader = model.model[0], model.model[1]
+    layer.conv, layer.bn = nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8)
+    reader.conv = nn.Conv2d(8, 32, 3, 2, 1, bias=False)
+    return saved(model, folder / "unlike_yaml.pt")
+
+
+def fused(folder: Path) -> Path:
+    return saved(build().fuse(verbose=False), folder / "fused.pt")
+
+
+def other_family(name: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        YOLO(name).save(folder / "other.pt")
+        return folder / "other.pt"
+
+    return make
+
+
+def state_dict(folder: Path) -> Path:
+    torch.save(build().state_dict(), folder / "state.pt")
+    return folder / "state.pt"
+
+
+def a_list(folder: Path) -> Path:
+    torch.save([1, 2], folder / "list.pt")
+    return folder / "list.pt"
+
+
+def truncated(folder: Path) -> Path:
+    whole = saved(build(), folder / "whole.pt").read_bytes()
+    (folder / "cut.pt").write_bytes(whole[: len(whole) // 3])
+    return folder / "cut.pt"
+
+
+def contents(name: str, data: bytes) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        (folder / name).write_bytes(data)
+        return folder / name
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda folder: folder / "missing.pt", CheckpointError, "no such file"),
+        (lambda folder: folder, CheckpointError, "got a folder"),
+        (contents("empty.pt", b""), CheckpointError, "could not be loaded"),
+        (contents("text.pt", b"hello, this is text\n"), CheckpointError, "could not be loaded"),
+        (contents("image.png", b"\x89PNG\r\n\x1a\n" + bytes(99)), CheckpointError, "does not end in .pt"),
+        (contents("image.pt", b"\xff\xd8\xff\xe0" + bytes(99)), CheckpointError, "could not be loaded"),
+        (truncated, CheckpointError, "could not be loaded"),
+        (state_dict, CheckpointError, "could not be loaded"),
+        (a_list, CheckpointError, "could not be loaded"),
+        (foreign_class, CheckpointError, "could not be loaded"),
+        (other_widths, UnsupportedModelError, "differ from its own YAML"),
+        (fused, UnsupportedModelError, "fused for inference"),
+        (other_family("yolov8n.yaml"), UnsupportedModelError, "task 'detect'"),
+        (other_family("yolo11n-seg.yaml"), UnsupportedModelError, "layer 2 is .*C3k2"),
+        (other_family("yolov5n.yaml"), UnsupportedModelError, "task 'detect'"),
+    ],
+)
+def test_bad_checkpoints(make: Any, error: type[PruningError], message: str, tmp_path: Path) -> None:
+    path = make(tmp_path)
+    with pytest.raises(error, match=message) as caught:
+        load_model(path)
+    assert str(path) in str(caught.value) and "expected" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_name_that_could_be_downloaded_says_what_to_pass_instead(monkeypatch: Any, tmp_path: Path) -> None:
+    def offline(*args: Any, **kwargs: Any) -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ultralytics.utils.downloads.safe_download", offline)
+    with pytest.raises(CheckpointError, match=r"could not be downloaded .*no network.*pass the path"):
+        load_model("yolov8l-seg.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
+class Hostile:
+    """A pickle that writes a file when it is loaded."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        return Path.write_text, (self.target, "owned")
+
+
+@pytest.mark.parametrize("form", ["archive", "bare pickle"])
+def test_a_hostile_checkpoint_runs_no_code(form: str, tmp_path: Path) -> None:
+    checkpoint, target = {"model": Hostile(tmp_path / "owned"), "train_args": {}}, tmp_path / "owned"
+    if form == "archive":
+        torch.save(checkpoint, tmp_path / "hostile.pt")
+    else:
+        (tmp_path / "hostile.pt").write_bytes(pickle.dumps(checkpoint))
+    with pytest.raises(CheckpointError, match="could not be loaded"):
+        load_model(tmp_path / "hostile.pt")
+    assert not target.exists()
+    torch.load(tmp_path / "hostile.pt", weights_only=False) if form == "archive" else pickle.loads(
+        (tmp_path / "hostile.pt").read_bytes()
+    )
+    assert target.exists()  # the file would have done it
+
+
+@pytest.mark.parametrize("change", ["foreign", "fused", "widths"])
+def test_a_model_changed_by_others_is_refused_and_left_alone(change: str) -> None:
+    model = build()
+    if change == "foreign":
+        model.model[2].__class__ = ForeignC2f
+    elif change == "fused":
+        model.fuse(verbose=False)
+    else:
+        model.model[3].bn = nn.BatchNorm2d(32)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(UnsupportedModelError, match="expected a YOLOv8"):
+        prune(model, 0.5)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    with pytest.raises(UnsupportedModelError, match="got Linear"):
+        prune(nn.Linear(2, 2), 0.5)
+
+
+def test_spaces_and_unicode_in_the_path_and_a_model_pruned_by_us(tmp_path: Path) -> None:
+    folder = tmp_path / "mes modèles 模型"
+    folder.mkdir()
+    model = build(nc=3)
+    parameters = prune(model, 0.5).after.parameters
+    yolo = load_model(saved(model, folder / "best of.pt"))
+    assert sum(p.numel() for p in yolo.model.parameters()) == parameters
+    assert load_model("yolov8s-seg.yaml").task == "segment"
+    assert load_model("yolov8n.yaml", task=None).task == "detect"

@@ -1,0 +1,140 @@
+"""Widths and plans: exact widths whatever the scores, plans that survive JSON, plans that refuse other models."""
+
+import copy
+import json
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import build
+from hypothesis import given
+from hypothesis import strategies as st
+
+from depgraph_hsic_only import ConfigError, PlanError, PruningPlan, apply_plan, plan_pruning, register_criterion
+from depgraph_hsic_only.graph import ChannelGroup, trace_channels
+from depgraph_hsic_only.planning import make_plan, uniform_widths
+
+GRAPHS = {scale: trace_channels(build(scale)) for scale in "ns"}
+
+
+@given(
+    scale=st.sampled_from(sorted(GRAPHS)),
+    ratio=st.integers(0, 999).map(lambda k: k / 1000),
+    round_to=st.sampled_from([8, 16, 32]),
+    min_channels=st.integers(0, 70),
+)
+def test_uniform_widths_are_the_nearest_multiples(scale: str, ratio: float, round_to: int, min_channels: int) -> None:
+    widths = uniform_widths(GRAPHS[scale], ratio, round_to=round_to, min_channels=min_channels)
+    for group in GRAPHS[scale].widths:
+        c, kept = group.channels, widths[group.name]
+        if group.name == "h9":
+            assert kept == widths["w8"] // 2
+            continue
+        smallest, multiple = (8, round_to) if group.name[0] == "w" else (4, 4)
+        wanted = c * (1 - Fraction(str(ratio)))
+        nearest = min(range(0, c + multiple, multiple), key=lambda m: (abs(m - wanted), -m))
+        floor = next(m for m in range(smallest, 999, smallest) if m >= min_channels)
+        assert kept == (c if ratio == 0 else min(c, max(nearest, floor)))
+        assert kept % smallest == 0
+
+
+@pytest.mark.parametrize("score", ["ties", "zeros", "two values", "descending"])
+def test_exactly_the_planned_channels_whatever_the_scores(score: str) -> None:
+    graph = GRAPHS["n"]
+    make = {
+        "ties": torch.ones,
+        "zeros": torch.zeros,
+        "two values": lambda c: (torch.arange(c) % 2).float(),
+        "descending": lambda c: -torch.arange(c).float(),
+    }[score]
+    widths = uniform_widths(graph, 0.6)
+    scores = {group.name: make(group.channels) for group in graph.groups}
+    plan = make_plan(graph, scores, widths, criterion="test", reasons=dict.fromkeys(widths, ""))
+    for cut in plan.groups:
+        assert len(cut.keep) == widths[cut.width]
+        if score in ("ties", "zeros", "descending"):
+            assert cut.keep == tuple(range(widths[cut.width]))  # of equal scores the lower index stays
+
+
+def test_a_plan_replays_to_bit_identical_weights(tmp_path: Path) -> None:
+    model, other = build(), build()
+    plan = plan_pruning(model, 0.5, layers=[4, 5, 9])
+    apply_plan(model, plan)
+    again = PruningPlan.load(plan.save(tmp_path / "plan.json"))
+    assert again == plan
+    apply_plan(other, again)
+    a, b = model.state_dict(), other.state_dict()
+    assert list(a) == list(b) and all(torch.equal(a[k], b[k]) for k in a)
+    assert "w4" in str(plan) and "64 -> 32" in str(plan)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda d: d.pop("groups"), "expected a pruning plan"),
+        (lambda d: d.update(format=99), "format 1"),
+        (lambda d: d["groups"][0].update(keep=[0, 0, 1]), "ascending channel indices"),
+        (lambda d: d["groups"][0].update(keep=[10_000]), "ascending channel indices"),
+        (lambda d: d["groups"][0].update(keep="abc"), "ascending channel indices"),
+        (lambda d: d.update(widths=3), "expected a pruning plan"),
+        (lambda d: d["widths"][0].update(colour="red"), "expected a pruning plan"),
+    ],
+)
+def test_a_damaged_plan_is_refused(damage: Any, message: str, tmp_path: Path) -> None:
+    data = plan_pruning(build(), 0.5, layers=[3]).to_dict()
+    damage(data)
+    (tmp_path / "plan.json").write_text(json.dumps(data))
+    with pytest.raises(PlanError, match=message):
+        PruningPlan.load(tmp_path / "plan.json")
+
+
+def test_a_plan_for_another_model_is_refused_and_changes_nothing() -> None:
+    model = build()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(PlanError, match="made for"):
+        apply_plan(model, plan_pruning(build("s"), 0.5))
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ratio": 1.2}, "0 <= ratio < 1"),
+        ({"ratio": 1}, "0 <= ratio < 1"),
+        ({"ratio": -0.1}, "0 <= ratio < 1"),
+        ({"ratio": float("nan")}, "0 <= ratio < 1"),
+        ({"ratio": "abc"}, "0 <= ratio < 1"),
+        ({"ratio": True}, "0 <= ratio < 1"),
+        ({"layers": [3, 44]}, "got 44"),
+        ({"layers": "neck"}, "'backbone' or a list"),
+        ({"layers": [1.0]}, "got 1.0"),
+        ({"layers": 3}, "'backbone' or a list"),
+        ({"round_to": 12}, "round_to"),
+        ({"min_channels": -1}, "min_channels"),
+        ({"criterion": "magnitud"}, "did you mean 'magnitude'"),
+        ({"criterion": "random", "sed": 1}, "unknown option 'sed'"),
+    ],
+)
+def test_wrong_settings_are_refused_and_change_nothing(settings: dict[str, Any], message: str) -> None:
+    model = build()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ConfigError, match=message):
+        plan_pruning(model, **({"ratio": 0.5} | settings))
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_a_criterion_of_ones_own_and_its_mistakes() -> None:
+    @register_criterion("test_last")
+    def last(group: ChannelGroup, *, wrong: str = "") -> torch.Tensor:
+        score = torch.arange(group.channels).float()
+        return {"": score, "shape": score[1:], "nan": score * float("nan")}[wrong]
+
+    plan = plan_pruning(build(), 0.5, criterion="test_last")
+    assert all(cut.keep == tuple(range(cut.channels - len(cut.keep), cut.channels)) for cut in plan.groups)
+    for wrong in ("shape", "nan"):
+        with pytest.raises(PlanError, match="finite scores"):
+            plan_pruning(build(), 0.5, criterion="test_last", wrong=wrong)
+    with pytest.raises(ConfigError, match="taken"):
+        register_criterion("test_last")(last)
