@@ -15,10 +15,10 @@ from depgraph_hsic_only.graph import ChannelGroup
 from depgraph_hsic_only.loading import load_model
 from depgraph_hsic_only.nms import ensure_nms
 from depgraph_hsic_only.plan import PruningPlan
+from depgraph_hsic_only.pruners import DefaultYolov8SegPruner, Exported, Yolov8SegPruner
 from depgraph_hsic_only.pruning import apply_plan, plan_pruning, prune, score_channels
 from depgraph_hsic_only.report import PruningReport
-
-ensure_nms()
+from depgraph_hsic_only.run_report import RunReport
 
 __all__ = [
     "ChannelGroup",
@@ -26,14 +26,19 @@ __all__ = [
     "ConfigError",
     "Criterion",
     "DataError",
+    "DefaultYolov8SegPruner",
     "ExportError",
+    "Exported",
     "PlanError",
     "PruningError",
     "PruningPlan",
     "PruningReport",
+    "RunReport",
     "UnsupportedModelError",
+    "Yolov8SegPruner",
     "__version__",
     "apply_plan",
+    "ensure_nms",
     "list_criteria",
     "load_model",
     "plan_pruning",

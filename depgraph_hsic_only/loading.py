@@ -12,6 +12,7 @@ from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 
 from depgraph_hsic_only.architecture import check_yolov8
 from depgraph_hsic_only.errors import CheckpointError, UnsupportedModelError
+from depgraph_hsic_only.nms import ensure_nms
 
 _lock = threading.Lock()
 
@@ -42,6 +43,7 @@ def load_model(path: str | Path, *, task: str | None = "segment") -> Any:
         CheckpointError: The file is missing, can't be read, or is no checkpoint.
         UnsupportedModelError: It holds another kind of model; the message says which.
     """
+    ensure_nms()
     path = Path(path).expanduser()
     expected = f"{path}: expected a YOLOv8 {_NAMES.get(task or '', 'segmentation or detection')} checkpoint"
     downloadable = str(path) in GITHUB_ASSETS_NAMES

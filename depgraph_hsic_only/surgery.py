@@ -10,6 +10,7 @@ from depgraph_hsic_only.architecture import check_yolov8, stock_yaml
 from depgraph_hsic_only.c2f import merge_c2f
 from depgraph_hsic_only.errors import PlanError
 from depgraph_hsic_only.graph import ChannelGraph, trace_channels
+from depgraph_hsic_only.nms import ensure_nms
 from depgraph_hsic_only.plan import PruningPlan
 
 
@@ -19,6 +20,7 @@ def network_of(model: Any) -> Any:
     Raises:
         UnsupportedModelError: It is no unmodified YOLOv8 network (see `architecture.check_yolov8`).
     """
+    ensure_nms()  # so that a pruned YOLO predicts wherever it could be pruned
     network = model.model if isinstance(model, Model) else model
     check_yolov8(network)
     return network

@@ -16,8 +16,8 @@ USE = """
 import warnings
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    import depgraph_hsic_only
-    from depgraph_hsic_only.nms import ensure_nms
+    from depgraph_hsic_only import ensure_nms, load_model
+    load_model("yolov8n-seg.yaml")
     ensure_nms()
 ours = [w for w in caught if "torchvision can't be loaded" in str(w.message)]
 import torchvision, torchvision.ops

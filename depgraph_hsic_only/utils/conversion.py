@@ -144,9 +144,7 @@ def verify_onnx(
         if len(expected) > 1:
             anchors = torch.unique(torch.cat([found_by_torch, found_by_onnx]))
             ious.append(_smallest_iou(_masks(expected, anchors, nc, side), _masks(got, anchors, nc, side)))
-    return OnnxParity(
-        len(batch), objects, largest, min(ious) if ious else None, tolerance, min_mask_iou
-    )
+    return OnnxParity(len(batch), objects, largest, min(ious) if ious else None, tolerance, min_mask_iou)
 
 
 def _flat(outputs: Any) -> list[torch.Tensor]:

@@ -1,0 +1,345 @@
+"""The configuration of a run: read, merged, checked as a whole, frozen.
+
+Three layers, each over the one before: the defaults below, the YAML file, the overrides. Within a layer, Ultralytics
+train arguments at the top level apply to both training stages, and the blocks `train` and `fine_tune` go over them.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ultralytics.cfg import check_cfg, smart_value
+from ultralytics.utils import DEFAULT_CFG_DICT
+
+from depgraph_hsic_only.criteria import create_criterion, list_criteria
+from depgraph_hsic_only.errors import ConfigError, PruningError
+from depgraph_hsic_only.graph import check_layers
+from depgraph_hsic_only.names import nearest
+from depgraph_hsic_only.planning import check_ratio, check_rounding
+
+DEFAULT_CFG = "default.yaml"
+STAGES = ("train", "fine_tune")
+_OWNED = {  # train arguments that the run sets itself: where they are set instead
+    "model": "pretrained at the top level",
+    "data": "data at the top level",
+    "task": "the checkpoint",
+    "mode": "the workflow",
+    "project": "project at the top level",
+    "name": "name at the top level",
+    "exist_ok": "exist_ok at the top level",
+    "cfg": "the train arguments themselves",
+    "resume": "a new run",
+    "save": "the workflow, which needs the checkpoints",
+}
+_EXPORT_OWNED = dict.fromkeys(("format", "model", "data", "mode", "task", "project", "name"), "the workflow")
+_EXPORT_KEYS = ("imgsz", "batch", "opset", "dynamic", "simplify", "quantize", "device")
+
+
+@dataclass(frozen=True)
+class PruneConfig:
+    """What to cut and how: the block `prune`.
+
+    Attributes:
+        criterion: Name of a registered criterion.
+        ratio: Share of the channels to cut from each width, 0 ≤ ratio < 1.
+        layers: "backbone", or some of the layers 0–9.
+        round_to: What block outputs are multiples of: 8, 16 or 32.
+        min_channels: No width is cut below this many channels.
+        steps: In how many cuts, with fine-tuning in between.
+        max_map_drop: Largest loss of mask mAP50-95 after a step's fine-tuning, in [0, 1]; None for any.
+        options: Options of the criterion.
+    """
+
+    criterion: str = "magnitude"
+    ratio: float = 0.5
+    layers: Any = "backbone"
+    round_to: int = 8
+    min_channels: int = 0
+    steps: int = 1
+    max_map_drop: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Config:
+    """The resolved configuration of a run; see `default.yaml` for what each setting means.
+
+    Attributes:
+        pretrained: Path or known name of a checkpoint, or a YOLOv8 model YAML.
+        data: Data set name, path of its YAML, "shapes", or its keys.
+        imgsz: Side of the input image, pixels; None for the checkpoint's own.
+        batch: Images per batch.
+        device: As Ultralytics takes it; None for its choice.
+        workers: Data loading processes.
+        seed: Of every random choice.
+        project: Folder of the run folders.
+        name: Name of the run folder.
+        exist_ok: Whether an existing run folder is used again.
+        calibration: Of the images that a criterion measures on, where it needs any: `images`, how many.
+        train: Ultralytics train arguments of the stage before pruning.
+        prune: What to cut.
+        fine_tune: Ultralytics train arguments of the stage after pruning.
+        export: Ultralytics export arguments.
+    """
+
+    pretrained: str
+    data: Any
+    imgsz: int | None
+    batch: int
+    device: Any
+    workers: int
+    seed: int
+    project: str
+    name: str
+    exist_ok: bool
+    calibration: Mapping[str, Any]
+    train: Mapping[str, Any]
+    prune: PruneConfig
+    fine_tune: Mapping[str, Any]
+    export: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as `args.yaml` holds it: a file that `cfg` takes again."""
+        return asdict(self)
+
+
+DEFAULTS: dict[str, Any] = {
+    "pretrained": "yolov8n-seg.pt",
+    "data": "coco128-seg.yaml",
+    "imgsz": None,
+    "batch": 16,
+    "device": None,
+    "workers": 8,
+    "seed": 0,
+    "project": "runs/prune",
+    "name": "exp",
+    "exist_ok": False,
+    "calibration": {"images": 64},
+    "train": {"epochs": 10},
+    "prune": asdict(PruneConfig()),
+    "fine_tune": {"epochs": 10},
+    "export": {"simplify": True, "dynamic": False, "images": 8},
+}
+
+
+def load_config(cfg: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read, merge and check a configuration.
+
+    Args:
+        cfg: A YAML file, looked up in the working directory, then in this package; None for the defaults alone.
+        overrides: Settings that go over the file, nested ({"prune": {"ratio": 0.3}}) or dotted ("prune.ratio").
+
+    Raises:
+        ConfigError: The file can't be read, or there are faults: all of them are named at once.
+    """
+    merged = dict(DEFAULTS)
+    faults: list[str] = []
+    for layer in (read_yaml(cfg) if cfg is not None else {}, _nested(overrides or {}, faults)):
+        merged = _over(merged, _spread_flat(layer, faults))
+    faults += _faults(merged)
+    if faults:
+        raise ConfigError("; ".join(dict.fromkeys(faults)))
+    return Config(**{**merged, "prune": PruneConfig(**merged["prune"])})
+
+
+def read_yaml(cfg: str | Path) -> dict[str, Any]:
+    """The settings in a YAML file; a name that is not in the working directory is looked up in this package.
+
+    Raises:
+        ConfigError: There is no such file, or it holds no settings.
+    """
+    path = next((p for p in (Path(cfg), Path(__file__).parent / cfg) if p.is_file()), None)
+    if path is None:
+        raise ConfigError(
+            f"{cfg}: expected a YAML file with settings, but there is none; copy default.yaml and edit it"
+        )
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: expected YAML, got something else ({reason}); mend that line") from error
+    if data is None:
+        return {}
+    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+        raise ConfigError(f"{path}: expected settings as 'key: value', got a {type(data).__name__}; see default.yaml")
+    return data
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader that reads 1e-4 as a number, as YAML 1.2 does and everybody expects."""
+
+
+_Loader.yaml_implicit_resolvers = {key: list(value) for key, value in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """A command-line override "block.key=value" as the dotted key and the value.
+
+    Raises:
+        ConfigError: It has another form.
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"expected an override such as train.epochs=5, got {text!r}; write key=value without spaces")
+    return key.strip(), smart_value(value.strip())
+
+
+def _nested(overrides: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
+    """Overrides with dotted keys as nested ones; later ones go over earlier ones."""
+    nested: dict[str, Any] = {}
+    for key, value in overrides.items():
+        block, dot, rest = key.partition(".")
+        if dot and not isinstance(DEFAULTS.get(block), dict):
+            faults.append(f"{key}: unknown block {block!r}{nearest(block, _blocks())}")
+        elif dot:
+            first, dot, last = rest.partition(".")
+            nested = _over(nested, {block: {first: {last: value}} if dot else {rest: value}})
+        else:
+            nested = _over(nested, {key: value})
+    return nested
+
+
+def _blocks() -> list[str]:
+    return [key for key, value in DEFAULTS.items() if isinstance(value, dict)]
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` over `below`, block by block; anything but a block is replaced."""
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(merged.get(key), Mapping) and isinstance(value, Mapping) and key != "data"
+        merged[key] = _over(merged[key], value) if both else value
+    return merged
+
+
+def _spread_flat(layer: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
+    """A layer with its flat train arguments moved into both training stages, under the stages' own."""
+    flat = {key: value for key, value in layer.items() if key not in DEFAULTS}
+    for key in [key for key in flat if key not in DEFAULT_CFG_DICT or key in _OWNED]:
+        known = [*DEFAULTS, *DEFAULT_CFG_DICT]
+        faults.append(f"{key}: unknown setting{nearest(key, known)}" if key not in _OWNED else _owned(key, key))
+        del flat[key]
+    spread = {key: value for key, value in layer.items() if key in DEFAULTS}
+    for stage in STAGES if flat else ():
+        own = spread.get(stage, {})
+        spread[stage] = {**flat, **own} if isinstance(own, Mapping) else own
+    return spread
+
+
+def _owned(name: str, key: str) -> str:
+    return f"{name}: not a setting here; it comes from {_OWNED[key]}"
+
+
+def _faults(merged: Mapping[str, Any]) -> list[str]:
+    """Everything that is wrong with merged settings."""
+    faults: list[str] = []
+    for key, (check, expected) in _TOP.items():
+        if not check(merged[key]):
+            faults.append(f"{key}: expected {expected}, got {merged[key]!r}")
+    for block in _blocks():
+        if not isinstance(merged[block], Mapping):
+            faults.append(f"{block}: expected a block of settings, got {merged[block]!r}")
+    if all(isinstance(merged[block], Mapping) for block in _blocks()):
+        for stage in STAGES:
+            faults += _train_faults(stage, merged[stage])
+        faults += [*_prune_faults(merged["prune"]), *_export_faults(merged["export"])]
+        faults += _unknown("calibration", merged["calibration"], DEFAULTS["calibration"])
+        if not _at_least(1)(merged["calibration"].get("images")):
+            faults.append(
+                f"calibration.images: expected an integer of at least 1, got {merged['calibration']['images']!r}"
+            )
+    return faults
+
+
+def _at_least(smallest: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and value >= smallest
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, (str, Path)) and bool(str(value).strip())
+
+
+def _is_data(value: Any) -> bool:
+    return _is_text(value) or (isinstance(value, Mapping) and {"train", "val", "names"} <= set(value))
+
+
+_TOP: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "pretrained": (_is_text, "the path of a checkpoint"),
+    "data": (_is_data, "a data set's name or YAML, or its keys with at least train, val and names"),
+    "imgsz": (lambda v: v is None or _at_least(32)(v), "a side in pixels of at least 32, or null"),
+    "batch": (_at_least(1), "an integer of at least 1"),
+    "device": (lambda v: v is None or isinstance(v, (int, str, list, tuple)), "cpu, 0, [0, 1], mps or null"),
+    "workers": (_at_least(0), "an integer of at least 0"),
+    "seed": (_at_least(0), "an integer of at least 0"),
+    "project": (_is_text, "a folder"),
+    "name": (lambda v: _is_text(v) and Path(str(v)).name == str(v), "the name of a folder, without slashes"),
+    "exist_ok": (lambda v: isinstance(v, bool), "true or false"),
+}
+
+
+def _unknown(block: str, settings: Mapping[str, Any], known: Iterable[str]) -> list[str]:
+    known = list(known)
+    return [f"{block}.{key}: unknown setting{nearest(str(key), known)}" for key in settings if key not in known]
+
+
+def _train_faults(stage: str, settings: Mapping[str, Any]) -> list[str]:
+    faults = [_owned(f"{stage}.{key}", key) for key in settings if key in _OWNED]
+    faults += _unknown(stage, {k: v for k, v in settings.items() if k not in _OWNED}, DEFAULT_CFG_DICT)
+    if not _at_least(0)(settings.get("epochs")):
+        faults.append(f"{stage}.epochs: expected an integer of at least 0, got {settings.get('epochs')!r}")
+    for key, value in settings.items():
+        if key in DEFAULT_CFG_DICT and key not in _OWNED and key != "epochs":
+            try:
+                check_cfg({key: value})
+            except (TypeError, ValueError) as error:
+                faults.append(f"{stage}.{key}: {' '.join(str(error).split())}")
+    return faults
+
+
+def _prune_faults(settings: Mapping[str, Any]) -> list[str]:
+    faults = _unknown("prune", settings, DEFAULTS["prune"])
+    drop, options = settings["max_map_drop"], settings["options"]
+    if not _at_least(1)(settings["steps"]):
+        faults.append(f"prune.steps: expected an integer of at least 1, got {settings['steps']!r}")
+    if drop is not None and (isinstance(drop, bool) or not isinstance(drop, (int, float)) or not 0 <= drop <= 1):
+        faults.append(f"prune.max_map_drop: expected a number in [0, 1] or null, got {drop!r}")
+    if not isinstance(options, Mapping):
+        faults.append(f"prune.options: expected the criterion's options as a block, got {options!r}")
+    if not isinstance(settings["criterion"], str):
+        faults.append(f"prune.criterion: expected one of {', '.join(list_criteria())}, got {settings['criterion']!r}")
+    checks: list[Callable[[], object]] = [
+        lambda: check_ratio(settings["ratio"]),
+        lambda: check_layers(settings["layers"]),
+        lambda: check_rounding(settings["round_to"], settings["min_channels"]),
+    ]
+    if isinstance(options, Mapping) and isinstance(settings["criterion"], str):
+        checks.append(lambda: create_criterion(settings["criterion"], **options))
+    for check in checks:
+        try:
+            check()
+        except PruningError as error:
+            faults.append(f"prune.{error}")
+    return faults
+
+
+def _export_faults(settings: Mapping[str, Any]) -> list[str]:
+    faults = [
+        f"export.{k}: not a setting here; it comes from {_EXPORT_OWNED[k]}" for k in settings if k in _EXPORT_OWNED
+    ]
+    rest = {k: v for k, v in settings.items() if k not in _EXPORT_OWNED}
+    faults += _unknown("export", rest, [*_EXPORT_KEYS, "images"])
+    if not _at_least(1)(settings.get("images")):
+        faults.append(f"export.images: expected an integer of at least 1, got {settings.get('images')!r}")
+    for key, value in rest.items():
+        if key in _EXPORT_KEYS:
+            try:
+                check_cfg({key: value})
+            except (TypeError, ValueError) as error:
+                faults.append(f"export.{key}: {' '.join(str(error).split())}")
+    return faults

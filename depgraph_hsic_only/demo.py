@@ -1,0 +1,14 @@
+"""The settings of `--demo`: a nano model that learns drawn shapes in minutes, is cut, and learns again."""
+
+from typing import Any, Final
+
+from depgraph_hsic_only.shapes import SHAPES_RECIPE
+
+DEMO: Final[dict[str, Any]] = {
+    "pretrained": "yolov8n-seg.yaml",
+    "data": "shapes",
+    "imgsz": 160,
+    "name": "demo",
+    "workers": 2,
+    **{f"train.{key}": value for key, value in SHAPES_RECIPE.items()},
+}

@@ -1,0 +1,129 @@
+"""What a model is worth and how fast it is: mAP by Ultralytics' validator, latency by the clock."""
+
+import copy
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import torch
+from ultralytics.utils.torch_utils import select_device
+
+from depgraph_hsic_only.errors import ConfigError
+from depgraph_hsic_only.loading import load_model
+
+_WARM_UPS, _ROUNDS = 3, 20
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The arguments that a mAP depends on: `YOLO(weights).val(data=..., **these)` gives the same figures.
+
+    Attributes:
+        imgsz: Side of the input image, pixels.
+        batch: Images per batch; rectangular batches make mAP depend on it.
+        rect: Whether batches are rectangular.
+        split: Split of the data set.
+    """
+
+    imgsz: int
+    batch: int
+    rect: bool = True
+    split: str = "val"
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Validation figures, each in [0, 1].
+
+    Attributes:
+        map50_box: Box mAP at IoU 0.5.
+        map50_95_box: Box mAP averaged over IoU 0.5 to 0.95.
+        map50_mask: Mask mAP at IoU 0.5.
+        map50_95_mask: Mask mAP averaged over IoU 0.5 to 0.95.
+    """
+
+    map50_box: float
+    map50_95_box: float
+    map50_mask: float
+    map50_95_mask: float
+
+
+def validate(weights: str | Path, data: str, validation: Validation, *, device: Any, workers: int) -> Metrics:
+    """mAP of a checkpoint as a fresh `YOLO(weights).val()` measures it.
+
+    Args:
+        weights: A segmentation checkpoint.
+        data: Path or name of the data set.
+        validation: What the figures depend on.
+        device: As Ultralytics takes it.
+        workers: Data loading processes.
+    """
+    with tempfile.TemporaryDirectory() as folder:  # Ultralytics makes a folder for every validation
+        found = load_model(weights).val(
+            data=data, device=device, workers=workers, plots=False, verbose=False, project=folder, **asdict(validation)
+        )
+    return Metrics(float(found.box.map50), float(found.box.map), float(found.seg.map50), float(found.seg.map))
+
+
+def validate_model(model: Any, data: str, validation: Validation, *, device: Any, workers: int) -> Metrics:
+    """mAP of a live `YOLO`, from the file it saves: arguments as `validate`."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(Path(folder) / "model.pt")
+        return validate(Path(folder) / "model.pt", data, validation, device=device, workers=workers)
+
+
+def check_device(device: Any) -> None:
+    """Refuse a device that this machine doesn't have.
+
+    Raises:
+        ConfigError: It isn't there.
+    """
+    try:
+        select_device(device, verbose=False)
+    except Exception as error:  # ValueError, AssertionError or RuntimeError, by kind of device
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"device: expected one that this machine has, got {device!r} ({reason}); pass cpu") from error
+
+
+def median_latency(runs: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+    """Median duration of each call in milliseconds, taken in turns so that the machine's drift hits all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(_WARM_UPS + _ROUNDS):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if turn >= _WARM_UPS:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(times) * 1e3 for name, times in seconds.items()}
+
+
+def torch_run(weights: str | Path, imgsz: int, device: Any) -> Callable[[], object]:
+    """A call that runs a checkpoint's fused network in PyTorch on one image of `imgsz` pixels."""
+    target = select_device(device, verbose=False)
+    network = copy.deepcopy(load_model(weights).model).to(target).eval().fuse(verbose=False)
+    image = torch.rand(1, 3, imgsz, imgsz, device=target)
+
+    def run() -> None:
+        with torch.inference_mode():
+            network(image)
+        if target.type == "cuda":
+            torch.cuda.synchronize(target)
+
+    return run
+
+
+def onnx_run(path: str | Path) -> Callable[[], object]:
+    """A call that runs an ONNX file in onnxruntime on the CPU, on one batch of the file's own size."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    entry = session.get_inputs()[0]
+    shape = [
+        side if isinstance(side, int) else default for side, default in zip(entry.shape, (1, 3, 640, 640), strict=True)
+    ]
+    image = torch.rand(*shape)
+    fed = (image.half() if entry.type == "tensor(float16)" else image).numpy()
+    return lambda: session.run(None, {entry.name: fed})

@@ -1,0 +1,49 @@
+"""What a run would cut, without running it."""
+
+from typing import Any
+
+import torch
+from rich.console import Group
+
+from depgraph_hsic_only.config import Config
+from depgraph_hsic_only.costs import Cost, measure_cost
+from depgraph_hsic_only.graph import ChannelGraph, trace_channels
+from depgraph_hsic_only.loading import load_model
+from depgraph_hsic_only.plan import PruningPlan
+from depgraph_hsic_only.planning import make_plan, uniform_widths
+from depgraph_hsic_only.recording import imgsz_of
+from depgraph_hsic_only.report import cost_table, width_table
+from depgraph_hsic_only.surgery import pruned_copy
+
+_ALL_BUT_NOTHING = 0.999999  # the ratio that leaves every width at its smallest
+
+
+def preview(config: Config) -> Group:
+    """Widths, parameters and multiply-adds before and after, and the most that the chosen layers could save.
+
+    No channel is ranked, so no image is read, and nothing is written.
+
+    Raises:
+        CheckpointError, UnsupportedModelError: The checkpoint can't be used.
+    """
+    model = load_model(config.pretrained)
+    network, imgsz = model.model, imgsz_of(model, config)
+    graph = trace_channels(network, config.prune.layers)
+    before = measure_cost(network, imgsz)
+    plan, after = _cost_at(network, graph, config, config.prune.ratio, imgsz)
+    _, smallest = _cost_at(network, graph, config, _ALL_BUT_NOTHING, imgsz)
+    layers = "the backbone" if config.prune.layers == "backbone" else f"layers {list(plan.layers)}"
+    limit = (
+        f"Cutting {layers} can save at most {1 - smallest.parameters / before.parameters:.1%} of the parameters and "
+        f"{1 - smallest.gmacs / before.gmacs:.1%} of the multiply-adds (every width at its smallest)."
+    )
+    return Group(cost_table(before, after), width_table(plan), limit, "Nothing was written.")
+
+
+def _cost_at(network: Any, graph: ChannelGraph, config: Config, ratio: float, imgsz: int) -> tuple[PruningPlan, Cost]:
+    settings = config.prune
+    widths = uniform_widths(graph, ratio, round_to=settings.round_to, min_channels=settings.min_channels)
+    unranked = {group.name: torch.zeros(group.channels) for group in graph.groups}
+    reasons = dict.fromkeys(widths, f"uniform, ratio {ratio:g}")
+    plan = make_plan(graph, unranked, widths, criterion=settings.criterion, reasons=reasons)
+    return plan, measure_cost(pruned_copy(network, plan), imgsz)

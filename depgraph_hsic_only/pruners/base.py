@@ -1,0 +1,108 @@
+"""The workflow: load → train → prune → fine-tune → export, with every stage measured."""
+
+import abc
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, final
+
+from depgraph_hsic_only.config import DEFAULT_CFG, Config, load_config
+from depgraph_hsic_only.dataset import Dataset, find_dataset
+from depgraph_hsic_only.evaluation import Metrics, Validation, check_device, validate_model
+from depgraph_hsic_only.recording import Exported, Recorder, check_classes, imgsz_of
+from depgraph_hsic_only.run_report import RunReport
+from depgraph_hsic_only.runs import RunFolder
+from depgraph_hsic_only.utils.hooks import Callbacks
+
+
+class Yolov8SegPruner(abc.ABC):
+    """The workflow for YOLOv8 segmentation models: subclass it and fill in the five stages, or subclass
+    `DefaultYolov8SegPruner` and replace some.
+
+    A stage takes a model and returns the one that the next stage takes: an Ultralytics `YOLO`. What stages need is in
+    `config`, `dataset` and `folder`; `evaluate` measures a model on the validation split.
+
+    Args:
+        pretrained_path: Path or known name of the checkpoint; None for what the configuration says.
+        cfg: A YAML file of settings, looked up in the working directory, then in this package.
+        overrides: Settings that go over the file's, nested (`prune={"ratio": 0.3}`) or with dots
+            (`**{"prune.ratio": 0.3}`).
+
+    Raises:
+        ConfigError: There are faults in the configuration; all are named at once.
+    """
+
+    @final
+    def __init__(
+        self, pretrained_path: str | Path | None = None, cfg: str | Path | None = DEFAULT_CFG, **overrides: Any
+    ) -> None:
+        given = {} if pretrained_path is None else {"pretrained": str(pretrained_path)}
+        self.config: Config = load_config(cfg, {**overrides, **given})
+        self.callbacks = Callbacks()
+
+    @abc.abstractmethod
+    def load(self) -> Any:
+        """Load the model to start from."""
+
+    @abc.abstractmethod
+    def train(self, model: Any) -> Any:
+        """Train it on the data set, or return it as it is."""
+
+    @abc.abstractmethod
+    def prune(self, model: Any) -> Any:
+        """Cut it."""
+
+    @abc.abstractmethod
+    def fine_tune(self, model: Any) -> Any:
+        """Train the cut model, or return it as it is."""
+
+    @abc.abstractmethod
+    def export(self, model: Any) -> Exported:
+        """Export the result into `folder.weights` and prove that the file does the same."""
+
+    @final
+    def run(self) -> RunReport:
+        """Run and measure all stages; everything is in the run folder, complete after every stage.
+
+        Raises:
+            PruningError: A setting, the checkpoint or the data set can't be used (then nothing has been written), or
+                the exported file differs from the model.
+        """
+        model = self.load()
+        check_classes(model, self.dataset, self.config)
+        check_device(self.config.device)
+        recorder = Recorder(self.folder, self.dataset, self.config, model)
+        model = recorder.stage("trained", self.train, model)
+        model = recorder.stage("pruned", self.prune, model)
+        model = recorder.stage("fine_tuned", self.fine_tune, model)
+        return recorder.finish(model, self.export)
+
+    @final
+    def add_callback(self, event: str, function: Callable[[Any], object]) -> None:
+        """Call a function at every event of a kind, Ultralytics' or this package's: see `utils.hooks.Callbacks.add`."""
+        self.callbacks.add(event, function)
+
+    @cached_property
+    def folder(self) -> RunFolder:
+        """The run folder, made when it is first asked for."""
+        folder = RunFolder.create(self.config.project, self.config.name, exist_ok=self.config.exist_ok)
+        folder.write_yaml("args.yaml", self.config.to_dict())
+        return folder
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data set, found and checked when it is first asked for."""
+        return find_dataset(self.config.data)
+
+    @final
+    def validation(self, model: Any) -> Validation:
+        """The arguments that every mAP of this run is measured with."""
+        return Validation(imgsz_of(model, self.config), self.config.batch)
+
+    @final
+    def evaluate(self, model: Any) -> Metrics:
+        """mAP of a model on the validation split, as a fresh `YOLO(weights).val()` measures it from its file."""
+        data = self.dataset.file(self.folder.path)
+        return validate_model(
+            model, data, self.validation(model), device=self.config.device, workers=self.config.workers
+        )

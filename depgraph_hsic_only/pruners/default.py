@@ -1,0 +1,126 @@
+"""The workflow filled in: Ultralytics trains, DepGraph groups, any criterion ranks, onnxruntime proves the export."""
+
+import copy
+from fractions import Fraction
+from typing import Any
+
+from depgraph_hsic_only.criteria import create_criterion
+from depgraph_hsic_only.criteria.registry import option_names
+from depgraph_hsic_only.dataset import labelled_batches
+from depgraph_hsic_only.errors import ExportError
+from depgraph_hsic_only.graph import trace_channels
+from depgraph_hsic_only.loading import load_model
+from depgraph_hsic_only.plan import PruningPlan
+from depgraph_hsic_only.planning import make_plan, uniform_widths
+from depgraph_hsic_only.progress import say
+from depgraph_hsic_only.pruners.base import Yolov8SegPruner
+from depgraph_hsic_only.pruning import apply_plan
+from depgraph_hsic_only.recording import TRAININGS, Exported, imgsz_of
+from depgraph_hsic_only.utils.conversion import export_onnx, verify_onnx
+from depgraph_hsic_only.utils.hooks import PruneEvent
+
+
+class DefaultYolov8SegPruner(Yolov8SegPruner):
+    """`DefaultYolov8SegPruner(pretrained_path="yolov8n-seg.pt", cfg="default.yaml").run()`.
+
+    Every stage can be replaced by a subclass.
+    """
+
+    def load(self) -> Any:
+        """Load the checkpoint with Ultralytics' restricted loader."""
+        return load_model(self.config.pretrained)
+
+    def train(self, model: Any) -> Any:
+        """Train by Ultralytics for `train.epochs`; 0 leaves the model as it is."""
+        return self._train(model, "trained", dict(self.config.train))
+
+    def fine_tune(self, model: Any) -> Any:
+        """Train the cut model by Ultralytics for `fine_tune.epochs`; 0 leaves it as it is."""
+        return self._train(model, "fine_tuned", dict(self.config.fine_tune))
+
+    def prune(self, model: Any) -> Any:
+        """Cut in `prune.steps` steps towards the final widths, with fine-tuning in between.
+
+        All widths are planned from the unpruned ones, so that roundings don't add up. With `prune.max_map_drop` the
+        last step is fine-tuned and measured too, and the last step within the allowed loss is what is returned.
+        """
+        settings = self.config.prune
+        unpruned = trace_channels(model.model, settings.layers)
+        reference = None if settings.max_map_drop is None else self.evaluate(model).map50_95_mask
+        whole: PruningPlan | None = None
+        for step in range(1, settings.steps + 1):
+            ratio = float(Fraction(str(settings.ratio)) * step / settings.steps)
+            widths = uniform_widths(unpruned, ratio, round_to=settings.round_to, min_channels=settings.min_channels)
+            good = (model if reference is None else copy.deepcopy(model)), whole
+            model, plan = self._cut(model, widths, ratio, step)
+            whole = plan if whole is None else whole.then(plan)
+            if step < settings.steps or reference is not None:
+                model = self._train(model, f"finetune-{step}", dict(self.config.fine_tune))
+            if reference is not None:
+                drop = reference - self.evaluate(model).map50_95_mask
+                say(f"step {step} of {settings.steps}: mask mAP50-95 {-drop:+.4f} against the model before pruning")
+                if drop > (settings.max_map_drop or 0):
+                    model, whole = good
+                    say(f"that is more than max_map_drop={settings.max_map_drop}: step {step - 1} is kept")
+                    break
+        if whole is not None:
+            self.folder.write_json("plan.json", whole.to_dict())
+        return model
+
+    def export(self, model: Any) -> Exported:
+        """Export to ONNX by Ultralytics and compare the file with PyTorch on validation images.
+
+        Raises:
+            ExportError: The file does not do what the model does; the message has the figures.
+        """
+        settings = dict(self.config.export)
+        count, imgsz = settings.pop("images"), settings.pop("imgsz", None) or imgsz_of(model, self.config)
+        path = export_onnx(model, self.folder.weights / "best.onnx", imgsz=imgsz, **settings)
+        half = settings.get("quantize") in (16, "16", "fp16")
+        limits = {"tolerance": 0.05, "min_mask_iou": 0.9} if half else {}
+        parity = verify_onnx(path, model, self.dataset.images("val")[:count], **limits)
+        if not parity.ok:
+            path.unlink()
+            raise ExportError(f"{path}: expected the outputs of the model, got {parity}; the file was removed")
+        return Exported(path, parity)
+
+    def _cut(self, model: Any, widths: dict[str, int], ratio: float, step: int) -> tuple[Any, PruningPlan]:
+        """A pruned `YOLO` and the plan of the cut; `model` itself is cut."""
+        settings, config = self.config.prune, self.config
+        options = dict(settings.options)
+        if "seed" in option_names(settings.criterion):
+            options.setdefault("seed", config.seed)
+        criterion = create_criterion(settings.criterion, **options)
+        graph = trace_channels(model.model, settings.layers)
+        batches = None
+        if criterion.needs_batches:
+            images = config.calibration["images"]
+            batches = labelled_batches(
+                self.dataset, images=images, imgsz=imgsz_of(model, config), batch=min(config.batch, images)
+            )
+        scores = criterion.score(graph, batches)
+        reasons = dict.fromkeys(widths, f"uniform, ratio {ratio:g}")
+        plan = make_plan(graph, scores, widths, criterion=settings.criterion, reasons=reasons)
+        self.callbacks.fire("on_prune_start", PruneEvent(step, settings.steps, model, plan, None))
+        report = apply_plan(model, plan)
+        self.callbacks.fire("on_prune_end", PruneEvent(step, settings.steps, model, plan, report))
+        return model, plan
+
+    def _train(self, model: Any, stage: str, arguments: dict[str, Any]) -> Any:
+        """Train by Ultralytics in a folder of its own and return its best checkpoint, loaded afresh."""
+        if arguments["epochs"] == 0:
+            return model
+        config, name = self.config, TRAININGS.get(stage, stage)
+        self.callbacks.attach(model)
+        defaults = {
+            "imgsz": imgsz_of(model, config),
+            "batch": config.batch,
+            "device": config.device,
+            "workers": config.workers,
+            "seed": config.seed,
+        }
+        own = {"data": self.dataset.file(self.folder.path), "project": str(self.folder.path), "name": name}
+        model.train(**{**defaults, **arguments, **own, "exist_ok": True})
+        weights = self.folder.path / name / "weights"
+        best = weights / "best.pt"
+        return load_model(best if best.is_file() else weights / "last.pt")

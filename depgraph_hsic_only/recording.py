@@ -1,0 +1,183 @@
+"""The record of a run: after every stage its checkpoint is written and measured, and the report brought up to date."""
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from depgraph_hsic_only.architecture import backbone_widths
+from depgraph_hsic_only.config import Config
+from depgraph_hsic_only.costs import measure_cost
+from depgraph_hsic_only.dataset import Dataset
+from depgraph_hsic_only.errors import ConfigError
+from depgraph_hsic_only.evaluation import Validation, median_latency, onnx_run, torch_run, validate
+from depgraph_hsic_only.loading import load_model
+from depgraph_hsic_only.progress import say
+from depgraph_hsic_only.run_report import TITLES, RunReport, StageReport
+from depgraph_hsic_only.runs import RunFolder
+from depgraph_hsic_only.utils.conversion import OnnxParity, export_onnx
+from depgraph_hsic_only.utils.hooks import read_epochs
+from depgraph_hsic_only.utils.plots import plot_metrics
+
+FILES = {"trained": "trained.pt", "pruned": "pruned.pt", "fine_tuned": "best.pt"}
+TRAININGS = {"trained": "train", "fine_tuned": "finetune"}  # folders that Ultralytics' trainings write
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported file and the proof that it does what the model does.
+
+    Attributes:
+        path: The file, in the run folder.
+        parity: The comparison with PyTorch on validation images.
+    """
+
+    path: Path
+    parity: OnnxParity
+
+
+def check_classes(model: Any, dataset: Dataset, config: Config) -> None:
+    """Refuse to prune a model for a data set of another class count without training it.
+
+    Raises:
+        ConfigError: The counts differ and there are no training epochs.
+    """
+    has, wants = len(model.names), len(dataset.names)
+    if has != wants and config.train["epochs"] == 0:
+        raise ConfigError(
+            f"train.epochs: expected at least 1, since the checkpoint has {has} classes and the data set {wants}, "
+            "got 0; train.epochs=50, say, transfers the model to the data set's classes"
+        )
+
+
+class Recorder:
+    """Measures the stages of one run and writes what the run folder holds of them.
+
+    Args:
+        folder: The run folder.
+        dataset: The data set; written into the folder where its keys were given themselves.
+        config: The configuration.
+        model: The loaded `YOLO`, which becomes the baseline.
+    """
+
+    def __init__(self, folder: RunFolder, dataset: Dataset, config: Config, model: Any) -> None:
+        self._folder, self._config, self._names = folder, config, dataset.names
+        self._data = dataset.file(folder.path)
+        self._validation = Validation(imgsz_of(model, config), config.batch)
+        self._widths = backbone_widths(model.model)
+        self._stages: list[StageReport] = []
+        self._add("baseline", model, Path(model.ckpt_path).resolve() if model.ckpt_path else None, 0.0)
+        self._write(model, None)
+
+    def stage(self, name: str, run: Callable[[Any], Any], model: Any) -> Any:
+        """Run a stage, write its checkpoint and measure it; one that changes nothing is left out of the report.
+
+        Args:
+            name: "trained", "pruned" or "fine_tuned".
+            run: The stage.
+            model: What the stage takes.
+
+        Returns:
+            What the stage returned.
+        """
+        say(TITLES[name])
+        before, start = _fingerprint(model), time.perf_counter()
+        result = run(model)
+        seconds = time.perf_counter() - start
+        weights = self._folder.save_model(FILES[name], result)
+        if _fingerprint(result) != before:
+            self._add(name, result, weights, seconds)
+        self._write(result, None)
+        return result
+
+    def finish(self, model: Any, export: Callable[[Any], Exported]) -> RunReport:
+        """Export the result, measure latency, write the report and the figures, and print the table."""
+        say("export")
+        exported = export(model)
+        say("latency")
+        self._measure_latency(exported.path)
+        self._folder.write_yaml("weights/pruned.yaml", model.model.yaml)
+        report = self._write(model, exported)
+        plot_metrics(self._folder.path)
+        return report
+
+    def _add(self, name: str, model: Any, weights: Path | None, seconds: float) -> None:
+        """Measure a model and add its row."""
+        cost = measure_cost(model.model, self._validation.imgsz)
+        row = StageReport(name, seconds, cost.parameters, cost.gmacs)
+        if weights is None:
+            row = replace(row, notes=("built from its YAML and not trained, so its mAP was not measured",))
+        elif not _same_classes(model.names, self._names):
+            row = replace(row, notes=("it has other classes than the data set, so its mAP was not measured",))
+        else:
+            say(f"validating {weights.name}")
+            config = self._config
+            found = validate(weights, self._data, self._validation, device=config.device, workers=config.workers)
+            row = replace(row, **asdict(found))
+        if weights is not None:
+            inside = weights.is_relative_to(self._folder.path)
+            shown = weights.relative_to(self._folder.path) if inside else weights
+            row = replace(row, weights=str(shown), size_mb=weights.stat().st_size / 1e6)
+        if name in TRAININGS:
+            row = replace(row, epochs=tuple(read_epochs(self._folder.path / TRAININGS[name])))
+        self._stages.append(row)
+
+    def _measure_latency(self, onnx: Path) -> None:
+        """Median latency of every stage with a checkpoint, all in turns."""
+        imgsz, runs = self._validation.imgsz, {}
+        with tempfile.TemporaryDirectory() as scratch:
+            for row in self._stages:
+                if row.weights is not None:
+                    weights = self._folder.path / row.weights
+                    last = row is self._stages[-1]
+                    file = (
+                        onnx
+                        if last
+                        else export_onnx(load_model(weights), Path(scratch) / f"{row.name}.onnx", imgsz=imgsz)
+                    )
+                    runs[f"{row.name}/torch"] = torch_run(weights, imgsz, self._config.device)
+                    runs[f"{row.name}/onnxruntime"] = onnx_run(file)
+            medians = median_latency(runs)
+        self._stages = [
+            replace(row, latency_ms={runtime: medians.get(f"{row.name}/{runtime}") for runtime in row.latency_ms})
+            for row in self._stages
+        ]
+
+    def _write(self, model: Any, exported: Exported | None) -> RunReport:
+        """Bring `report.json` and `results.csv` up to date."""
+        onnx = None
+        if exported is not None:
+            onnx = str(exported.path.relative_to(self._folder.path)), exported.parity
+        report = RunReport(
+            self._folder.path,
+            self._config.to_dict(),
+            tuple(self._stages),
+            self._validation,
+            self._widths,
+            backbone_widths(model.model),
+            onnx,
+        )
+        self._folder.write_json("report.json", report.to_dict())
+        self._folder.write_csv("results.csv", [row.csv_row() for row in report.stages])
+        return report
+
+
+def imgsz_of(model: Any, config: Config) -> int:
+    """Side of the input image of a run, pixels: the configuration's, or the checkpoint's own."""
+    return config.imgsz or int(model.overrides.get("imgsz") or 640)
+
+
+def _same_classes(a: Mapping[int, str], b: Mapping[int, str]) -> bool:
+    return [str(name).strip().lower() for name in a.values()] == [str(name).strip().lower() for name in b.values()]
+
+
+def _fingerprint(model: Any) -> bytes:
+    """A digest of names, shapes and values of a model's tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in model.model.state_dict().items():
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.digest()

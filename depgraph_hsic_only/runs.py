@@ -1,0 +1,82 @@
+"""The run folder: complete after every stage, every file written in one step."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ultralytics.utils.files import increment_path
+
+from depgraph_hsic_only.errors import ConfigError
+
+
+class RunFolder:
+    """The files of one run under one folder.
+
+    Attributes:
+        path: The folder, absolute: Ultralytics puts relative projects under a folder of its own.
+        weights: Folder of the checkpoints and exports.
+        plots: Folder of the figures.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        self.weights, self.plots = self.path / "weights", self.path / "plots"
+
+    @classmethod
+    def create(cls, project: str | Path, name: str, *, exist_ok: bool = False) -> "RunFolder":
+        """Make the folder `project`/`name`, or with the next free number, as Ultralytics does ("exp", "exp-2").
+
+        Raises:
+            ConfigError: It can't be made.
+        """
+        folder = cls(increment_path(Path(project).expanduser().resolve() / name, exist_ok=exist_ok))
+        try:
+            folder.weights.mkdir(parents=True, exist_ok=True)
+            folder.plots.mkdir(exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"project: expected a folder that can be made, got {folder.path} ({error.strerror}); pass another"
+            ) from error
+        return folder
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file."""
+        write_atomically(self.path / name, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+    def write_json(self, name: str, data: Mapping[str, Any]) -> None:
+        """Write a JSON file."""
+        self.write_text(name, json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+    def write_yaml(self, name: str, data: Mapping[str, Any]) -> None:
+        """Write a YAML file."""
+        self.write_text(name, yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True))
+
+    def write_csv(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Write a CSV file, a line a row, with the keys of the first row as header; None as an empty field."""
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        self.write_text(name, buffer.getvalue())
+
+    def save_model(self, name: str, model: Any) -> Path:
+        """Write a `YOLO` as a checkpoint of that name under `weights` and return its path."""
+        write_atomically(self.weights / name, model.save)
+        return self.weights / name
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make a temporary file beside `path`, bring it to the disk and move it into place."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,91 @@
+"""Training hooks: users' callbacks for a whole run, and the record of each epoch."""
+
+import csv
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ultralytics.utils.callbacks.base import default_callbacks
+
+from depgraph_hsic_only.errors import ConfigError
+from depgraph_hsic_only.names import nearest
+from depgraph_hsic_only.plan import PruningPlan
+from depgraph_hsic_only.report import PruningReport
+
+PRUNE_EVENTS = ("on_prune_start", "on_prune_end")
+
+
+@dataclass(frozen=True, eq=False)
+class PruneEvent:
+    """What a callback of a cut is given.
+
+    Attributes:
+        step: Number of the cut, from 1.
+        steps: How many cuts there will be.
+        model: The `YOLO`: before the cut for on_prune_start, after it for on_prune_end.
+        plan: What is cut in this step.
+        report: What the cut did; None for on_prune_start.
+    """
+
+    step: int
+    steps: int
+    model: Any
+    plan: PruningPlan
+    report: PruningReport | None
+
+
+class Callbacks:
+    """Users' functions by event: Ultralytics' training events and this package's own."""
+
+    def __init__(self) -> None:
+        self._functions: list[tuple[str, Callable[[Any], object]]] = []
+
+    def add(self, event: str, function: Callable[[Any], object]) -> None:
+        """Call `function` at every `event` from now on.
+
+        Args:
+            event: "on_prune_start" or "on_prune_end", whose function gets a `PruneEvent`, or an event of Ultralytics
+                such as "on_fit_epoch_end", whose function gets the trainer, validator or exporter.
+            function: What to call. With several GPUs Ultralytics pickles it for the training processes.
+
+        Raises:
+            ConfigError: There is no such event.
+        """
+        known = [*PRUNE_EVENTS, *default_callbacks]
+        if event not in known:
+            raise ConfigError(f"callback: expected an event such as on_prune_end, got {event!r}{nearest(event, known)}")
+        self._functions.append((event, function))
+
+    def attach(self, model: Any) -> None:
+        """Register the functions of Ultralytics' events with a `YOLO`."""
+        for event, function in self._functions:
+            if event not in PRUNE_EVENTS:
+                model.add_callback(event, function)
+
+    def fire(self, event: str, argument: PruneEvent) -> None:
+        """Call the functions of one of this package's events."""
+        for name, function in self._functions:
+            if name == event:
+                function(argument)
+
+
+def read_epochs(folder: str | Path) -> list[dict[str, float]]:
+    """Losses, mAPs and learning rates of each epoch of an Ultralytics training.
+
+    Read from the `results.csv` that Ultralytics writes after every epoch: with several GPUs the training happens in
+    other processes, whose memory can't be read.
+
+    Args:
+        folder: The training's folder.
+
+    Returns:
+        A dict for each epoch, keys as Ultralytics names them ("epoch", "train/seg_loss", "metrics/mAP50-95(M)",
+        "lr/pg0"); empty where nothing was trained.
+    """
+    path = Path(folder) / "results.csv"
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file, skipinitialspace=True)
+        return [{key.strip(): float(value) for key, value in row.items()} for row in rows]

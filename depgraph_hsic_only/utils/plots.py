@@ -1,0 +1,136 @@
+"""Figures of a run, from what its report holds: training curves, stages, widths."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from depgraph_hsic_only.errors import DataError
+
+# Okabe & Ito (2008): told apart by everybody.
+_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#E69F00", "#009E73", "#999999"
+_NAMES = {"baseline": "baseline", "trained": "trained", "pruned": "pruned", "fine_tuned": "fine-tuned"}
+
+
+def plot_metrics(run_folder: str | Path) -> list[Path]:
+    """Draw the figures of a run from its `report.json` into its `plots` folder.
+
+    Args:
+        run_folder: A folder that a run wrote.
+
+    Returns:
+        The PNG files: `stages.png`, `widths.png`, and `training.png` where there was a training.
+
+    Raises:
+        DataError: The folder holds no report.
+    """
+    folder = Path(run_folder)
+    try:
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{folder}: expected a run folder with a report.json, got {error}; pass a run's folder"
+        ) from error
+    figures = {"stages": plot_stages(report["stages"]), "widths": plot_widths(**report["widths"])}
+    if any(stage["epochs"] for stage in report["stages"]):
+        figures["training"] = plot_training(report["stages"])
+    (folder / "plots").mkdir(exist_ok=True)
+    paths = []
+    for name, figure in figures.items():
+        paths.append(folder / "plots" / f"{name}.png")
+        figure.savefig(paths[-1], dpi=150)
+    return paths
+
+
+def plot_stages(stages: Sequence[Mapping[str, Any]]) -> Figure:
+    """Parameters, multiply-adds, mAP and latency after each stage, as bars; what was not measured has none.
+
+    Args:
+        stages: The stages of `report.json`.
+    """
+    names = [_NAMES[stage["name"]] for stage in stages]
+    panels: list[tuple[str, dict[str, list[float | None]]]] = [
+        ("parameters, millions", {"": [stage["parameters"] / 1e6 for stage in stages]}),
+        ("multiply-adds, billions", {"": [stage["gmacs"] for stage in stages]}),
+        ("mAP50-95", {"box": [s["map50_95_box"] for s in stages], "mask": [s["map50_95_mask"] for s in stages]}),
+        ("latency, ms", {k: [s["latency_ms"][k] for s in stages] for k in ("torch", "onnxruntime")}),
+    ]
+    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    for axes, (title, series) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        width = 0.8 / len(series)
+        for k, (label, values) in enumerate(series.items()):
+            places = [i + (k - (len(series) - 1) / 2) * width for i, value in enumerate(values) if value is not None]
+            bars = axes.bar(
+                places, [value for value in values if value is not None], width, color=(_BLUE, _ORANGE)[k], label=label
+            )
+            axes.bar_label(bars, fmt="%.3g", fontsize=8)
+        axes.set_title(title)
+        axes.set_xticks(range(len(names)), names, rotation=20)
+        axes.margins(y=0.15)
+        axes.spines[["top", "right"]].set_visible(False)
+        if len(series) > 1:
+            axes.legend(fontsize=8, loc="lower left")
+    return figure
+
+
+def plot_widths(before: Mapping[str, int], after: Mapping[str, int]) -> Figure:
+    """Backbone widths before and after, in the order of the network, with the share that is left.
+
+    Args:
+        before: Channels by width group ("w3" the output of layer 3, "h4" the hidden width of layer 4).
+        after: The same after the cut.
+    """
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    axes = figure.subplots()
+    places = range(len(before))
+    axes.bar(places, list(before.values()), color=_GREY, alpha=0.45, label="before")
+    bars = axes.bar(places, [after[name] for name in before], width=0.55, color=_BLUE, label="after")
+    axes.bar_label(bars, [f"{after[name] / count:.0%}" for name, count in before.items()], fontsize=8)
+    axes.set_xticks(places, list(before))
+    axes.set_ylabel("channels")
+    axes.set_xlabel("w: output of a layer, h: hidden width of a layer")
+    axes.set_title("Backbone widths")
+    axes.legend()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def plot_training(stages: Sequence[Mapping[str, Any]]) -> Figure:
+    """Losses, mAPs and learning rate of all trainings, one after the other along one axis of epochs.
+
+    Args:
+        stages: The stages of `report.json`; those without epochs are passed over.
+    """
+    trained = [stage for stage in stages if stage["epochs"]]
+    figure = Figure(figsize=(13, 3.8), layout="constrained")
+    panels = figure.subplots(1, 3)
+    first = 0
+    for stage in trained:
+        epochs, style = stage["epochs"], {"marker": "o", "markersize": 3}
+        x = [first + k + 1 for k in range(len(epochs))]
+        sums = {part: [sum(v for k, v in e.items() if _is_loss(k, part)) for e in epochs] for part in ("train", "val")}
+        panels[0].plot(x, sums["train"], color=_BLUE, label="training", **style)
+        panels[0].plot(x, sums["val"], color=_ORANGE, label="validation", **style)
+        panels[1].plot(x, [e["metrics/mAP50-95(B)"] for e in epochs], color=_BLUE, label="box", **style)
+        panels[1].plot(x, [e["metrics/mAP50-95(M)"] for e in epochs], color=_ORANGE, label="mask", **style)
+        panels[2].plot(x, [e["lr/pg0"] for e in epochs], color=_GREEN, label="first parameter group", **style)
+        for axes in panels:
+            axes.axvline(first + 0.5, color=_GREY, linewidth=0.8)
+            axes.text(first + 0.6, 1.0, _NAMES[stage["name"]], transform=axes.get_xaxis_transform(), fontsize=8)
+        first += len(epochs)
+    for axes, title in zip(panels, ("sum of the losses", "mAP50-95", "learning rate"), strict=True):
+        axes.set_title(title, pad=14)
+        axes.set_xlabel("epoch")
+        axes.set_xlim(0.5, first + 0.5)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        handles, labels = axes.get_legend_handles_labels()
+        named = dict(zip(labels, handles, strict=True))
+        axes.legend(named.values(), named.keys(), fontsize=8)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _is_loss(key: str, part: str) -> bool:
+    return key.startswith(f"{part}/") and key.endswith("_loss")

@@ -1,0 +1,127 @@
+"""The command line: three ways in, and every mistake one line on stderr, exit code 2, nothing left behind."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ultralytics import YOLO
+
+from depgraph_hsic_only.cli import main
+from depgraph_hsic_only.shapes import shapes_dataset
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: Any) -> Path:
+    """A folder with a good checkpoint and data set, and with bad ones."""
+    folder: Path = tmp_path_factory.mktemp("files")
+    yolo = YOLO("yolov8n-seg.yaml")
+    yolo.save(folder / "good.pt")
+    good = shapes_dataset(folder / "shapes", train=4, val=2, imgsz=64)
+    keys = yaml.safe_load(good.read_text())
+    eighty = {**keys, "names": {i: f"class {i}" for i in range(80)}}
+    (folder / "good.yaml").write_text(yaml.safe_dump(eighty))
+    (folder / "five.yaml").write_text(yaml.safe_dump(keys))
+    (folder / "gone.yaml").write_text(yaml.safe_dump({**keys, "path": str(folder / "gone")}))
+    (folder / "no_val.yaml").write_text(yaml.safe_dump({k: v for k, v in eighty.items() if k != "val"}))
+    for name, label in (("no_images", None), ("boxes", "0 0.5 0.5 0.2 0.2\n"), ("unlabelled", "")):
+        for split in ("train", "val"):
+            (folder / name / "images" / split).mkdir(parents=True)
+            (folder / name / "labels" / split).mkdir(parents=True)
+            if label is not None:
+                image = next((folder / "shapes" / "images" / split).iterdir())
+                (folder / name / "images" / split / image.name).write_bytes(image.read_bytes())
+                (folder / name / "labels" / split / f"{image.stem}.txt").write_text(label)
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump({**eighty, "path": str(folder / name)}))
+    (folder / "list.yaml").write_text("- a\n")
+    (folder / "tab.yaml").write_text("\timgsz: 64\n")
+    (folder / "text.pt").write_text("no checkpoint")
+    (folder / "in_the_way").write_text("a file")
+    YOLO("yolov8n.yaml").save(folder / "detect.pt")
+    return folder
+
+
+def mistake(*arguments: str) -> Callable[[Path], list[str]]:
+    return lambda folder: [a.replace("@", f"{folder}/") for a in arguments]
+
+
+GOOD = ("--pretrained", "@good.pt", "--data", "@good.yaml", "train.epochs=0", "--imgsz", "64", "--device", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (mistake(*GOOD, "--data", "@missing.yaml"), "expected a data set"),
+        (mistake(*GOOD, "--data", "@gone.yaml"), "expected a data set"),
+        (mistake(*GOOD, "--data", "@no_val.yaml"), "val"),
+        (mistake(*GOOD, "--data", "@no_images.yaml"), "got no images"),
+        (mistake(*GOOD, "--data", "@boxes.yaml"), "boxes only"),
+        (mistake(*GOOD, "--data", "@unlabelled.yaml"), "without labels"),
+        (mistake(*GOOD, "--data", "@list.yaml"), "expected a data set"),
+        (mistake(*GOOD, "--data", "@five.yaml"), "80 classes and the data set 5"),
+        (mistake(*GOOD, "--imgsz", "-5"), "imgsz: expected"),
+        (mistake(*GOOD, "--ratio", "1.2"), "0 <= ratio < 1"),
+        (mistake(*GOOD, "--ratio", "nan"), "0 <= ratio < 1"),
+        (mistake(*GOOD, "--device", "99"), "device: expected"),
+        (mistake(*GOOD, "--criterion", "magnitud"), "did you mean 'magnitude'"),
+        (mistake(*GOOD, "--project", "@in_the_way/runs"), "project: expected a folder"),
+        (mistake(*GOOD, "--project", "@in_the_way"), "project: expected a folder"),
+        (mistake(*GOOD, "prune.layers=[3,44]"), "got 44"),
+        (mistake(*GOOD, "train.epoch=3"), "did you mean 'epochs'"),
+        (mistake(*GOOD, "epochs"), "key=value"),
+        (mistake(*GOOD, "--cfg", "@list.yaml"), "got a list"),
+        (mistake(*GOOD, "--cfg", "@tab.yaml"), "expected YAML"),
+        (mistake(*GOOD, "--cfg", "@missing.yaml"), "there is none"),
+        (mistake(*GOOD, "--pretrained", "@missing.pt"), "no such file"),
+        (mistake(*GOOD, "--pretrained", "@text.pt"), "could not be loaded"),
+        (mistake(*GOOD, "--pretrained", "@detect.pt"), "task 'detect'"),
+        (mistake(*GOOD, "--pretrained", "@"), "got a folder"),
+    ],
+)
+def test_mistakes(
+    arguments: Callable[[Path], list[str]], message: str, files: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(p for p in files.rglob("*") if p.suffix != ".cache")
+    code = main(arguments(files))
+    captured = capsys.readouterr().err
+    assert code == 2
+    assert captured.count("\n") == 1 and message in captured, captured
+    assert list(tmp_path.iterdir()) == []
+    assert sorted(p for p in files.rglob("*") if p.suffix != ".cache") == before
+
+
+@pytest.mark.parametrize("arguments", [["--colour", "red"], ["--imgsz", "abc"], ["--ratio", "abc"]])
+def test_mistaken_flags_leave_with_2(arguments: list[str], capsys: Any) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    error = capsys.readouterr().err
+    assert caught.value.code == 2 and error.count("\n") == 1 and "error: " in error, error
+
+
+@pytest.mark.parametrize("command", [["-m", "depgraph_hsic_only"], [str(ROOT / "prune.py")]])
+def test_dry_run_prints_full_figures_and_writes_nothing(command: list[str], files: Path, tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "30", "TERM": "dumb"}
+    done = subprocess.run(
+        [sys.executable, *command, "--pretrained", str(files / "good.pt"), "--dry-run", "--ratio", "0.5"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    for figure in ("3,409,968", "2,397,448", "6.001", "4.763", "256", "128", "27.4%"):
+        assert figure in done.stdout, done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_version(capsys: Any) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0 and "depgraph_hsic_only 0." in capsys.readouterr().out

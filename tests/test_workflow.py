@@ -1,0 +1,229 @@
+"""The whole workflow on drawn shapes: what a run writes, what its report says, and what a user may replace."""
+
+import csv
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from ultralytics import YOLO
+
+from depgraph_hsic_only import (
+    DefaultYolov8SegPruner,
+    Exported,
+    PruningPlan,
+    Yolov8SegPruner,
+    apply_plan,
+    load_model,
+    plan_pruning,
+    prune,
+)
+from depgraph_hsic_only.shapes import shapes_dataset
+from depgraph_hsic_only.utils.conversion import export_onnx, verify_onnx
+from depgraph_hsic_only.utils.plots import plot_metrics
+
+CSV_HEADER = "stage,parameters,gmacs,size_mb,metrics/mAP50-95(B),metrics/mAP50-95(M),latency_ms"
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory: Any) -> Path:
+    return shapes_dataset(tmp_path_factory.mktemp("shapes") / "set", train=16, val=6, imgsz=64)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: Any) -> Path:
+    """A 5-class checkpoint whose names are those of the shapes."""
+    path: Path = tmp_path_factory.mktemp("checkpoint") / "five.pt"
+    yolo = YOLO("yolov8n-seg.yaml")
+    yolo.model = type(yolo.model)("yolov8n-seg.yaml", nc=5, verbose=False)
+    yolo.model.args, yolo.model.task = {"imgsz": 64, "task": "segment"}, "segment"
+    yolo.model.names = dict(enumerate(["circle", "square", "triangle", "star", "cross"]))
+    yolo.ckpt = {"train_args": {"imgsz": 64, "task": "segment"}}
+    yolo.save(path)
+    return path
+
+
+def settings(folder: Path, data: Path, **more: Any) -> dict[str, Any]:
+    common = {"imgsz": 64, "batch": 4, "workers": 0, "device": "cpu", "project": str(folder), "name": "run"}
+    return {"data": str(data), "plots": False, "cfg": None, **common, "export.images": 2, **more}
+
+
+def parameters(path: Path) -> int:
+    return sum(p.numel() for p in YOLO(path).model.parameters())
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    states = [YOLO(path).model.state_dict() for path in (a, b)]
+    return list(states[0]) == list(states[1]) and all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+
+
+def test_a_run_from_an_80_class_model_to_a_proven_file(shapes: Path, tmp_path: Path) -> None:
+    """Transfer to the data set's classes, cut, fine-tune, export; every file and figure of the design."""
+    torch.manual_seed(0)
+    YOLO("yolov8n-seg.yaml").save(tmp_path / "eighty.pt")
+    events: list[str] = []
+    pruner = DefaultYolov8SegPruner(
+        tmp_path / "eighty.pt",
+        **settings(tmp_path, shapes, **{"train.epochs": 1, "fine_tune.epochs": 2, "prune.ratio": 0.5, "lr0": 1e-3}),
+    )
+    pruner.add_callback("on_fit_epoch_end", lambda trainer: events.append(f"epoch {trainer.epoch}"))
+    pruner.add_callback("on_prune_start", lambda event: events.append(f"start {event.step}/{event.steps}"))
+    pruner.add_callback("on_prune_end", lambda event: events.append(f"end {event.report.after.parameters}"))
+    report = pruner.run()
+
+    run = tmp_path / "run"
+    assert report.folder == run
+    names = ["args.yaml", "finetune", "plan.json", "plots", "report.json", "results.csv", "train", "weights"]
+    assert sorted(p.name for p in run.iterdir()) == names
+    assert sorted(p.name for p in (run / "weights").iterdir()) == [
+        "best.onnx",
+        "best.pt",
+        "pruned.pt",
+        "pruned.yaml",
+        "trained.pt",
+    ]
+    assert sorted(p.name for p in (run / "plots").iterdir()) == ["stages.png", "training.png", "widths.png"]
+    data = json.loads((run / "report.json").read_text())
+    assert data == json.loads(json.dumps(report.to_dict()))
+    assert [stage["name"] for stage in data["stages"]] == ["baseline", "trained", "pruned", "fine_tuned"]
+    baseline, trained, pruned, tuned = data["stages"]
+    assert baseline["map50_95_mask"] is None and "other classes" in baseline["notes"][0]
+    assert (
+        trained["parameters"] > pruned["parameters"] == tuned["parameters"] == parameters(run / "weights" / "best.pt")
+    )
+    assert [len(stage["epochs"]) for stage in data["stages"]] == [0, 1, 0, 2]
+    assert {"train/seg_loss", "val/seg_loss", "metrics/mAP50-95(M)", "lr/pg0"} <= tuned["epochs"][0].keys()
+    assert all(ms > 0 for stage in data["stages"] for ms in stage["latency_ms"].values())
+    assert data["onnx"]["path"] == "weights/best.onnx" and data["onnx"]["max_abs_diff"] < 1e-3
+    assert data["widths"]["before"]["w8"] == 256 and data["widths"]["after"]["w8"] == 128
+    assert data["args"]["fine_tune"] == {"epochs": 2, "plots": False, "lr0": 1e-3}
+    assert yaml.safe_load((run / "args.yaml").read_text()) == json.loads(json.dumps(data["args"]))
+    assert (run / "results.csv").read_text().startswith(CSV_HEADER)
+    assert len(list(csv.DictReader((run / "results.csv").read_text().splitlines()))) == 4
+    assert [e for e in events if "epoch" not in e] == ["start 1/1", f"end {pruned['parameters']}"]
+    assert sum("epoch" in e for e in events) >= 3
+    assert "fine-tuned" in str(report) and f"{tuned['parameters']:,}" in str(report)
+
+    found = YOLO(run / "weights" / "best.pt").val(data=str(shapes), workers=0, plots=False, **data["validation"])
+    assert (found.box.map, found.seg.map) == (tuned["map50_95_box"], tuned["map50_95_mask"])
+    plan = PruningPlan.load(run / "plan.json")
+    replayed = load_model(run / "weights" / "trained.pt")
+    apply_plan(replayed, plan)
+    replayed.save(tmp_path / "replayed.pt")
+    assert same_weights(tmp_path / "replayed.pt", run / "weights" / "pruned.pt")
+    assert (
+        YOLO(run / "weights" / "best.onnx").predict(torch.rand(1, 3, 64, 64), imgsz=64, verbose=False)[0].names[3]
+        == "star"
+    )
+
+    shutil.rmtree(run / "plots")
+    assert [p.name for p in plot_metrics(run)] == ["stages.png", "widths.png", "training.png"]
+
+
+def test_without_training_the_result_is_what_pruning_left(checkpoint: Path, shapes: Path, tmp_path: Path) -> None:
+    keys = yaml.safe_load(shapes.read_text())
+    untouched = hashlib.sha256(checkpoint.read_bytes()).digest()
+    given = settings(tmp_path, shapes, **{"train.epochs": 0, "fine_tune.epochs": 0, "prune.criterion": "taylor"})
+    report = DefaultYolov8SegPruner(checkpoint, **{**given, "data": keys, "imgsz": None, "calibration.images": 4}).run()
+    assert [stage.name for stage in report.stages] == ["baseline", "pruned"]
+    assert report.validation.imgsz == 64  # the checkpoint's own
+    weights = report.folder / "weights"
+    assert same_weights(weights / "best.pt", weights / "pruned.pt")
+    assert same_weights(weights / "trained.pt", checkpoint)
+    written = yaml.safe_load((report.folder / "data.yaml").read_text())
+    assert list(written["names"].values()) == list(keys["names"].values())
+    assert all(stage.map50_95_mask is not None for stage in report.stages)
+    assert hashlib.sha256(checkpoint.read_bytes()).digest() == untouched
+
+
+def test_steps_reach_the_same_widths_and_a_drop_undoes_the_last(checkpoint: Path, shapes: Path, tmp_path: Path) -> None:
+    whole = plan_pruning(load_model(checkpoint), 0.6)
+
+    class NoTraining(DefaultYolov8SegPruner):
+        """Steps without the minutes: fine-tuning returns its input, and the mAPs are given."""
+
+        maps = (0.5, 0.49, 0.48, 0.3)
+
+        def fine_tune(self, model: Any) -> Any:
+            return model
+
+        def _train(self, model: Any, stage: str, arguments: dict[str, Any]) -> Any:
+            assert stage in {"trained", "finetune-1", "finetune-2", "finetune-3"}
+            return model
+
+    given = settings(tmp_path, shapes, **{"train.epochs": 0, "prune.ratio": 0.6, "prune.steps": 3})
+    stepped = NoTraining(checkpoint, **given)
+    model = stepped.prune(stepped.load())
+    plan = PruningPlan.load(stepped.folder.path / "plan.json")
+    assert plan.after == whole.after and plan.before == whole.before
+    other = load_model(checkpoint)
+    apply_plan(other, plan)
+    assert all(torch.equal(a, b) for a, b in zip(other.model.parameters(), model.model.parameters(), strict=True))
+
+
+def test_max_map_drop_keeps_the_last_good_step(
+    checkpoint: Path, shapes: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    from depgraph_hsic_only.evaluation import Metrics
+
+    maps = iter([0.5, 0.49, 0.48, 0.3])  # before, after each step
+    monkeypatch.setattr(
+        DefaultYolov8SegPruner, "evaluate", lambda self, model: Metrics(0, 0, 0, next(maps)), raising=True
+    )
+    given = settings(
+        tmp_path,
+        shapes,
+        **{"train.epochs": 0, "fine_tune.epochs": 0, "prune.ratio": 0.6, "prune.steps": 3, "prune.max_map_drop": 0.05},
+    )
+    pruner = DefaultYolov8SegPruner(checkpoint, **given)
+    model = pruner.prune(pruner.load())
+    two_thirds = load_model(checkpoint)
+    assert sum(p.numel() for p in model.model.parameters()) == prune(two_thirds, 0.4).after.parameters
+    assert "step 2 is kept" in capsys.readouterr().out
+
+
+def test_a_user_replaces_one_stage(checkpoint: Path, shapes: Path, tmp_path: Path) -> None:
+    class Doubled(DefaultYolov8SegPruner):
+        """Fine-tuning of one's own."""
+
+        def fine_tune(self, model: Any) -> Any:
+            model.model.model[0].conv.weight.data *= 2
+            return model
+
+    report = Doubled(checkpoint, **settings(tmp_path, shapes, **{"train.epochs": 0, "prune.layers": [8]})).run()
+    assert [stage.name for stage in report.stages] == ["baseline", "pruned", "fine_tuned"]
+    pruned, best = (
+        YOLO(report.folder / "weights" / name).model.model[0].conv.weight for name in ("pruned.pt", "best.pt")
+    )
+    assert torch.allclose(best, 2 * pruned)
+
+
+def test_a_pruner_from_scratch(checkpoint: Path, shapes: Path, tmp_path: Path) -> None:
+    class Mine(Yolov8SegPruner):
+        """Five stages of one's own, without a line of the default's."""
+
+        def load(self) -> Any:
+            return YOLO(self.config.pretrained)
+
+        def train(self, model: Any) -> Any:
+            return model
+
+        def prune(self, model: Any) -> Any:
+            prune(model, 0.25, layers=[7, 8])
+            return model
+
+        def fine_tune(self, model: Any) -> Any:
+            return model
+
+        def export(self, model: Any) -> Exported:
+            path = export_onnx(model, self.folder.weights / "mine.onnx", imgsz=64)
+            return Exported(path, verify_onnx(path, model, torch.rand(1, 3, 64, 64)))
+
+    report = Mine(checkpoint, **settings(tmp_path, shapes)).run()
+    assert report.widths_after["w7"] == 192 and report.onnx is not None and report.onnx[0] == "weights/mine.onnx"
+    with pytest.raises(TypeError, match="abstract"):
+        Yolov8SegPruner(checkpoint)  # type: ignore[abstract]
