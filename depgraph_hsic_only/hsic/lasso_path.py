@@ -1,0 +1,176 @@
+"""The whole path of the non-negative lasso on a Gram system, exactly.
+
+    α(λ) = argmin over α ≥ 0 of  ½ αᵀAα − bᵀα + λ 1ᵀα,      g = b − Aα
+
+α is a solution iff g_k ≤ λ for all k and g_k = λ where α_k > 0 (Karush–Kuhn–Tucker). It is piecewise linear in λ:
+while the active set S stands, lowering λ by γ moves α_S by γv with A_SS v = 1 and g by −γq with q = A_·S v. A knot is
+where a feature outside reaches g_k = λ (after (λ − g_k)/(1 − q_k)) or one inside returns to α_k = 0 (after −α_k/v_k):
+LARS with the lasso modification (Efron et al. 2004; non-negative in Mørup et al. 2008), on (A, b) alone.
+
+Where several features meet at one knot, the direction is itself a small non-negative problem. It is solved by
+exchanging the infeasible feature of least index, one at a time, until none is left (Murty 1974: finite, no cycles),
+before λ moves.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from .active_set import ActiveSet, Array
+from .arrays import check_count
+from .path_result import LassoPath, certified_path
+
+__all__ = ["nonnegative_lasso_path"]
+
+_TIE = 1e-12  # of λ_max: knots closer than this are one knot
+_WRONG = 1e-5  # of λ_max: a violation of the optimality conditions that is not returned as a solution
+_INCONSISTENT = 1e-5  # the same for a column that depends on S: more than that is no rounding, but b outside A's range
+_PARALLEL = 1e-11  # 1 − q_k below which g_k stays with λ: what lies in the span of S keeps its tie and never enters
+
+
+def nonnegative_lasso_path(
+    A: Tensor | ArrayLike, b: Tensor | ArrayLike, *, max_features: int | None = None, min_lambda: float = 0.0
+) -> LassoPath:
+    """All solutions of the non-negative lasso from λ_max = max(b)₊ down to ``min_lambda``.
+
+    Exact duplicates: the one of least index enters, the others never. Features tied at a knot enter together. A
+    feature that depends linearly on the active ones waits until one of them leaves.
+
+    Args:
+        A: (d, d) symmetric positive semidefinite. b: (d,), in the range of A, as of any (A, b) made of inner products.
+        max_features: stop at the knot where the active set would outgrow this (the knot that ``select(max_features)``
+            reads).
+        min_lambda: stop at this λ ≥ 0.
+
+    Returns:
+        :class:`LassoPath`, in NumPy float64 on the CPU whatever A and b are, with the largest violation of the
+        conditions above.
+
+    Raises:
+        ValueError: wrong shapes, NaN or infinite values, A not symmetric or not positive semidefinite, no minimum
+            (b outside the range of A), or arguments out of range.
+        ArithmeticError: no end in 100 d exchanges, or a violation above 1e-5 λ_max: b is far outside the range of A.
+    """
+    A, b = _checked_system(A, b)
+    size = len(b) if max_features is None else min(check_count("max_features", max_features, 1), len(b))
+    if not 0 <= min_lambda < np.inf:
+        raise ValueError(f"Expected min_lambda to be finite and at least 0, got {min_lambda!r}.")
+    return _follow(A, b, size, float(min_lambda))
+
+
+def _follow(A: Array, b: Array, max_features: int, min_lambda: float) -> LassoPath:
+    d = len(b)
+    lam_max = max(float(b.max()), 0.0)
+    tie = _TIE * lam_max
+    S = ActiveSet(A, max_features)
+    lam, alpha, entry = lam_max, np.zeros(d), np.zeros(d)
+    outside, blocked = np.ones(d, dtype=bool), np.zeros(d, dtype=bool)
+    lambdas, coefs, active = [lam], [alpha.copy()], [~outside]
+
+    for _ in range(100 * (d + 10)):
+        v, q = S.solve(np.ones(len(S)))
+        steps = _steps(S, v, q, b - alpha[S.members] @ S.rows, alpha, lam, outside & ~blocked)
+        gamma, rest = float(steps.min()), lam - min_lambda
+        if gamma > rest - tie:
+            gamma = rest
+        if gamma > tie:
+            active[-1] = ~outside
+            entry[~outside & (entry == 0)] = lam
+            alpha[S.members] = np.maximum(alpha[S.members] + gamma * v, 0.0)
+            lam = lam - gamma if gamma < rest else min_lambda
+            lambdas.append(lam)
+            coefs.append(alpha.copy())
+            active.append(~outside)
+        if lam <= min_lambda + tie:
+            break
+        k = int(np.argmax(steps <= gamma + tie))  # the least index of those that meet at this knot
+        if not outside[k]:
+            S.remove(k)
+            outside[k], alpha[k] = True, 0.0
+            coefs[-1][k] = 0.0
+            blocked[:] = False
+        elif len(S) == max_features:
+            active[-1] = ~outside
+            active[-1][k] = True
+            entry[~outside & (entry == 0)] = lam
+            break
+        elif S.append(k):
+            outside[k] = False
+        elif 1.0 - q[k] < _INCONSISTENT:
+            blocked[k] = True
+        else:
+            leaving = _exchange(S, alpha, k, lam)
+            outside[[leaving, k]] = True, False
+            coefs[-1] = alpha.copy()
+            blocked[:] = False
+    else:
+        raise ArithmeticError(
+            f"The path did not end in {100 * (d + 10)} exchanges (λ = {lam:.3g}); is b in the range of A?"
+        )
+    path = certified_path(A, b, np.array(lambdas), np.array(coefs), np.array(active), entry)
+    if path.kkt_violation > _WRONG * lam_max:
+        raise ArithmeticError(
+            f"The path violates its optimality conditions by {path.kkt_violation:.3g}; is b in A's range?"
+        )
+    return path
+
+
+def _exchange(S: ActiveSet, alpha: Array, k: int, lam: float) -> int:
+    """Let k, which depends on S but would overtake λ (b outside the range of A), take the place of one of S; which.
+
+    With c = A_SS⁻¹ A_Sk the move (−c, 1) changes no g: it goes on until the first α_i with c_i > 0 is 0.
+    """
+    c, _ = S.solve(S.rows[:, k].copy())
+    members = np.array(S.members, dtype=np.intp)
+    falling = c > 1e-6 * np.abs(c).max(initial=0.0)  # less, and k would still depend on the rest
+    if not falling.any():
+        raise ValueError(
+            f"Expected b in the range of A, got no minimum below λ = {lam:.6g}: feature {k} gains without end; "
+            "pass min_lambda above that, or inner products of the same features and target."
+        )
+    ratio = np.where(falling, alpha[members] / np.where(falling, c, 1.0), np.inf)
+    i = int(np.argmin(ratio))
+    alpha[members] = np.maximum(alpha[members] - ratio[i] * c, 0.0)
+    alpha[k], alpha[members[i]] = ratio[i], 0.0
+    S.remove(int(members[i]))
+    if not S.append(k):
+        raise ArithmeticError(
+            f"A is too nearly singular around feature {k} at λ = {lam:.6g}; merge near duplicates first."
+        )
+    return int(members[i])
+
+
+def _steps(S: ActiveSet, v: Array, q: Array, g: Array, alpha: Array, lam: float, candidate: np.ndarray) -> Array:
+    """How far λ may fall until feature k changes sides, (d,); infinite where it does not."""
+    steps = np.full(len(g), np.inf)
+    closing = 1.0 - q
+    entering = candidate & (closing > _PARALLEL)
+    steps[entering] = np.maximum(lam - g[entering], 0.0) / closing[entering]
+    members = np.array(S.members, dtype=np.intp)
+    falling = v < -_PARALLEL * np.abs(v).max(initial=0.0)
+    steps[members[falling]] = -alpha[members[falling]] / v[falling]
+    return steps
+
+
+def _checked_system(A: Tensor | ArrayLike, b: Tensor | ArrayLike) -> tuple[Array, Array]:
+    A, b = (np.array(t.detach().cpu().numpy() if isinstance(t, Tensor) else t, dtype=np.float64) for t in (A, b))
+    if b.ndim != 1 or not len(b) or A.shape != (len(b), len(b)):
+        raise ValueError(f"Expected A (d, d) and b (d,) with d ≥ 1, got {A.shape} and {b.shape}.")
+    if not (np.isfinite(A).all() and np.isfinite(b).all()):
+        raise ValueError("Expected finite A and b, got NaN or infinite values; leave those features out.")
+    diagonal, scale = np.diagonal(A), np.abs(A).max()
+    if np.abs(A - A.T).max() > 1e-6 * scale:
+        raise ValueError(
+            f"Expected A to be symmetric, got |A − Aᵀ| up to {np.abs(A - A.T).max():.3g}; pass (A + Aᵀ)/2."
+        )
+    bound = np.sqrt(np.maximum(diagonal, 0.0))
+    if (diagonal < 0).any() or (np.abs(A) > bound[:, None] * bound * (1 + 1e-5) + 1e-12 * scale).any():
+        raise ValueError("Expected A to be positive semidefinite, got A_kk < 0 or A_kl² > A_kk A_ll for some pair.")
+    if ((diagonal == 0) & (b > 0)).any():
+        k = int(np.argmax((diagonal == 0) & (b > 0)))
+        raise ValueError(
+            f"Expected b to be in the range of A, got A_kk = 0 and b_k = {b[k]:.3g} > 0 at k = {k}: no minimum."
+        )
+    return 0.5 * (A + A.T), b
