@@ -15,7 +15,7 @@ from depgraph_hsic_only.graph import ChannelGroup
 from depgraph_hsic_only.loading import load_model
 from depgraph_hsic_only.nms import ensure_nms
 from depgraph_hsic_only.plan import PruningPlan
-from depgraph_hsic_only.pruners import DefaultYolov8SegPruner, Exported, Yolov8SegPruner
+from depgraph_hsic_only.pruners import DefaultYolov8SegPruner, Exported, HsicLassoPruner, Yolov8SegPruner
 from depgraph_hsic_only.pruning import apply_plan, plan_pruning, prune, score_channels
 from depgraph_hsic_only.report import PruningReport
 from depgraph_hsic_only.run_report import RunReport
@@ -29,6 +29,7 @@ __all__ = [
     "DefaultYolov8SegPruner",
     "ExportError",
     "Exported",
+    "HsicLassoPruner",
     "PlanError",
     "PruningError",
     "PruningPlan",

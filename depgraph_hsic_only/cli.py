@@ -19,6 +19,7 @@ _FLAGS = {  # flag: (key of the configuration, type, meaning)
     "data": ("data", str, "data set: a name, the path of its data.yaml, or 'shapes'"),
     "criterion": ("prune.criterion", str, "what ranks channels"),
     "ratio": ("prune.ratio", float, "share of the channels to cut from each width, 0 <= ratio < 1"),
+    "threshold": ("prune.threshold", float, "instead of a ratio: the smallest score that stays"),
     "imgsz": ("imgsz", int, "side of the input image in pixels (default: the checkpoint's own)"),
     "batch": ("batch", int, "images per batch"),
     "device": ("device", str, "cpu, 0, 0,1 or mps (default: Ultralytics' choice)"),

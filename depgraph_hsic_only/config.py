@@ -18,7 +18,7 @@ from depgraph_hsic_only.criteria import create_criterion, list_criteria
 from depgraph_hsic_only.errors import ConfigError, PruningError
 from depgraph_hsic_only.graph import check_layers
 from depgraph_hsic_only.names import nearest
-from depgraph_hsic_only.planning import check_ratio, check_rounding
+from depgraph_hsic_only.planning import check_ratio, check_rounding, check_threshold
 
 DEFAULT_CFG = "default.yaml"
 STAGES = ("train", "fine_tune")
@@ -44,7 +44,8 @@ class PruneConfig:
 
     Attributes:
         criterion: Name of a registered criterion.
-        ratio: Share of the channels to cut from each width, 0 ≤ ratio < 1.
+        ratio: Share of the channels to cut from each width, 0 ≤ ratio < 1; where `threshold` is None.
+        threshold: The smallest score that stays; None to go by `ratio`.
         layers: "backbone", or some of the layers 0–9.
         round_to: What block outputs are multiples of: 8, 16 or 32.
         min_channels: No width is cut below this many channels.
@@ -54,7 +55,8 @@ class PruneConfig:
     """
 
     criterion: str = "magnitude"
-    ratio: float = 0.5
+    ratio: float | None = 0.5
+    threshold: float | None = None
     layers: Any = "backbone"
     round_to: int = 8
     min_channels: int = 0
@@ -304,6 +306,8 @@ def _train_faults(stage: str, settings: Mapping[str, Any]) -> list[str]:
 
 def _prune_faults(settings: Mapping[str, Any]) -> list[str]:
     faults = _unknown("prune", settings, DEFAULTS["prune"])
+    if settings["threshold"] is not None and settings["steps"] != 1:
+        faults.append("prune.steps: expected 1 with a threshold, since steps go towards a ratio; leave one of them out")
     drop, options = settings["max_map_drop"], settings["options"]
     if not _at_least(1)(settings["steps"]):
         faults.append(f"prune.steps: expected an integer of at least 1, got {settings['steps']!r}")
@@ -314,7 +318,8 @@ def _prune_faults(settings: Mapping[str, Any]) -> list[str]:
     if not isinstance(settings["criterion"], str):
         faults.append(f"prune.criterion: expected one of {', '.join(list_criteria())}, got {settings['criterion']!r}")
     checks: list[Callable[[], object]] = [
-        lambda: check_ratio(settings["ratio"]),
+        lambda: check_ratio(settings["ratio"]) if settings["threshold"] is None else None,
+        lambda: check_threshold(settings["threshold"]) if settings["threshold"] is not None else None,
         lambda: check_layers(settings["layers"]),
         lambda: check_rounding(settings["round_to"], settings["min_channels"]),
     ]

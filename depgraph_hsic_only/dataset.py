@@ -37,7 +37,7 @@ class Dataset:
 
     def images(self, split: str) -> list[Path]:
         """Image files of a split, "train" or "val", sorted."""
-        return _image_files(self.keys[split])
+        return image_files(self.keys[split])
 
     def file(self, folder: Path) -> str:
         """What Ultralytics takes as `data`; keys that were given themselves are written to `folder`/data.yaml."""
@@ -92,7 +92,7 @@ def _resolved(source: Path, name: str) -> dict[str, Any]:
     return keys
 
 
-def _image_files(paths: str | list[str]) -> list[Path]:
+def image_files(paths: str | list[str]) -> list[Path]:
     """The images of one split, as Ultralytics reads it: folders, text files that list images, or single images."""
     files: list[Path] = []
     for path in map(Path, paths if isinstance(paths, list) else [paths]):

@@ -28,6 +28,27 @@ def check_ratio(ratio: object) -> Fraction:
     raise ConfigError(f"ratio: expected a number with 0 <= ratio < 1, got {ratio!r}; 0.25 cuts a quarter of each width")
 
 
+def check_amount(ratio: object, threshold: object) -> None:
+    """Refuse anything but a ratio or a threshold.
+
+    Raises:
+        ConfigError: Both or neither are given, or the one that is given is out of range.
+    """
+    if (ratio is None) == (threshold is None):
+        raise ConfigError(f"expected either a ratio or a threshold, got ratio={ratio!r} and threshold={threshold!r}")
+    check_threshold(threshold) if ratio is None else check_ratio(ratio)
+
+
+def check_threshold(threshold: object) -> None:
+    """Refuse what scores can't be compared with.
+
+    Raises:
+        ConfigError: It is no finite number.
+    """
+    if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not math.isfinite(threshold):
+        raise ConfigError(f"threshold: expected a finite number that scores are compared with, got {threshold!r}")
+
+
 def check_rounding(round_to: object, min_channels: object) -> None:
     """Refuse what widths can't be rounded to or bounded by.
 
@@ -64,11 +85,48 @@ def uniform_widths(
     for width in graph.widths:
         if width.half_of is None:
             multiple = round_to if width.is_output else HIDDEN_MULTIPLE
-            smallest = OUTPUT_MULTIPLE if width.is_output else HIDDEN_MULTIPLE
-            floor = max(smallest, math.ceil(min_channels / smallest) * smallest)
+            floor = _smallest(width, min_channels)
             nearest = math.floor(width.channels * (1 - share) / multiple + Fraction(1, 2)) * multiple
             widths[width.name] = min(width.channels, max(nearest, floor)) if share else width.channels
     return follow_ties(graph, widths)
+
+
+def threshold_widths(
+    graph: ChannelGraph, scores: Scores, threshold: float, *, round_to: int = OUTPUT_MULTIPLE, min_channels: int = 0
+) -> dict[str, int]:
+    """The smallest widths at which no channel that scores `threshold` or more is cut.
+
+    A shared width is the largest that one of its groups needs. Widths are rounded up: block outputs to a multiple of
+    `round_to`, hidden widths of 4; outputs keep at least 8 and hidden widths at least 4 channels, or `min_channels`.
+
+    Args:
+        graph: The channel groups.
+        scores: A score for each channel of each group.
+        threshold: The smallest score that stays.
+        round_to: 8, 16 or 32.
+        min_channels: No width is cut below this many channels.
+
+    Raises:
+        ConfigError: A setting is out of range.
+    """
+    check_threshold(threshold)
+    check_rounding(round_to, min_channels)
+    needed = {w.name: max(int((scores[g.name] >= threshold).sum()) for g in w.groups) for w in graph.widths}
+    for width in graph.widths:
+        if width.half_of in needed:
+            needed[width.half_of] = max(needed[width.half_of], 2 * needed[width.name])
+    widths: dict[str, int] = {}
+    for width in graph.widths:
+        if width.half_of is None:
+            multiple = round_to if width.is_output else HIDDEN_MULTIPLE
+            up = math.ceil(needed[width.name] / multiple) * multiple
+            widths[width.name] = min(width.channels, max(up, _smallest(width, min_channels)))
+    return follow_ties(graph, widths)
+
+
+def _smallest(width: WidthGroup, min_channels: int) -> int:
+    smallest = OUTPUT_MULTIPLE if width.is_output else HIDDEN_MULTIPLE
+    return max(smallest, math.ceil(min_channels / smallest) * smallest)
 
 
 def follow_ties(graph: ChannelGraph, widths: Mapping[str, int]) -> dict[str, int]:

@@ -7,6 +7,7 @@ from rich.console import Group
 
 from depgraph_hsic_only.config import Config
 from depgraph_hsic_only.costs import Cost, measure_cost
+from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.graph import ChannelGraph, trace_channels
 from depgraph_hsic_only.loading import load_model
 from depgraph_hsic_only.plan import PruningPlan
@@ -25,12 +26,18 @@ def preview(config: Config) -> Group:
 
     Raises:
         CheckpointError, UnsupportedModelError: The checkpoint can't be used.
+        ConfigError: Widths are to follow from a threshold, for which images would have to be read.
     """
+    if config.prune.threshold is not None:
+        raise ConfigError(
+            "prune.threshold: expected a ratio with --dry-run, since widths by a threshold follow from scores that "
+            "images have to be read for, got a threshold; leave out --dry-run"
+        )
     model = load_model(config.pretrained)
     network, imgsz = model.model, imgsz_of(model, config)
     graph = trace_channels(network, config.prune.layers)
     before = measure_cost(network, imgsz)
-    plan, after = _cost_at(network, graph, config, config.prune.ratio, imgsz)
+    plan, after = _cost_at(network, graph, config, config.prune.ratio or 0, imgsz)
     _, smallest = _cost_at(network, graph, config, _ALL_BUT_NOTHING, imgsz)
     layers = "the backbone" if config.prune.layers == "backbone" else f"layers {list(plan.layers)}"
     limit = (

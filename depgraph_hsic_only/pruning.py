@@ -9,19 +9,28 @@ from depgraph_hsic_only.costs import measure_cost
 from depgraph_hsic_only.criteria.registry import Batches, create_criterion
 from depgraph_hsic_only.graph import OUTPUT_MULTIPLE, trace_channels
 from depgraph_hsic_only.plan import PruningPlan
-from depgraph_hsic_only.planning import check_ratio, make_plan, uniform_widths
+from depgraph_hsic_only.planning import (
+    Scores,
+    check_amount,
+    check_rounding,
+    make_plan,
+    threshold_widths,
+    uniform_widths,
+)
 from depgraph_hsic_only.report import PruningReport
 
 
 def plan_pruning(
     model: Any,
-    ratio: float,
+    ratio: float | None = None,
     *,
+    threshold: float | None = None,
     criterion: str = "magnitude",
     layers: object = "backbone",
     round_to: int = OUTPUT_MULTIPLE,
     min_channels: int = 0,
     batches: Batches | None = None,
+    scores: Scores | None = None,
     **options: Any,
 ) -> PruningPlan:
     """Decide what to cut from a YOLOv8 model; the model is left as it is.
@@ -29,11 +38,14 @@ def plan_pruning(
     Args:
         model: A `YOLO`, or its SegmentationModel or DetectionModel.
         ratio: Share of the channels to cut from each width, 0 ≤ ratio < 1.
+        threshold: Instead of a ratio: the smallest score that stays. Scores of `hsic_lasso` are in [0, 1] and mean the
+            same in every layer.
         criterion: Name of a registered criterion (see `list_criteria`).
         layers: "backbone" for layers 0–9, or a list of some of them.
         round_to: What block outputs are multiples of: 8, 16 or 32.
         min_channels: No width is cut below this many channels.
-        batches: Labelled batches, for criteria that need them ("taylor").
+        batches: Images, for criteria that need them: labelled for "taylor", {"img": tensor} for "hsic_lasso".
+        scores: What `score_channels` returned for this model; the criterion is not run again then.
         options: Options of the criterion, such as `seed` of "random".
 
     Raises:
@@ -42,15 +54,21 @@ def plan_pruning(
         DataError: The criterion needs batches and there are none.
         PlanError: The criterion's scores are not finite or of a wrong shape.
     """
-    check_ratio(ratio)
+    check_amount(ratio, threshold)
+    check_rounding(round_to, min_channels)
     scorer = create_criterion(criterion, **options)
     graph = trace_channels(surgery.network_of(model), layers)
-    widths = uniform_widths(graph, ratio, round_to=round_to, min_channels=min_channels)
-    reasons = dict.fromkeys(widths, f"uniform, ratio {ratio:g}")
-    return make_plan(graph, scorer.score(graph, batches), widths, criterion=criterion, reasons=reasons)
+    scores = scorer.score(graph, batches) if scores is None else scores
+    if ratio is not None:
+        widths = uniform_widths(graph, ratio, round_to=round_to, min_channels=min_channels)
+        reason = f"uniform, ratio {ratio:g}"
+    elif threshold is not None:
+        widths = threshold_widths(graph, scores, threshold, round_to=round_to, min_channels=min_channels)
+        reason = f"scores of at least {threshold:g}"
+    return make_plan(graph, scores, widths, criterion=criterion, reasons=dict.fromkeys(widths, reason))
 
 
-def prune(model: Any, ratio: float, **settings: Any) -> PruningReport:
+def prune(model: Any, ratio: float | None = None, **settings: Any) -> PruningReport:
     """Plan and cut a live model, in place; after an error it is as it was.
 
     Args:

@@ -1,7 +1,8 @@
 """What a cut did, as a value that shows itself."""
 
 import io
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console, Group
@@ -19,11 +20,13 @@ class PruningReport:
         plan: What was cut, with the widths before and after.
         before: Cost of the model before the cut.
         after: Cost of the model after the cut.
+        scores: Importance of each channel by channel group; empty where a plan was applied that had been made before.
     """
 
     plan: PruningPlan
     before: Cost
     after: Cost
+    scores: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain lists, dicts, strings and numbers."""
@@ -34,6 +37,7 @@ class PruningReport:
             "parameters": {"before": self.before.parameters, "after": self.after.parameters},
             "gmacs": {"before": self.before.gmacs, "after": self.after.gmacs},
             "widths": {"before": self.plan.before, "after": self.plan.after},
+            "scores": {name: list(scores) for name, scores in self.scores.items()},
         }
 
     def __rich__(self) -> Group:

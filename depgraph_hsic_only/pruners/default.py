@@ -8,10 +8,10 @@ from depgraph_hsic_only.criteria import create_criterion
 from depgraph_hsic_only.criteria.registry import option_names
 from depgraph_hsic_only.dataset import labelled_batches
 from depgraph_hsic_only.errors import ExportError
-from depgraph_hsic_only.graph import trace_channels
+from depgraph_hsic_only.graph import ChannelGraph, trace_channels
 from depgraph_hsic_only.loading import load_model
 from depgraph_hsic_only.plan import PruningPlan
-from depgraph_hsic_only.planning import make_plan, uniform_widths
+from depgraph_hsic_only.planning import make_plan, threshold_widths, uniform_widths
 from depgraph_hsic_only.progress import say
 from depgraph_hsic_only.pruners.base import Yolov8SegPruner
 from depgraph_hsic_only.pruning import apply_plan
@@ -49,10 +49,9 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         reference = None if settings.max_map_drop is None else self.evaluate(model).map50_95_mask
         whole: PruningPlan | None = None
         for step in range(1, settings.steps + 1):
-            ratio = float(Fraction(str(settings.ratio)) * step / settings.steps)
-            widths = uniform_widths(unpruned, ratio, round_to=settings.round_to, min_channels=settings.min_channels)
+            ratio = None if settings.threshold is not None else _share(settings.ratio or 0, step, settings.steps)
             good = (model if reference is None else copy.deepcopy(model)), whole
-            model, plan = self._cut(model, widths, ratio, step)
+            model, plan = self._cut(model, unpruned, ratio, step)
             whole = plan if whole is None else whole.then(plan)
             if step < settings.steps or reference is not None:
                 model = self._train(model, f"finetune-{step}", dict(self.config.fine_tune))
@@ -84,8 +83,8 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
             raise ExportError(f"{path}: expected the outputs of the model, got {parity}; the file was removed")
         return Exported(path, parity)
 
-    def _cut(self, model: Any, widths: dict[str, int], ratio: float, step: int) -> tuple[Any, PruningPlan]:
-        """A pruned `YOLO` and the plan of the cut; `model` itself is cut."""
+    def _cut(self, model: Any, unpruned: ChannelGraph, ratio: float | None, step: int) -> tuple[Any, PruningPlan]:
+        """`model`, cut in place, and the plan of the cut: by a ratio of the unpruned widths, or by the threshold."""
         settings, config = self.config.prune, self.config
         options = dict(settings.options)
         if "seed" in option_names(settings.criterion):
@@ -94,13 +93,17 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         graph = trace_channels(model.model, settings.layers)
         batches = None
         if criterion.needs_batches:
-            images = config.calibration["images"]
-            batches = labelled_batches(
-                self.dataset, images=images, imgsz=imgsz_of(model, config), batch=min(config.batch, images)
-            )
+            images, imgsz = config.calibration["images"], imgsz_of(model, config)
+            batches = labelled_batches(self.dataset, images=images, imgsz=imgsz, batch=min(config.batch, images))
         scores = criterion.score(graph, batches)
-        reasons = dict.fromkeys(widths, f"uniform, ratio {ratio:g}")
-        plan = make_plan(graph, scores, widths, criterion=settings.criterion, reasons=reasons)
+        rounding = {"round_to": settings.round_to, "min_channels": settings.min_channels}
+        if ratio is not None:
+            widths, reason = uniform_widths(unpruned, ratio, **rounding), f"uniform, ratio {ratio:g}"
+        else:
+            threshold = settings.threshold or 0.0
+            widths = threshold_widths(graph, scores, threshold, **rounding)
+            reason = f"scores of at least {threshold:g}"
+        plan = make_plan(graph, scores, widths, criterion=settings.criterion, reasons=dict.fromkeys(widths, reason))
         self.callbacks.fire("on_prune_start", PruneEvent(step, settings.steps, model, plan, None))
         report = apply_plan(model, plan)
         self.callbacks.fire("on_prune_end", PruneEvent(step, settings.steps, model, plan, report))
@@ -124,3 +127,8 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         weights = self.folder.path / name / "weights"
         best = weights / "best.pt"
         return load_model(best if best.is_file() else weights / "last.pt")
+
+
+def _share(ratio: float, step: int, steps: int) -> float:
+    """The ratio after some of the steps, exact where it is written with few digits."""
+    return float(Fraction(str(ratio)) * step / steps)

@@ -1,0 +1,132 @@
+"""Samples of what convolutions read and put out, gathered in one pass of the calibration images.
+
+A sample is an (image, position) pair: for a convolution, the k×k patch of each input channel at one position of its
+output, and the output there before BatchNorm, which is linear in the patches.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from depgraph_hsic_only.errors import DataError
+
+_FIRST, _SECOND = ".first.conv", ".second.conv"  # the halves of a SplitC2f, which read the same tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """What one convolution, or several that read the same tensor, saw at n (image, position) pairs.
+
+    Attributes:
+        convolutions: Paths of the convolutions in the model.
+        inputs: (n, c_in, k²) patches of each input channel, float32.
+        outputs: (n, c_out) outputs before BatchNorm, those of several convolutions side by side, float32.
+        weight: (c_out, c_in, k²) the convolutions' weights, side by side.
+    """
+
+    convolutions: tuple[str, ...]
+    inputs: torch.Tensor
+    outputs: torch.Tensor
+    weight: torch.Tensor
+
+
+def gather_samples(
+    model: nn.Module,
+    convolutions: Sequence[str],
+    batches: Iterable[Mapping[str, Any]],
+    *,
+    positions: int,
+    seed: int,
+) -> list[Samples]:
+    """Sample the named convolutions of a model in evaluation mode, in one pass of the images; hooks are always removed.
+
+    The two halves of a split C2f read the same tensor and share their samples.
+    Memory: n · c_in · k² floats for each distinct input.
+
+    Args:
+        model: The model; left as it is.
+        convolutions: Paths of Conv2d modules; of a split C2f's halves both or none.
+        batches: Images under "img", (B, 3, H, W), uint8 or float in [0, 1].
+        positions: Positions sampled from each image, without repetition where the map is large enough.
+        seed: Of the positions.
+
+    Raises:
+        DataError: There are no images, or an activation is not finite.
+    """
+    taps = {name: _Tap(positions, seed, inputs=not name.endswith(_SECOND)) for name in convolutions}
+    parameter = next(model.parameters())
+    training = {module: module.training for module in model.modules()}
+    with ExitStack() as stack:
+        stack.callback(_set_training, training)
+        model.eval()
+        cast(Any, model).model[-1].training = True  # raw outputs: nothing is decoded
+        for name, tap in taps.items():
+            stack.callback(model.get_submodule(name).register_forward_hook(tap).remove)
+        seen = 0
+        for batch in batches:
+            images = batch["img"].to(parameter.device)
+            images = (images.float() / 255 if images.dtype == torch.uint8 else images).to(parameter.dtype)
+            with torch.no_grad():
+                model(images)
+            seen += len(images)
+    if not seen:
+        raise DataError("expected calibration images, got none; pass images= or a data set")
+    return _merged(model, taps)
+
+
+def _set_training(training: Mapping[nn.Module, bool]) -> None:
+    for module, mode in training.items():
+        module.training = mode
+
+
+class _Tap:
+    """A forward hook of one convolution that keeps its patches and outputs at random positions."""
+
+    def __init__(self, positions: int, seed: int, *, inputs: bool) -> None:
+        self.positions, self.keeps_inputs = positions, inputs
+        self.generator = torch.Generator().manual_seed(seed)
+        self.inputs: list[torch.Tensor] = []
+        self.outputs: list[torch.Tensor] = []
+
+    def __call__(self, conv: Any, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        (x,) = arguments
+        b, _, h, w = output.shape
+        count = min(self.positions, h * w)
+        places = torch.stack([torch.randperm(h * w, generator=self.generator)[:count] for _ in range(b)])
+        places = places.to(x.device)  # (b, count)
+        if self.keeps_inputs:
+            self.inputs.append(_patches(x, conv, places // w, places % w))
+        at = places[:, None].expand(-1, output.shape[1], -1)
+        self.outputs.append(output.flatten(2).gather(2, at).transpose(1, 2).flatten(0, 1).float())
+
+
+def _patches(x: torch.Tensor, conv: Any, row: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
+    """The k×k patches of x (b, c, H, W) that a convolution reads at output positions (b, count): (b·count, c, k²)."""
+    (kh, kw), (sh, sw), (ph, pw) = conv.kernel_size, conv.stride, conv.padding
+    padded = F.pad(x, (pw, pw, ph, ph))
+    width = padded.shape[3]
+    offsets = (torch.arange(kh)[:, None] * width + torch.arange(kw)).flatten().to(x.device)  # (k²,)
+    corner = row * sh * width + column * sw  # (b, count)
+    index = (corner[:, :, None] + offsets).flatten(1)  # (b, count·k²)
+    c = x.shape[1]
+    taken = padded.flatten(2).gather(2, index[:, None].expand(-1, c, -1))  # (b, c, count·k²)
+    return taken.view(len(x), c, -1, len(offsets)).transpose(1, 2).flatten(0, 1).float()
+
+
+def _merged(model: nn.Module, taps: Mapping[str, _Tap]) -> list[Samples]:
+    """Samples by distinct input: the second half of a split C2f stands beside the first."""
+    found = []
+    for first in [name for name in taps if not name.endswith(_SECOND)]:
+        names = [first, first.removesuffix(_FIRST) + _SECOND] if first.endswith(_FIRST) else [first]
+        outputs = torch.cat([torch.cat(taps[name].outputs) for name in names], 1)
+        weights = [model.get_submodule(name).get_parameter("weight").detach().flatten(2).float() for name in names]
+        samples = Samples(tuple(names), torch.cat(taps[first].inputs), outputs, torch.cat(weights))
+        if not bool(torch.isfinite(samples.inputs).all() and torch.isfinite(samples.outputs).all()):
+            raise DataError(f"{first}: expected finite activations, got NaN or infinity; check weights and images")
+        found.append(samples)
+    return found

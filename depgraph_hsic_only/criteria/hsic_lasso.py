@@ -1,0 +1,137 @@
+"""HSIC-Lasso: which channels does what reads them depend on, and which only repeat others?
+
+At every convolution that reads a channel, the non-negative HSIC-Lasso between the convolution's input channels and its
+output (Yamada et al. 2014, arXiv:1202.0515) is followed along its whole path. A channel's score there is λ_enter over
+λ_max, the point where it first becomes active, and its score is the largest over all places where it is read: so a
+threshold τ leaves out exactly the channels that the lasso at λ = τ λ_max has let in nowhere.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from depgraph_hsic_only.activations import Samples, gather_samples
+from depgraph_hsic_only.criteria.registry import Batches, Criterion, register_criterion
+from depgraph_hsic_only.errors import DataError
+from depgraph_hsic_only.graph import ChannelGraph, ChannelGroup
+from depgraph_hsic_only.hsic import hsic_system, nonnegative_lasso_path
+
+_DEAD = 1e-6  # standard deviation, of the layer's largest, below which a channel says nothing
+_SAME = 1 - 1e-6  # cosine of two centred Gram matrices above which one channel repeats the other
+_FLOOR = 1e-6  # λ / λ_max where the path ends; below it are the channels that never enter
+_FEWEST = 8  # samples
+
+
+@register_criterion("hsic_lasso")
+class HsicLasso(Criterion):
+    """HSIC-Lasso scores in [0, 1] between input and output feature maps.
+
+    A channel that never enters scores below all that do, at most 1e-6: in the order of how near it came. Dead channels,
+    and those that repeat another one at every place, score 0.
+
+    Args:
+        gamma: γ ≥ 0 of the amplitude weighting c_k = (e_k / max e)^γ with e_k = var(x_k) ‖W_:k‖²: the penalty of
+            channel k is λ α_k / c_k. 0 is the textbook's lasso, blind to amplitude.
+        positions: Positions sampled from each image.
+        block_size: Samples in a block; Gram matrices are of this size.
+        centering: "unbiased" (U-centring), or "biased" (as pyHSICLasso).
+        kernel: Kernel of scalar channels; see `hsic.kernel_names`.
+        patch_kernel: Kernel of k×k patches.
+        target_kernel: Kernel of the outputs.
+        seed: Of positions and blocks.
+    """
+
+    needs_batches = True
+
+    def __init__(
+        self,
+        *,
+        gamma: float = 0.5,
+        positions: int = 16,
+        block_size: int = 256,
+        centering: str = "unbiased",
+        kernel: str = "gaussian",
+        patch_kernel: str = "gaussian_median",
+        target_kernel: str = "gaussian_median",
+        seed: int = 0,
+    ) -> None:
+        self.gamma, self.positions, self.block_size, self.centering = gamma, positions, block_size, centering
+        self.kernel, self.patch_kernel, self.target_kernel, self.seed = kernel, patch_kernel, target_kernel, seed
+
+    def score(self, graph: ChannelGraph, batches: Batches | None) -> dict[str, torch.Tensor]:
+        """Score every channel at every convolution that reads it; the largest counts.
+
+        Raises:
+            DataError: There are no images, too few samples, or an activation is not finite.
+        """
+        readers = [m.name for group in graph.groups for m in group.members if m.role == "input"]
+        samples = gather_samples(
+            graph.model, list(dict.fromkeys(readers)), batches or (), positions=self.positions, seed=self.seed
+        )
+        at: dict[str, torch.Tensor] = {}
+        with _all_cores():
+            for s in samples:
+                at |= dict.fromkeys(s.convolutions, self.score_inputs(s))
+        return {group.name: _largest(group, at) for group in graph.groups}
+
+    def score_inputs(self, samples: Samples) -> torch.Tensor:
+        """Scores of all input channels of one convolution, (c_in,) float64 in [0, 1]."""
+        n, d, p = samples.inputs.shape
+        if n < _FEWEST:
+            raise DataError(f"expected at least {_FEWEST} samples, got {n}; pass more calibration images")
+        deviation = samples.inputs.double().std((0, 2), correction=0)
+        alive = (deviation > _DEAD * deviation.max()).nonzero().flatten()
+        scores = torch.zeros(d, dtype=torch.float64)
+        if not len(alive):
+            return scores
+        system = hsic_system(
+            samples.inputs[:, alive],
+            samples.outputs,
+            kernel_x=self.kernel if p == 1 else self.patch_kernel,
+            kernel_y=self.target_kernel,
+            centering=self.centering,
+            block_size=self.block_size,
+            seed=self.seed,
+        )
+        A, b = (t.cpu().numpy() for t in system)
+        e = (deviation.square() * samples.weight.double().square().sum((0, 2)))[alive].cpu().numpy()
+        kept = _distinct(A, e)
+        c = (e[kept] / e.max()) ** self.gamma if e.max() > 0 else np.ones(len(kept))
+        A, b = A[np.ix_(kept, kept)] * np.outer(c, c), b[kept] * c
+        if b.max() > 0:
+            path = nonnegative_lasso_path(A, b, min_lambda=_FLOOR * float(b.max()))
+            found = np.where(path.entry > 0, path.score, _FLOOR * path.runner_up)
+            scores[alive.cpu()[kept]] = torch.from_numpy(found)
+        return scores
+
+
+def _distinct(A: NDArray[np.float64], energy: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Indices of the channels that repeat none of more energy, ascending."""
+    kept: list[int] = []
+    for k in np.argsort(-energy, kind="stable"):
+        if not kept or A[k, kept].max() <= _SAME:
+            kept.append(int(k))
+    return np.array(sorted(kept), dtype=np.int64)
+
+
+def _largest(group: ChannelGroup, at: dict[str, torch.Tensor]) -> torch.Tensor:
+    scores = torch.zeros(group.channels, dtype=torch.float64)
+    for member in group.members:
+        if member.role == "input":
+            scores.scatter_reduce_(0, member.channel, at[member.name][member.index], "amax")
+    return scores
+
+
+@contextmanager
+def _all_cores() -> Iterator[None]:
+    """Ultralytics leaves torch all cores but one, for data loading; here there is none."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

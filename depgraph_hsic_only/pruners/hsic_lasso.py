@@ -1,0 +1,125 @@
+"""HSIC-Lasso pruning of an in-memory model, as in a notebook."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from depgraph_hsic_only.calibration import calibration_images, in_batches
+from depgraph_hsic_only.config import read_yaml
+from depgraph_hsic_only.criteria import create_criterion
+from depgraph_hsic_only.criteria.registry import option_names
+from depgraph_hsic_only.errors import ConfigError
+from depgraph_hsic_only.graph import OUTPUT_MULTIPLE, check_layers
+from depgraph_hsic_only.images import Images
+from depgraph_hsic_only.names import nearest
+from depgraph_hsic_only.planning import check_amount, check_rounding
+from depgraph_hsic_only.pruning import apply_plan, plan_pruning, score_channels
+from depgraph_hsic_only.report import PruningReport
+from depgraph_hsic_only.surgery import network_of
+
+_DEFAULT_THRESHOLD = 0.01
+_SETTINGS = ("threshold", "ratio", "images", "max_images", "imgsz", "batch", "layers", "round_to", "min_channels")
+
+
+class HsicLassoPruner:
+    """Prune by HSIC-Lasso scores: `HsicLassoPruner().prune(YOLO("yolov8n-seg.pt"))`.
+
+    Args:
+        threshold: The smallest score that stays, in [0, 1]; it means the same in every layer: the channels that
+            HSIC-Lasso at λ = threshold · λ_max lets in. 0.01 where neither it nor a ratio is given.
+        ratio: Instead: the share of the channels to cut from each width, 0 ≤ ratio < 1.
+        images: Calibration images: a folder, a list of files, a tensor (n, 3, h, w) in [0, 1], or a data set's YAML.
+            None for the data set the checkpoint was trained on, where it is on this machine, else the photographs that
+            Ultralytics ships, with a warning.
+        max_images: At most this many of them, evenly spaced.
+        imgsz: Side of the square they are letterboxed to, pixels; None for the model's own.
+        batch: Images that go through the network at a time.
+        layers: "backbone" for layers 0–9, or a list of some of them.
+        round_to: What block outputs are multiples of: 8, 16 or 32.
+        min_channels: No width is cut below this many channels.
+        options: Options of the criterion: see `criteria.hsic_lasso.HsicLasso`.
+
+    Raises:
+        ConfigError: A setting is unknown or out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        threshold: float | None = None,
+        ratio: float | None = None,
+        images: Images | None = None,
+        max_images: int = 100,
+        imgsz: int | None = None,
+        batch: int = 8,
+        layers: object = "backbone",
+        round_to: int = OUTPUT_MULTIPLE,
+        min_channels: int = 0,
+        **options: Any,
+    ) -> None:
+        if threshold is None and ratio is None:
+            threshold = _DEFAULT_THRESHOLD
+        check_amount(ratio, threshold)
+        check_layers(layers)
+        check_rounding(round_to, min_channels)
+        for name, value in {"max_images": max_images, "batch": batch, "imgsz": imgsz}.items():
+            if (type(value) is not int or value < 1) and (name != "imgsz" or value is not None):
+                raise ConfigError(f"{name}: expected an integer of at least 1, got {value!r}")
+        create_criterion("hsic_lasso", **options)
+        self._amount: dict[str, Any] = {
+            "ratio": ratio,
+            "threshold": threshold,
+            "round_to": round_to,
+            "min_channels": min_channels,
+        }
+        self._images, self._max_images, self._imgsz, self._batch = images, max_images, imgsz, batch
+        self._criterion: dict[str, Any] = {"criterion": "hsic_lasso", "layers": layers, **options}
+
+    @classmethod
+    def load_config(cls, path: str | Path) -> "HsicLassoPruner":
+        """A pruner with the settings of a YAML file, whose keys are the arguments above.
+
+        Raises:
+            ConfigError: The file can't be read, or a setting is unknown or out of range.
+        """
+        settings = read_yaml(path)
+        known = [*_SETTINGS, *option_names("hsic_lasso")]
+        unknown = [f"{key}: unknown setting{nearest(key, known)}" for key in settings if key not in known]
+        if unknown:
+            raise ConfigError(f"{path}: " + "; ".join(unknown))
+        return cls(**settings)
+
+    def score(self, model: Any) -> dict[str, torch.Tensor]:
+        """Scores in [0, 1] of each channel by channel group, name to (C,); the model is left as it is.
+
+        Args:
+            model: A `YOLO`, or its SegmentationModel or DetectionModel.
+
+        Raises:
+            UnsupportedModelError: It is no unmodified YOLOv8 network.
+            DataError: The images can't be used.
+        """
+        return score_channels(model, batches=self._batches(model), **self._criterion)
+
+    def prune(self, model: Any) -> PruningReport:
+        """Cut a live model, in place; after an error it is as it was.
+
+        Args:
+            model: A `YOLO`, or its SegmentationModel or DetectionModel.
+
+        Returns:
+            Widths and cost before and after, and the scores.
+
+        Raises:
+            UnsupportedModelError: It is no unmodified YOLOv8 network.
+            DataError: The images can't be used.
+        """
+        scores = self.score(model)
+        plan = plan_pruning(model, scores=scores, **self._amount, **self._criterion)
+        return replace(apply_plan(model, plan), scores={name: s.tolist() for name, s in scores.items()})
+
+    def _batches(self, model: Any) -> list[dict[str, torch.Tensor]]:
+        images = calibration_images(self._images, network_of(model), imgsz=self._imgsz, limit=self._max_images)
+        return list(in_batches(images, self._batch))
