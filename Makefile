@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: test slow check format clean
+.PHONY: test slow demo check format clean
 
 test: $(READY)
 	$(BIN)/python -m pytest
 
 slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+demo: $(READY)
+	$(BIN)/python -m depgraph_hsic_only --demo
 
 check: $(READY)
 	$(BIN)/ruff check .
