@@ -1,6 +1,7 @@
 """What a model is worth and how fast it is: mAP by Ultralytics' validator, latency by the clock."""
 
 import copy
+import logging
 import statistics
 import tempfile
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 import onnxruntime
 import torch
+from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import select_device
 
 from depgraph_hsic_only.errors import ConfigError
@@ -45,12 +47,15 @@ class Metrics:
         map50_95_box: Box mAP averaged over IoU 0.5 to 0.95.
         map50_mask: Mask mAP at IoU 0.5.
         map50_95_mask: Mask mAP averaged over IoU 0.5 to 0.95.
+        complete: Whether every image was counted: on a busy or slow machine Ultralytics' NMS runs out of time and
+            leaves the rest of a batch without detections, so that the figures are too low.
     """
 
     map50_box: float
     map50_95_box: float
     map50_mask: float
     map50_95_mask: float
+    complete: bool = True
 
 
 def validate(weights: str | Path, data: str, validation: Validation, *, device: Any, workers: int) -> Metrics:
@@ -63,11 +68,27 @@ def validate(weights: str | Path, data: str, validation: Validation, *, device: 
         device: As Ultralytics takes it.
         workers: Data loading processes.
     """
-    with tempfile.TemporaryDirectory() as folder:  # Ultralytics makes a folder for every validation
-        found = load_model(weights).val(
-            data=data, device=device, workers=workers, plots=False, verbose=False, project=folder, **asdict(validation)
-        )
-    return Metrics(float(found.box.map50), float(found.box.map), float(found.seg.map50), float(found.seg.map))
+    arguments = {"data": data, "device": device, "workers": workers, "plots": False, "verbose": False}
+    with tempfile.TemporaryDirectory() as folder, _NmsTimeouts() as timeouts:  # Ultralytics makes a folder every time
+        found = load_model(weights).val(project=folder, **arguments, **asdict(validation))
+    box, mask = found.box, found.seg
+    return Metrics(float(box.map50), float(box.map), float(mask.map50), float(mask.map), complete=not timeouts.seen)
+
+
+class _NmsTimeouts(logging.Handler):
+    """Listens for Ultralytics' warning that NMS ran out of time, which is all that it does about it."""
+
+    seen = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.seen |= "NMS time limit" in record.getMessage()
+
+    def __enter__(self) -> "_NmsTimeouts":
+        LOGGER.addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        LOGGER.removeHandler(self)
 
 
 def validate_model(model: Any, data: str, validation: Validation, *, device: Any, workers: int) -> Metrics:

@@ -116,7 +116,12 @@ class Recorder:
             say(f"validating {weights.name}")
             config = self._config
             found = validate(weights, self._data, self._validation, device=config.device, workers=config.workers)
-            row = replace(row, **asdict(found))
+            figures = asdict(found)
+            if not figures.pop("complete"):
+                row = replace(
+                    row, notes=("NMS ran out of time on this machine, so the mAP is too low: measure it again",)
+                )
+            row = replace(row, **figures)
         if weights is not None:
             inside = weights.is_relative_to(self._folder.path)
             shown = weights.relative_to(self._folder.path) if inside else weights

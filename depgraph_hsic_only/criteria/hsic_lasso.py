@@ -7,8 +7,9 @@ threshold τ leaves out exactly the channels that the lasso at λ = τ λ_max ha
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +17,9 @@ from numpy.typing import NDArray
 
 from depgraph_hsic_only.activations import Samples, gather_samples
 from depgraph_hsic_only.criteria.registry import Batches, Criterion, register_criterion
-from depgraph_hsic_only.errors import DataError
+from depgraph_hsic_only.errors import ConfigError, DataError
 from depgraph_hsic_only.graph import ChannelGraph, ChannelGroup
-from depgraph_hsic_only.hsic import hsic_system, nonnegative_lasso_path
+from depgraph_hsic_only.hsic import CENTERINGS, KernelLike, hsic_system, kernel_names, nonnegative_lasso_path
 
 _DEAD = 1e-6  # standard deviation, of the layer's largest, below which a channel says nothing
 _SAME = 1 - 1e-6  # cosine of two centred Gram matrices above which one channel repeats the other
@@ -39,10 +40,13 @@ class HsicLasso(Criterion):
         positions: Positions sampled from each image.
         block_size: Samples in a block; Gram matrices are of this size.
         centering: "unbiased" (U-centring), or "biased" (as pyHSICLasso).
-        kernel: Kernel of scalar channels; see `hsic.kernel_names`.
+        kernel: Kernel of scalar channels: one of `hsic.kernel_names`, or a function of (m, 1) samples.
         patch_kernel: Kernel of k×k patches.
         target_kernel: Kernel of the outputs.
         seed: Of positions and blocks.
+
+    Raises:
+        ConfigError: An option is unknown or out of range.
     """
 
     needs_batches = True
@@ -54,11 +58,12 @@ class HsicLasso(Criterion):
         positions: int = 16,
         block_size: int = 256,
         centering: str = "unbiased",
-        kernel: str = "gaussian",
-        patch_kernel: str = "gaussian_median",
-        target_kernel: str = "gaussian_median",
+        kernel: KernelLike = "gaussian",
+        patch_kernel: KernelLike = "gaussian_median",
+        target_kernel: KernelLike = "gaussian_median",
         seed: int = 0,
     ) -> None:
+        _check_options(locals())
         self.gamma, self.positions, self.block_size, self.centering = gamma, positions, block_size, centering
         self.kernel, self.patch_kernel, self.target_kernel, self.seed = kernel, patch_kernel, target_kernel, seed
 
@@ -107,6 +112,30 @@ class HsicLasso(Criterion):
             found = np.where(path.entry > 0, path.score, _FLOOR * path.runner_up)
             scores[alive.cpu()[kept]] = torch.from_numpy(found)
         return scores
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    kernels = {name: options[name] for name in ("kernel", "patch_kernel", "target_kernel")}
+    ranges = {"positions": 1, "block_size": 4, "seed": 0}
+    faults = [
+        f"{k}: expected one of {', '.join(kernel_names())}, got {v!r}" for k, v in kernels.items() if not _known(v)
+    ]
+    faults += [
+        f"{name}: expected an integer of at least {least}, got {options[name]!r}"
+        for name, least in ranges.items()
+        if type(options[name]) is not int or options[name] < least
+    ]
+    gamma = options["gamma"]
+    if isinstance(gamma, bool) or not isinstance(gamma, (int, float)) or not 0 <= gamma < float("inf"):
+        faults.append(f"gamma: expected a number of at least 0, got {gamma!r}")
+    if options["centering"] not in CENTERINGS:
+        faults.append(f"centering: expected one of {', '.join(CENTERINGS)}, got {options['centering']!r}")
+    if faults:
+        raise ConfigError("; ".join(faults))
+
+
+def _known(kernel: object) -> bool:
+    return callable(kernel) or kernel in kernel_names()
 
 
 def _distinct(A: NDArray[np.float64], energy: NDArray[np.float64]) -> NDArray[np.int64]:

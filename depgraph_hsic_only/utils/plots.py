@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from depgraph_hsic_only.errors import DataError
 
@@ -51,27 +52,28 @@ def plot_stages(stages: Sequence[Mapping[str, Any]]) -> Figure:
         stages: The stages of `report.json`.
     """
     names = [_NAMES[stage["name"]] for stage in stages]
-    panels: list[tuple[str, dict[str, list[float | None]]]] = [
-        ("parameters, millions", {"": [stage["parameters"] / 1e6 for stage in stages]}),
-        ("multiply-adds, billions", {"": [stage["gmacs"] for stage in stages]}),
-        ("mAP50-95", {"box": [s["map50_95_box"] for s in stages], "mask": [s["map50_95_mask"] for s in stages]}),
-        ("latency, ms", {k: [s["latency_ms"][k] for s in stages] for k in ("torch", "onnxruntime")}),
+    runtimes = {"PyTorch": "torch", "onnxruntime": "onnxruntime"}
+    panels: list[tuple[str, str, dict[str, list[float | None]]]] = [
+        ("parameters, millions", "%.3f", {"": [stage["parameters"] / 1e6 for stage in stages]}),
+        ("multiply-adds, billions", "%.3f", {"": [stage["gmacs"] for stage in stages]}),
+        ("mAP50-95", "%.3f", {part: [s[f"map50_95_{part}"] for s in stages] for part in ("box", "mask")}),
+        ("latency, ms", "%.1f", {name: [s["latency_ms"][key] for s in stages] for name, key in runtimes.items()}),
     ]
     figure = Figure(figsize=(13, 3.6), layout="constrained")
-    for axes, (title, series) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+    for axes, (title, form, series) in zip(figure.subplots(1, len(panels)), panels, strict=True):
         width = 0.8 / len(series)
         for k, (label, values) in enumerate(series.items()):
             places = [i + (k - (len(series) - 1) / 2) * width for i, value in enumerate(values) if value is not None]
             bars = axes.bar(
                 places, [value for value in values if value is not None], width, color=(_BLUE, _ORANGE)[k], label=label
             )
-            axes.bar_label(bars, fmt="%.3g", fontsize=8)
+            axes.bar_label(bars, fmt=form, fontsize=8)
         axes.set_title(title)
         axes.set_xticks(range(len(names)), names, rotation=20)
-        axes.margins(y=0.15)
+        axes.margins(y=0.25 if len(series) > 1 else 0.1)
         axes.spines[["top", "right"]].set_visible(False)
         if len(series) > 1:
-            axes.legend(fontsize=8, loc="lower left")
+            axes.legend(fontsize=8, ncols=2, loc="upper right")
     return figure
 
 
@@ -120,11 +122,12 @@ def plot_training(stages: Sequence[Mapping[str, Any]]) -> Figure:
             axes.axvline(first + 0.5, color=_GREY, linewidth=0.8)
             axes.text(first + 0.6, 1.0, _NAMES[stage["name"]], transform=axes.get_xaxis_transform(), fontsize=8)
         first += len(epochs)
+    panels[1].set_ylim(bottom=0)
     for axes, title in zip(panels, ("sum of the losses", "mAP50-95", "learning rate"), strict=True):
         axes.set_title(title, pad=14)
         axes.set_xlabel("epoch")
         axes.set_xlim(0.5, first + 0.5)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         handles, labels = axes.get_legend_handles_labels()
         named = dict(zip(labels, handles, strict=True))
         axes.legend(named.values(), named.keys(), fontsize=8)
