@@ -94,24 +94,40 @@ class _Tap:
         self.outputs: list[torch.Tensor] = []
 
     def __call__(self, conv: Any, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        (x,) = arguments
-        b, _, h, w = output.shape
-        count = min(self.positions, h * w)
-        places = torch.stack([torch.randperm(h * w, generator=self.generator)[:count] for _ in range(b)])
-        places = places.to(x.device)  # (b, count)
+        places = sample_places(output, self.positions, self.generator)
         if self.keeps_inputs:
-            self.inputs.append(_patches(x, conv, places // w, places % w))
-        at = places[:, None].expand(-1, output.shape[1], -1)
-        self.outputs.append(output.flatten(2).gather(2, at).transpose(1, 2).flatten(0, 1).float())
+            self.inputs.append(taken_patches(arguments[0], conv, places, output.shape[3]))
+        self.outputs.append(taken_outputs(output, places))
 
 
-def _patches(x: torch.Tensor, conv: Any, row: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
-    """The k×k patches of x (b, c, H, W) that a convolution reads at output positions (b, count): (b·count, c, k²)."""
+def sample_places(output: torch.Tensor, positions: int, generator: torch.Generator) -> torch.Tensor:
+    """Random positions of each image's output map (b, c, h, w): (b, min(positions, h·w)) indices into h·w."""
+    b, _, h, w = output.shape
+    places = [torch.randperm(h * w, generator=generator)[:positions] for _ in range(b)]
+    return torch.stack(places).to(output.device)
+
+
+def taken_outputs(output: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """The values of output (b, c, h, w) at `places` (b, count): (b·count, c), float32."""
+    at = places[:, None].expand(-1, output.shape[1], -1)
+    return output.flatten(2).gather(2, at).transpose(1, 2).flatten(0, 1).float()
+
+
+def taken_patches(x: torch.Tensor, conv: Any, places: torch.Tensor, width: int) -> torch.Tensor:
+    """The k×k patches of x (b, c, H, W) that a convolution reads at `places` of its output: (b·count, c, k²), float32.
+
+    Args:
+        x: The convolution's input.
+        conv: The convolution.
+        places: (b, count) indices into the output map.
+        width: Width of the output map.
+    """
+    row, column = places // width, places % width
     (kh, kw), (sh, sw), (ph, pw) = conv.kernel_size, conv.stride, conv.padding
     padded = F.pad(x, (pw, pw, ph, ph))
-    width = padded.shape[3]
-    offsets = (torch.arange(kh)[:, None] * width + torch.arange(kw)).flatten().to(x.device)  # (k²,)
-    corner = row * sh * width + column * sw  # (b, count)
+    stride = padded.shape[3]
+    offsets = (torch.arange(kh)[:, None] * stride + torch.arange(kw)).flatten().to(x.device)  # (k²,)
+    corner = row * sh * stride + column * sw  # (b, count)
     index = (corner[:, :, None] + offsets).flatten(1)  # (b, count·k²)
     c = x.shape[1]
     taken = padded.flatten(2).gather(2, index[:, None].expand(-1, c, -1))  # (b, c, count·k²)

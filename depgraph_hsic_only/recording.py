@@ -88,6 +88,8 @@ class Recorder:
         result = run(model)
         seconds = time.perf_counter() - start
         weights = self._folder.save_model(FILES[name], result)
+        if name == "pruned":
+            self._folder.write_yaml("weights/pruned.yaml", result.model.yaml)
         if _fingerprint(result) != before:
             self._add(name, result, weights, seconds)
         self._write(result, None)
@@ -99,7 +101,6 @@ class Recorder:
         exported = export(model)
         say("latency")
         self._measure_latency(exported.path)
-        self._folder.write_yaml("weights/pruned.yaml", model.model.yaml)
         report = self._write(model, exported)
         plot_metrics(self._folder.path)
         return report

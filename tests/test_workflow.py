@@ -134,6 +134,7 @@ def test_without_training_the_result_is_what_pruning_left(checkpoint: Path, shap
     weights = report.folder / "weights"
     assert same_weights(weights / "best.pt", weights / "pruned.pt")
     assert same_weights(weights / "trained.pt", checkpoint)
+    assert parameters(weights / "pruned.yaml") == parameters(weights / "best.pt")
     written = yaml.safe_load((report.folder / "data.yaml").read_text())
     assert list(written["names"].values()) == list(keys["names"].values())
     assert all(stage.map50_95_mask is not None for stage in report.stages)
