@@ -61,10 +61,11 @@ class Recorder:
         dataset: The data set; written into the folder where its keys were given themselves.
         config: The configuration.
         model: The loaded `YOLO`, which becomes the baseline.
+        notes: Where stages leave their notes; they go into the row of the stage.
     """
 
-    def __init__(self, folder: RunFolder, dataset: Dataset, config: Config, model: Any) -> None:
-        self._folder, self._config, self._names = folder, config, dataset.names
+    def __init__(self, folder: RunFolder, dataset: Dataset, config: Config, model: Any, notes: list[str]) -> None:
+        self._folder, self._config, self._names, self._notes = folder, config, dataset.names, notes
         self._data = dataset.file(folder.path)
         self._validation = Validation(imgsz_of(model, config), config.batch)
         self._widths = backbone_widths(model.model)
@@ -73,7 +74,7 @@ class Recorder:
         self._write(model, None)
 
     def stage(self, name: str, run: Callable[[Any], Any], model: Any) -> Any:
-        """Run a stage, write its checkpoint and measure it; one that changes nothing is left out of the report.
+        """Run a stage, write its checkpoint and measure it; one that did and said nothing is left out of the report.
 
         Args:
             name: "trained", "pruned" or "fine_tuned".
@@ -90,7 +91,7 @@ class Recorder:
         weights = self._folder.save_model(FILES[name], result)
         if name == "pruned":
             self._folder.write_yaml("weights/pruned.yaml", result.model.yaml)
-        if _fingerprint(result) != before:
+        if _fingerprint(result) != before or self._notes:
             self._add(name, result, weights, seconds)
         self._write(result, None)
         return result
@@ -108,20 +109,19 @@ class Recorder:
     def _add(self, name: str, model: Any, weights: Path | None, seconds: float) -> None:
         """Measure a model and add its row."""
         cost = measure_cost(model.model, self._validation.imgsz)
-        row = StageReport(name, seconds, cost.parameters, cost.gmacs)
+        row, notes = StageReport(name, seconds, cost.parameters, cost.gmacs), list(self._notes)
+        self._notes.clear()
         if weights is None:
-            row = replace(row, notes=("built from its YAML and not trained, so its mAP was not measured",))
+            notes.append("built from its YAML and not trained, so its mAP was not measured")
         elif not _same_classes(model.names, self._names):
-            row = replace(row, notes=("it has other classes than the data set, so its mAP was not measured",))
+            notes.append("it has other classes than the data set, so its mAP was not measured")
         else:
             say(f"validating {weights.name}")
             config = self._config
             found = validate(weights, self._data, self._validation, device=config.device, workers=config.workers)
             figures = asdict(found)
             if not figures.pop("complete"):
-                row = replace(
-                    row, notes=("NMS ran out of time on this machine, so the mAP is too low: measure it again",)
-                )
+                notes.append("NMS ran out of time on this machine, so the mAP is too low: measure it again")
             row = replace(row, **figures)
         if weights is not None:
             inside = weights.is_relative_to(self._folder.path)
@@ -129,7 +129,7 @@ class Recorder:
             row = replace(row, weights=str(shown), size_mb=weights.stat().st_size / 1e6)
         if name in TRAININGS:
             row = replace(row, epochs=tuple(read_epochs(self._folder.path / TRAININGS[name])))
-        self._stages.append(row)
+        self._stages.append(replace(row, notes=tuple(notes)))
 
     def _measure_latency(self, onnx: Path) -> None:
         """Median latency of every stage with a checkpoint, all in turns."""

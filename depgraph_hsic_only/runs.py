@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,12 @@ class RunFolder:
                 f"project: expected a folder that can be made, got {folder.path} ({error.strerror}); pass another"
             ) from error
         return folder
+
+    def rename(self, name: str, new: str) -> None:
+        """Give a folder in the run folder another name, where there is one; what had that name is replaced."""
+        if (self.path / name).is_dir():
+            shutil.rmtree(self.path / new, ignore_errors=True)
+            (self.path / name).rename(self.path / new)
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file."""

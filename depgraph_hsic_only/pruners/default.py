@@ -1,6 +1,7 @@
 """The workflow filled in: Ultralytics trains, DepGraph groups, any criterion ranks, onnxruntime proves the export."""
 
 import copy
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -12,7 +13,6 @@ from depgraph_hsic_only.graph import ChannelGraph, trace_channels
 from depgraph_hsic_only.loading import load_model
 from depgraph_hsic_only.plan import PruningPlan
 from depgraph_hsic_only.planning import make_plan, threshold_widths, uniform_widths
-from depgraph_hsic_only.progress import say
 from depgraph_hsic_only.pruners.base import Yolov8SegPruner
 from depgraph_hsic_only.pruning import apply_plan
 from depgraph_hsic_only.recording import TRAININGS, Exported, imgsz_of
@@ -32,14 +32,14 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
 
     def train(self, model: Any) -> Any:
         """Train by Ultralytics for `train.epochs`; 0 leaves the model as it is."""
-        return self._train(model, "trained", dict(self.config.train))
+        return self._train(model, TRAININGS["trained"], self.config.train)
 
     def fine_tune(self, model: Any) -> Any:
         """Train the cut model by Ultralytics for `fine_tune.epochs`; 0 leaves it as it is."""
-        return self._train(model, "fine_tuned", dict(self.config.fine_tune))
+        return self._train(model, TRAININGS["fine_tuned"], self.config.fine_tune)
 
     def prune(self, model: Any) -> Any:
-        """Cut in `prune.steps` steps towards the final widths, with fine-tuning in between.
+        """Cut in `prune.steps` steps towards the final widths, with `fine_tune` in between.
 
         All widths are planned from the unpruned ones, so that roundings don't add up. With `prune.max_map_drop` the
         last step is fine-tuned and measured too, and the last step within the allowed loss is what is returned.
@@ -54,13 +54,14 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
             model, plan = self._cut(model, unpruned, ratio, step)
             whole = plan if whole is None else whole.then(plan)
             if step < settings.steps or reference is not None:
-                model = self._train(model, f"finetune-{step}", dict(self.config.fine_tune))
+                model = self.fine_tune(model)
+                self.folder.rename(TRAININGS["fine_tuned"], f"{TRAININGS['fine_tuned']}-{step}")
             if reference is not None:
-                drop = reference - self.evaluate(model).map50_95_mask
-                say(f"step {step} of {settings.steps}: mask mAP50-95 {-drop:+.4f} against the model before pruning")
-                if drop > (settings.max_map_drop or 0):
+                change = self.evaluate(model).map50_95_mask - reference
+                self.note(f"step {step} of {settings.steps}: mask mAP50-95 {change:+.4f} against the unpruned model")
+                if -change > (settings.max_map_drop or 0):
                     model, whole = good
-                    say(f"that is more than max_map_drop={settings.max_map_drop}: step {step - 1} is kept")
+                    self.note(f"stopped by max_map_drop={settings.max_map_drop:g}: step {step - 1} is kept")
                     break
         if whole is not None:
             self.folder.write_json("plan.json", whole.to_dict())
@@ -109,11 +110,11 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         self.callbacks.fire("on_prune_end", PruneEvent(step, settings.steps, model, plan, report))
         return model, plan
 
-    def _train(self, model: Any, stage: str, arguments: dict[str, Any]) -> Any:
-        """Train by Ultralytics in a folder of its own and return its best checkpoint, loaded afresh."""
+    def _train(self, model: Any, name: str, arguments: Mapping[str, Any]) -> Any:
+        """Train by Ultralytics in the folder `name` of the run and return its best checkpoint, loaded afresh."""
         if arguments["epochs"] == 0:
             return model
-        config, name = self.config, TRAININGS.get(stage, stage)
+        config = self.config
         self.callbacks.attach(model)
         defaults = {
             "imgsz": imgsz_of(model, config),
