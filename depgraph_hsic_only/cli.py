@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from depgraph_hsic_only._version import __version__
-from depgraph_hsic_only.config import parse_override
 from depgraph_hsic_only.demo import DEMO
 from depgraph_hsic_only.errors import PruningError
 from depgraph_hsic_only.preview import preview
 from depgraph_hsic_only.progress import say, show
 from depgraph_hsic_only.pruners import DefaultYolov8SegPruner
+from depgraph_hsic_only.settings import parse_override
 
 _FLAGS = {  # flag: (key of the configuration, type, meaning)
     "pretrained": ("pretrained", str, "checkpoint to prune (.pt), or a YOLOv8 segmentation YAML to train from scratch"),

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from rich.console import Group
+from rich.text import Text
 
 from depgraph_hsic_only.config import Config
 from depgraph_hsic_only.costs import Cost, measure_cost
@@ -44,7 +45,7 @@ def preview(config: Config) -> Group:
         f"Cutting {layers} can save at most {1 - smallest.parameters / before.parameters:.1%} of the parameters and "
         f"{1 - smallest.gmacs / before.gmacs:.1%} of the multiply-adds (every width at its smallest)."
     )
-    return Group(cost_table(before, after), width_table(plan), limit, "Nothing was written.")
+    return Group(cost_table(before, after), width_table(plan), Text(limit), Text("Nothing was written."))
 
 
 def _cost_at(network: Any, graph: ChannelGraph, config: Config, ratio: float, imgsz: int) -> tuple[PruningPlan, Cost]:

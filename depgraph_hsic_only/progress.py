@@ -3,13 +3,14 @@
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 _TABLE_WIDTH = 120  # columns: no figure is cut off, however narrow the terminal
 
 
 def say(line: str) -> None:
     """Print one line about the stage at hand."""
-    Console().print(f"[bold cyan]pruning »[/] {line}", highlight=False, soft_wrap=True)
+    Console().print(Text("pruning » ", "bold cyan") + Text(line), highlight=False, soft_wrap=True)
 
 
 def show(result: Any) -> None:

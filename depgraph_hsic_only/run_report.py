@@ -13,6 +13,7 @@ import torch_pruning
 import ultralytics
 from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from depgraph_hsic_only._version import __version__
 from depgraph_hsic_only.evaluation import Validation
@@ -108,7 +109,8 @@ class RunReport:
     def __rich__(self) -> Group:
         notes = [f"{TITLES[stage.name]}: {note}" for stage in self.stages for note in stage.notes]
         proof = [f"ONNX: {self.onnx[1]}"] if self.onnx else []
-        return Group(stage_table(self.stages, self.validation), *notes, *proof, f"Everything is in {self.folder}")
+        lines = [*notes, *proof, f"Everything is in {self.folder}"]
+        return Group(stage_table(self.stages, self.validation), *(Text(line, overflow="fold") for line in lines))
 
     def __str__(self) -> str:
         return to_text(self, width=140)

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from depgraph_hsic_only import ConfigError
-from depgraph_hsic_only.config import DEFAULTS, load_config, parse_override
+from depgraph_hsic_only.config import DEFAULTS, load_config
+from depgraph_hsic_only.settings import parse_override
 
 ROOT = Path(__file__).parents[1]
 

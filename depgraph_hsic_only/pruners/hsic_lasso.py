@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from depgraph_hsic_only.calibration import calibration_images, in_batches
-from depgraph_hsic_only.config import read_yaml
 from depgraph_hsic_only.criteria import create_criterion
 from depgraph_hsic_only.criteria.registry import option_names
 from depgraph_hsic_only.errors import ConfigError
@@ -17,6 +16,7 @@ from depgraph_hsic_only.names import nearest
 from depgraph_hsic_only.planning import check_amount, check_rounding
 from depgraph_hsic_only.pruning import apply_plan, plan_pruning, score_channels
 from depgraph_hsic_only.report import PruningReport
+from depgraph_hsic_only.settings import read_yaml
 from depgraph_hsic_only.surgery import network_of
 
 _DEFAULT_THRESHOLD = 0.01
