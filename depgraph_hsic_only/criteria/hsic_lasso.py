@@ -54,7 +54,7 @@ class HsicLasso(Criterion):
     def __init__(
         self,
         *,
-        gamma: float = 0.5,
+        gamma: float = 1.0,
         positions: int = 16,
         block_size: int = 256,
         centering: str = "unbiased",

@@ -19,7 +19,7 @@ from depgraph_hsic_only.report import PruningReport
 from depgraph_hsic_only.settings import read_yaml
 from depgraph_hsic_only.surgery import network_of
 
-_DEFAULT_THRESHOLD = 0.01
+_DEFAULT_THRESHOLD = 0.001
 _SETTINGS = ("threshold", "ratio", "images", "max_images", "imgsz", "batch", "layers", "round_to", "min_channels")
 
 
@@ -28,7 +28,7 @@ class HsicLassoPruner:
 
     Args:
         threshold: The smallest score that stays, in [0, 1]; it means the same in every layer: the channels that
-            HSIC-Lasso at λ = threshold · λ_max lets in. 0.01 where neither it nor a ratio is given.
+            HSIC-Lasso at λ = threshold · λ_max lets in. 0.001 where neither it nor a ratio is given.
         ratio: Instead: the share of the channels to cut from each width, 0 ≤ ratio < 1.
         images: Calibration images: a folder, a list of files, a tensor (n, 3, h, w) in [0, 1], or a data set's YAML.
             None for the data set the checkpoint was trained on, where it is on this machine, else the photographs that
