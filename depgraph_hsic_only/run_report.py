@@ -55,7 +55,7 @@ class StageReport:
     map50_mask: float | None = None
     latency_ms: Mapping[str, float | None] = field(default_factory=lambda: {"torch": None, "onnxruntime": None})
     notes: tuple[str, ...] = ()
-    epochs: tuple[Mapping[str, float], ...] = ()
+    epochs: tuple[Mapping[str, float | None], ...] = ()
 
     def csv_row(self) -> dict[str, Any]:
         """The row of `results.csv`, with Ultralytics' names for the mAPs."""

@@ -70,7 +70,7 @@ class Callbacks:
                 function(argument)
 
 
-def read_epochs(folder: str | Path) -> list[dict[str, float]]:
+def read_epochs(folder: str | Path) -> list[dict[str, float | None]]:
     """Losses, mAPs and learning rates of each epoch of an Ultralytics training.
 
     Read from the `results.csv` that Ultralytics writes after every epoch: with several GPUs the training happens in
@@ -81,11 +81,17 @@ def read_epochs(folder: str | Path) -> list[dict[str, float]]:
 
     Returns:
         A dict for each epoch, keys as Ultralytics names them ("epoch", "train/seg_loss", "metrics/mAP50-95(M)",
-        "lr/pg0"); empty where nothing was trained.
+        "lr/pg0"); empty where nothing was trained. What was not measured is None: with `val=False` Ultralytics writes
+        zeros for the validation of all epochs but the last.
     """
     path = Path(folder) / "results.csv"
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
         rows = csv.DictReader(file, skipinitialspace=True)
-        return [{key.strip(): float(value) for key, value in row.items()} for row in rows]
+        return [_measured({key.strip(): float(value) for key, value in row.items()}) for row in rows]
+
+
+def _measured(epoch: dict[str, float]) -> dict[str, float | None]:
+    validated = any(value != 0 for key, value in epoch.items() if key.startswith("val/"))
+    return {k: v if validated or not k.startswith(("val/", "metrics/")) else None for k, v in epoch.items()}

@@ -112,12 +112,16 @@ def plot_training(stages: Sequence[Mapping[str, Any]]) -> Figure:
     for stage in trained:
         epochs, style = stage["epochs"], {"marker": "o", "markersize": 3}
         x = [first + k + 1 for k in range(len(epochs))]
-        sums = {part: [sum(v for k, v in e.items() if _is_loss(k, part)) for e in epochs] for part in ("train", "val")}
-        panels[0].plot(x, sums["train"], color=_BLUE, label="training", **style)
-        panels[0].plot(x, sums["val"], color=_ORANGE, label="validation", **style)
-        panels[1].plot(x, [e["metrics/mAP50-95(B)"] for e in epochs], color=_BLUE, label="box", **style)
-        panels[1].plot(x, [e["metrics/mAP50-95(M)"] for e in epochs], color=_ORANGE, label="mask", **style)
-        panels[2].plot(x, [e["lr/pg0"] for e in epochs], color=_GREEN, label="first parameter group", **style)
+        lines = (
+            (panels[0], _BLUE, "training", [_loss(e, "train") for e in epochs]),
+            (panels[0], _ORANGE, "validation", [_loss(e, "val") for e in epochs]),
+            (panels[1], _BLUE, "box", [e["metrics/mAP50-95(B)"] for e in epochs]),
+            (panels[1], _ORANGE, "mask", [e["metrics/mAP50-95(M)"] for e in epochs]),
+            (panels[2], _GREEN, "first parameter group", [e["lr/pg0"] for e in epochs]),
+        )
+        for axes, color, label, values in lines:
+            points = [(at, value) for at, value in zip(x, values, strict=True) if value is not None]
+            axes.plot(*zip(*points, strict=True), color=color, label=label, **style)
         for axes in panels:
             axes.axvline(first + 0.5, color=_GREY, linewidth=0.8)
             axes.text(first + 0.6, 1.0, _NAMES[stage["name"]], transform=axes.get_xaxis_transform(), fontsize=8)
@@ -135,5 +139,7 @@ def plot_training(stages: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def _is_loss(key: str, part: str) -> bool:
-    return key.startswith(f"{part}/") and key.endswith("_loss")
+def _loss(epoch: Mapping[str, float | None], part: str) -> float | None:
+    """The sum of an epoch's training or validation losses; None where they were not measured."""
+    losses = [value for key, value in epoch.items() if key.startswith(f"{part}/") and key.endswith("_loss")]
+    return None if None in losses else sum(value for value in losses if value is not None)
