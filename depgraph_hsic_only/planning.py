@@ -134,6 +134,32 @@ def follow_ties(graph: ChannelGraph, widths: Mapping[str, int]) -> dict[str, int
     return {w.name: widths[w.half_of] // 2 if w.half_of else widths[w.name] for w in graph.widths}
 
 
+def plan_cut(
+    graph: ChannelGraph,
+    scores: Scores,
+    *,
+    ratio: float | None,
+    threshold: float | None,
+    round_to: int,
+    min_channels: int,
+    criterion: str,
+    unpruned: ChannelGraph | None = None,
+) -> PruningPlan:
+    """A plan by a ratio or by a threshold: see `uniform_widths`, `threshold_widths` and `make_plan`.
+
+    Args:
+        unpruned: The channel groups whose widths the ratio is a share of; `graph` itself where None.
+    """
+    check_amount(ratio, threshold)
+    if ratio is not None:
+        widths = uniform_widths(unpruned or graph, ratio, round_to=round_to, min_channels=min_channels)
+        reason = f"uniform, ratio {ratio:g}"
+    elif threshold is not None:
+        widths = threshold_widths(graph, scores, threshold, round_to=round_to, min_channels=min_channels)
+        reason = f"scores of at least {threshold:g}"
+    return make_plan(graph, scores, widths, criterion=criterion, reasons=dict.fromkeys(widths, reason))
+
+
 def make_plan(
     graph: ChannelGraph, scores: Scores, widths: Mapping[str, int], *, criterion: str, reasons: Mapping[str, str]
 ) -> PruningPlan:

@@ -12,7 +12,7 @@ from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.graph import ChannelGraph, trace_channels
 from depgraph_hsic_only.loading import load_model
 from depgraph_hsic_only.plan import PruningPlan
-from depgraph_hsic_only.planning import make_plan, uniform_widths
+from depgraph_hsic_only.planning import plan_cut
 from depgraph_hsic_only.recording import imgsz_of
 from depgraph_hsic_only.report import cost_table, width_table
 from depgraph_hsic_only.surgery import pruned_copy
@@ -50,8 +50,13 @@ def preview(config: Config) -> Group:
 
 def _cost_at(network: Any, graph: ChannelGraph, config: Config, ratio: float, imgsz: int) -> tuple[PruningPlan, Cost]:
     settings = config.prune
-    widths = uniform_widths(graph, ratio, round_to=settings.round_to, min_channels=settings.min_channels)
-    unranked = {group.name: torch.zeros(group.channels) for group in graph.groups}
-    reasons = dict.fromkeys(widths, f"uniform, ratio {ratio:g}")
-    plan = make_plan(graph, unranked, widths, criterion=settings.criterion, reasons=reasons)
+    plan = plan_cut(
+        graph,
+        {group.name: torch.zeros(group.channels) for group in graph.groups},
+        ratio=ratio,
+        threshold=None,
+        round_to=settings.round_to,
+        min_channels=settings.min_channels,
+        criterion=settings.criterion,
+    )
     return plan, measure_cost(pruned_copy(network, plan), imgsz)

@@ -13,9 +13,7 @@ from depgraph_hsic_only.planning import (
     Scores,
     check_amount,
     check_rounding,
-    make_plan,
-    threshold_widths,
-    uniform_widths,
+    plan_cut,
 )
 from depgraph_hsic_only.report import PruningReport
 
@@ -59,13 +57,15 @@ def plan_pruning(
     scorer = create_criterion(criterion, **options)
     graph = trace_channels(surgery.network_of(model), layers)
     scores = scorer.score(graph, batches) if scores is None else scores
-    if ratio is not None:
-        widths = uniform_widths(graph, ratio, round_to=round_to, min_channels=min_channels)
-        reason = f"uniform, ratio {ratio:g}"
-    elif threshold is not None:
-        widths = threshold_widths(graph, scores, threshold, round_to=round_to, min_channels=min_channels)
-        reason = f"scores of at least {threshold:g}"
-    return make_plan(graph, scores, widths, criterion=criterion, reasons=dict.fromkeys(widths, reason))
+    return plan_cut(
+        graph,
+        scores,
+        ratio=ratio,
+        threshold=threshold,
+        round_to=round_to,
+        min_channels=min_channels,
+        criterion=criterion,
+    )
 
 
 def prune(model: Any, ratio: float | None = None, **settings: Any) -> PruningReport:

@@ -12,7 +12,7 @@ from depgraph_hsic_only.errors import ExportError
 from depgraph_hsic_only.graph import ChannelGraph, trace_channels
 from depgraph_hsic_only.loading import load_model
 from depgraph_hsic_only.plan import PruningPlan
-from depgraph_hsic_only.planning import make_plan, threshold_widths, uniform_widths
+from depgraph_hsic_only.planning import plan_cut
 from depgraph_hsic_only.pruners.base import Yolov8SegPruner
 from depgraph_hsic_only.pruning import apply_plan
 from depgraph_hsic_only.recording import TRAININGS, Exported, imgsz_of
@@ -97,14 +97,16 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
             images, imgsz = config.calibration["images"], imgsz_of(model, config)
             batches = labelled_batches(self.dataset, images=images, imgsz=imgsz, batch=min(config.batch, images))
         scores = criterion.score(graph, batches)
-        rounding = {"round_to": settings.round_to, "min_channels": settings.min_channels}
-        if ratio is not None:
-            widths, reason = uniform_widths(unpruned, ratio, **rounding), f"uniform, ratio {ratio:g}"
-        else:
-            threshold = settings.threshold or 0.0
-            widths = threshold_widths(graph, scores, threshold, **rounding)
-            reason = f"scores of at least {threshold:g}"
-        plan = make_plan(graph, scores, widths, criterion=settings.criterion, reasons=dict.fromkeys(widths, reason))
+        plan = plan_cut(
+            graph,
+            scores,
+            ratio=ratio,
+            threshold=settings.threshold,
+            round_to=settings.round_to,
+            min_channels=settings.min_channels,
+            criterion=settings.criterion,
+            unpruned=unpruned,
+        )
         self.callbacks.fire("on_prune_start", PruneEvent(step, settings.steps, model, plan, None))
         report = apply_plan(model, plan)
         self.callbacks.fire("on_prune_end", PruneEvent(step, settings.steps, model, plan, report))
