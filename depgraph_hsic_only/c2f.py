@@ -81,6 +81,21 @@ def merge_c2f(module: nn.Module) -> nn.Module:
     return module
 
 
+def stock_output(name: str, half: int) -> tuple[str, int]:
+    """Where a convolution of the split form stands in the stock model.
+
+    Args:
+        name: Path of the convolution in the split model.
+        half: Output channels of one half of a C2f's first convolution.
+
+    Returns:
+        Path of the convolution in the stock model, and the offset of the outputs there.
+    """
+    if name.endswith((".first.conv", ".second.conv")):
+        return name.rsplit(".", 2)[0] + ".cv1.conv", half if name.endswith(".second.conv") else 0
+    return name, 0
+
+
 def _as_layer(new: nn.Module, old: nn.Module) -> nn.Module:
     for name in _LAYER_ATTRIBUTES:
         if hasattr(old, name):

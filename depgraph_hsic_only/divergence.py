@@ -1,0 +1,110 @@
+"""How far a network's predictions have moved from those of the original, without labels.
+
+    D = D_class + D_box + D_mask
+
+over anchors a with the original's confidence w_a = max_c p_ac: the Bernoulli divergence of all class scores, the
+divergence of the box distributions and of the predicted masks, the latter two weighted by w_a; each is divided by
+Σ_a w_a, about the number of objects, and is 0 where the predictions agree.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+_OBJECTS = 32  # the most confident anchors of an image, whose masks are compared
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Parts of D, each a scalar tensor of at least 0.
+
+    Attributes:
+        classes: Of the class scores.
+        boxes: Of the box distributions.
+        masks: Of the masks; 0 for a detection model.
+    """
+
+    classes: torch.Tensor
+    boxes: torch.Tensor
+    masks: torch.Tensor
+
+    @property
+    def total(self) -> torch.Tensor:
+        """D."""
+        return self.classes + self.boxes + self.masks
+
+
+def divergence(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> Divergence:
+    """D between the raw outputs of a head in training mode, those of Ultralytics' Segment or Detect.
+
+    Args:
+        student: "boxes" (B, 4·r, A) logits of the box distributions, "scores" (B, nc, A) logits, and of a segmentation
+            model "mask_coefficient" (B, nm, A) and "proto" (B, nm, h, w).
+        teacher: The same of the original.
+    """
+    p = teacher["scores"].sigmoid()
+    w = p.amax(1)  # (B, A)
+    objects = w.sum().clamp_min(1.0)
+    classes = _bernoulli(student["scores"], teacher["scores"]).sum() / objects
+    b, sides, a = student["boxes"].shape
+    log_q, log_p = (t["boxes"].view(b, 4, sides // 4, a).log_softmax(2) for t in (student, teacher))
+    boxes = ((log_p.exp() * (log_p - log_q)).sum((1, 2)) * w).sum() / objects
+    masks = _masks(student, teacher, w) if "proto" in teacher else torch.zeros_like(boxes)
+    return Divergence(classes, boxes, masks)
+
+
+def _masks(student: Mapping[str, Any], teacher: Mapping[str, Any], w: torch.Tensor) -> torch.Tensor:
+    """Bernoulli divergence of the masks of the most confident anchors, a mean over pixels."""
+    top = w.topk(min(_OBJECTS, w.shape[1]), 1)
+    per_object = _bernoulli(_mask_logits(student, top.indices), _mask_logits(teacher, top.indices)).mean((2, 3))
+    return (per_object * top.values).sum() / top.values.sum().clamp_min(1.0)
+
+
+def _mask_logits(outputs: Mapping[str, Any], anchors: torch.Tensor) -> torch.Tensor:
+    """Masks of the anchors (B, objects) of each image: (B, objects, h, w)."""
+    coefficients = outputs["mask_coefficient"]
+    at = anchors[:, None].expand(-1, coefficients.shape[1], -1)
+    masks: torch.Tensor = torch.einsum("bko,bkhw->bohw", coefficients.gather(2, at), outputs["proto"])
+    return masks
+
+
+def _bernoulli(logits: torch.Tensor, target_logits: torch.Tensor) -> torch.Tensor:
+    """KL(p ‖ q) of Bernoulli distributions given by logits, elementwise, at least 0 but for rounding."""
+    p = target_logits.sigmoid()
+    cross = F.binary_cross_entropy_with_logits(logits, p, reduction="none")
+    return cross - F.binary_cross_entropy_with_logits(target_logits, p, reduction="none")
+
+
+def sampled_loss(outputs: Mapping[str, Any], generator: torch.Generator) -> torch.Tensor:
+    """A random scalar whose squared gradients are, in expectation, the curvature of D at these outputs, up to a factor.
+
+    The log-likelihood of outcomes drawn from the predictions themselves, so that E[g²] is the diagonal of the Fisher
+    information (Amari 1998; sampled as in Martens & Grosse 2015, arXiv:1503.05671).
+
+    Args:
+        outputs: The original's, as in `divergence`.
+        generator: On the CPU.
+    """
+
+    def uniform(like: torch.Tensor) -> torch.Tensor:
+        return torch.rand(like.shape, generator=generator).to(like)
+
+    scores, boxes = outputs["scores"], outputs["boxes"]
+    p = scores.detach().sigmoid()
+    w = p.amax(1)
+    loss: torch.Tensor = F.binary_cross_entropy_with_logits(scores, (uniform(p) < p).to(p), reduction="sum")
+    b, sides, a = boxes.shape
+    logits = boxes.view(b, 4, sides // 4, a)
+    below = logits.detach().softmax(2).cumsum(2) < uniform(boxes[:, :4])[:, :, None]
+    drawn = below.sum(2).clamp_max(sides // 4 - 1)
+    loss = loss + (F.cross_entropy(logits.transpose(1, 2), drawn, reduction="none") * w[:, None].sqrt()).sum()
+    if "proto" in outputs:
+        top = w.topk(min(_OBJECTS, a), 1)
+        masks = _mask_logits(outputs, top.indices)
+        q = masks.detach().sigmoid()
+        each = F.binary_cross_entropy_with_logits(masks, (uniform(q) < q).to(q), reduction="none").sum((2, 3))
+        loss = loss + (each * top.values.sqrt()).sum() / (masks.shape[2] * masks.shape[3]) ** 0.5
+    return loss

@@ -1,0 +1,227 @@
+"""What a cut network lost, brought back from unlabelled images."""
+
+import copy
+import math
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from ultralytics.engine.model import Model
+
+from depgraph_hsic_only.c2f import stock_output
+from depgraph_hsic_only.distillation import distill
+from depgraph_hsic_only.divergence import divergence
+from depgraph_hsic_only.errors import ConfigError, DataError, PlanError
+from depgraph_hsic_only.graph import trace_channels
+from depgraph_hsic_only.least_squares import FittedLayer, fit_layer
+from depgraph_hsic_only.names import nearest
+from depgraph_hsic_only.places import choose_places
+from depgraph_hsic_only.plan import PruningPlan
+from depgraph_hsic_only.progress import track
+from depgraph_hsic_only.surgery import network_of
+from depgraph_hsic_only.walk import Walk, as_input, raw_outputs
+
+METHODS = ("none", "bn", "least_squares", "distill")
+_PIXELS = 8 * 320 * 320  # of a batch: memory of a backward pass grows with it
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What a recovery did.
+
+    Attributes:
+        method: One of `METHODS`.
+        images: Number of calibration images.
+        seconds: Time it took.
+        divergence: How far the predictions on calibration images (at most 64) are from the original's, before and
+            after; see `divergence.py`.
+        layers: The fitted convolutions, in the order in which they run.
+    """
+
+    method: str
+    images: int
+    seconds: float
+    divergence: tuple[float, float]
+    layers: tuple[FittedLayer, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as plain lists, dicts, strings and numbers."""
+        before, after = self.divergence
+        return asdict(self) | {
+            "divergence": {"before": before, "after": after},
+            "layers": [asdict(x) for x in self.layers],
+        }
+
+    def __str__(self) -> str:
+        before, after = self.divergence
+        return (
+            f"{self.method} on {self.images} images in {self.seconds:.0f} s; "
+            f"divergence from the original's predictions {before:.3g} -> {after:.3g}"
+        )
+
+
+def check_method(method: object) -> str:
+    """A recovery method by name.
+
+    Raises:
+        ConfigError: There is no such method.
+    """
+    if isinstance(method, str) and method in METHODS:
+        return method
+    raise ConfigError(f"recover: expected one of {', '.join(METHODS)}, got {method!r}{nearest(str(method), METHODS)}")
+
+
+def recover(
+    pruned: Any,
+    original: Any,
+    plan: PruningPlan,
+    images: torch.Tensor,
+    *,
+    method: str = "least_squares",
+    positions: int = 400,
+    ridge: float = 1e-3,
+    seconds: float = 600.0,
+    steps: int | None = None,
+    seed: int = 0,
+) -> Recovery:
+    """Bring a cut network back towards the original, in place, without labels; after an error it is as it was.
+
+    "bn" re-estimates BatchNorm's statistics (as EagleEye, Li et al. 2020, arXiv:2007.02491). "least_squares" re-fits
+    every convolution that the cut has touched to what it put out in the original (see `least_squares.py`). "distill"
+    does the same and then trains all weights to match the original's predictions (see `distillation.py`).
+
+    Args:
+        pruned: A `YOLO` or its network, cut by `plan`.
+        original: The same before the cut; left as it is.
+        plan: What was cut.
+        images: Calibration images (n, 3, h, w), float in [0, 1] or uint8, letterboxed as in validation.
+        method: One of `METHODS`; "none" changes nothing.
+        positions: Positions of each layer's output sampled from each image.
+        ridge: Of the fit, as a share of the mean of the diagonal of the normal equations.
+        seconds: Time that "distill" may train for, after the re-fit.
+        steps: Steps that it trains for instead, for a result that does not depend on the machine's speed.
+        seed: Of every random choice.
+
+    Raises:
+        ConfigError: There is no such method.
+        DataError: There are no images, or an activation is not finite.
+        UnsupportedModelError: A model is no unmodified YOLOv8 network.
+        PlanError: The plan was made for another model.
+    """
+    check_method(method)
+    student, teacher = network_of(pruned), network_of(original)
+    if not len(images):
+        raise DataError("expected calibration images, got none; pass images or a data set")
+    start = time.perf_counter()
+    batch = max(1, _PIXELS // (images.shape[2] * images.shape[3]))
+    before = _distance(student, teacher, images, batch)
+    changed = copy.deepcopy(student)
+    layers: tuple[FittedLayer, ...] = ()
+    if method == "bn":
+        reestimate_batchnorm(changed, images, batch)
+    elif method != "none":
+        fits = _fits(changed, teacher, plan, images, positions, ridge, seed, batch)
+        layers = tuple(track(fits, "re-fitting", len(_touched(changed, teacher))))
+    if method == "distill":
+        used = distill(changed, teacher, images, seconds=seconds, steps=steps, batch=min(batch, 8), seed=seed)
+        for _ in track(_hundredths(used), "distilling, %", 100):
+            continue
+    after = _distance(changed, teacher, images, batch)
+    student.load_state_dict(changed.state_dict())
+    if isinstance(pruned, Model):
+        pruned.predictor = None  # holds a fused copy with the old weights
+    return Recovery(method, len(images), time.perf_counter() - start, (before, after), layers)
+
+
+def _hundredths(shares: Iterable[float]) -> Iterator[int]:
+    """1, 2, … 100 as the shares of a budget grow to 1."""
+    said = 0
+    for share in shares:
+        while said < int(100 * share):
+            said += 1
+            yield said
+
+
+def reestimate_batchnorm(network: nn.Module, images: torch.Tensor, batch: int) -> None:
+    """Replace BatchNorm's statistics by the averages over the images, in place."""
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta = [m.momentum for m in norms]
+    with raw_outputs(network), torch.no_grad():
+        for m in norms:
+            m.reset_running_stats()
+            m.momentum = None  # a cumulative average
+            m.train()
+        for part in torch.split(images, batch):
+            network(as_input(part, next(network.parameters()).device))
+    for m, momentum in zip(norms, momenta, strict=True):
+        m.momentum = momentum
+
+
+def _fits(
+    pruned: Any,
+    original: Any,
+    plan: PruningPlan,
+    images: torch.Tensor,
+    positions: int,
+    ridge: float,
+    seed: int,
+    batch: int,
+) -> Iterator[FittedLayer]:
+    """Fit every touched convolution of `pruned`, one by one, in place."""
+    names, kept = _touched(pruned, original), _kept_outputs(pruned, original, plan)
+    with raw_outputs(pruned), raw_outputs(original):
+        places = choose_places(original, names, images, positions=positions, seed=seed, batch=batch)
+        student, teacher = Walk(pruned, images, batch=batch), Walk(original, images, batch=batch)
+        last = max((int(name.split(".")[1]) for name in names), default=-1)
+        for i in range(last + 1):
+            prefix = f"model.{i}."
+            here = {name.removeprefix(prefix): places[name] for name in names if name.startswith(prefix)}
+            outputs = {name.removeprefix(prefix): k for name, k in kept.items() if name.startswith(prefix)}
+            for fitted in fit_layer(student, teacher, here, outputs, ridge=ridge) if here else ():
+                yield FittedLayer(prefix + fitted.name, fitted.before, fitted.after)
+            if i < last:
+                student.step()
+                teacher.step()
+
+
+def _touched(pruned: nn.Module, original: nn.Module) -> list[str]:
+    """Paths of the convolutions that have lost inputs or outputs."""
+    shapes = {
+        name: m.weight.shape for name, m in original.named_modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))
+    }
+    return [name for name, shape in shapes.items() if pruned.get_parameter(f"{name}.weight").shape != shape]
+
+
+def _kept_outputs(pruned: nn.Module, original: nn.Module, plan: PruningPlan) -> dict[str, torch.Tensor]:
+    """The output channels that stay, ascending, by path of the convolution in the stock model."""
+    keep = {cut.name: torch.tensor(cut.keep) for cut in plan.groups}
+    outputs: dict[str, list[torch.Tensor]] = {}
+    for group in trace_channels(original, list(plan.layers)).groups:
+        for member in group.members:
+            if member.role == "output":
+                name, offset = stock_output(member.name, group.channels)
+                outputs.setdefault(name, []).append(offset + keep[group.name])
+    kept = {name: torch.cat(parts).sort().values for name, parts in outputs.items()}
+    for name, channels in kept.items():
+        has = len(pruned.get_parameter(f"{name}.weight"))
+        if has != len(channels) and not isinstance(pruned.get_submodule(name), nn.ConvTranspose2d):
+            raise PlanError(
+                f"{name}: expected the {len(channels)} channels that the plan keeps, got {has}; pass its plan"
+            )
+    return kept
+
+
+def _distance(student: Any, teacher: Any, images: torch.Tensor, batch: int) -> float:
+    """Mean divergence over (at most 64 of) the images."""
+    chosen = images[:: -(-len(images) // 64)]
+    total = 0.0
+    with raw_outputs(student), raw_outputs(teacher), torch.no_grad():
+        for part in torch.split(chosen, batch):
+            x = as_input(part, next(teacher.parameters()).device)
+            total += float(divergence(student(x), teacher(x)).total) * len(part)
+    if not math.isfinite(total):
+        raise DataError("expected finite predictions on the calibration images, got NaN or infinity; check the weights")
+    return max(total, 0.0) / len(chosen)  # rounding may leave a little below 0

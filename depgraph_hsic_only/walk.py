@@ -1,0 +1,89 @@
+"""A network run layer by layer over all calibration images, so that each layer is worked on where it stands."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+_KEPT = 2**30  # bytes of activations kept between layers; past it they are computed again from the last ones kept
+
+
+class Walk:
+    """The activations in front of one layer of a YOLOv8 network after the other, for all images.
+
+    What the layers to come will read is kept, where it fits; where it doesn't, it is computed again from what was kept
+    before. Layers behind may be changed at any time: nothing of them has been computed.
+
+    Args:
+        network: A SegmentationModel or DetectionModel in evaluation mode, with raw outputs (see `raw_outputs`).
+        images: (n, 3, h, w), float in [0, 1] or uint8, on any device.
+        batch: Images that go through a layer at a time.
+        kept: Bytes of activations that may be kept between layers.
+    """
+
+    def __init__(self, network: Any, images: torch.Tensor, *, batch: int = 8, kept: int = _KEPT) -> None:
+        self._layers, self._budget = list(network.model), kept
+        self._device = next(network.parameters()).device
+        self._states: list[dict[int, torch.Tensor]] = [{-1: part} for part in torch.split(images, batch)]
+        self._at = self._here = 0
+        self._last_reader = {j: i for i in range(len(self._layers)) for j in self._sources(i)}
+
+    @property
+    def layer(self) -> Any:
+        """The layer at hand."""
+        return self._layers[self._here]
+
+    def inputs(self) -> Iterator[Any]:
+        """What the layer at hand reads, batch by batch: a tensor, or a list of tensors."""
+        for state in self._states:
+            yield self._read(self._run(state, self._here), self._here)
+
+    def step(self) -> None:
+        """Go on to the next layer."""
+        self._here += 1
+        first = self._run(self._states[0], self._here)
+        if _size(first) * len(self._states) <= self._budget:
+            self._states = [first, *(self._run(state, self._here) for state in self._states[1:])]
+            self._at = self._here
+
+    def _sources(self, i: int) -> list[int]:
+        """The layers that layer i reads; -1 for the images."""
+        f = self._layers[i].f
+        return [i + j if j < 0 else j for j in (f if isinstance(f, list) else [f])]
+
+    def _read(self, state: dict[int, torch.Tensor], i: int) -> Any:
+        found = [as_input(state[j], self._device) if j < 0 else state[j] for j in self._sources(i)]
+        return found if isinstance(self._layers[i].f, list) else found[0]
+
+    @torch.no_grad()
+    def _run(self, state: dict[int, torch.Tensor], stop: int) -> dict[int, torch.Tensor]:
+        """What layers from `stop` on need, from what the layers from the last kept ones on need."""
+        state = dict(state)
+        for i in range(self._at, stop):
+            state[i] = self._layers[i](self._read(state, i))
+            state = {j: t for j, t in state.items() if self._last_reader.get(j, -1) > i}
+        return state
+
+
+def as_input(images: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Images as a network reads them: float32 in [0, 1], on its device."""
+    images = images.to(device)
+    return images.float() / 255 if images.dtype == torch.uint8 else images.float()
+
+
+@contextmanager
+def raw_outputs(network: Any) -> Iterator[Any]:
+    """`network` in evaluation mode with a head that decodes nothing, for as long as the context lasts."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    network.model[-1].training = True
+    try:
+        yield network
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _size(state: dict[int, torch.Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in state.values())
