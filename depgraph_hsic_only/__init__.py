@@ -17,6 +17,7 @@ from depgraph_hsic_only.nms import ensure_nms
 from depgraph_hsic_only.plan import PruningPlan
 from depgraph_hsic_only.pruners import DefaultYolov8SegPruner, Exported, HsicLassoPruner, Yolov8SegPruner
 from depgraph_hsic_only.pruning import apply_plan, plan_pruning, prune, score_channels
+from depgraph_hsic_only.recovery import Recovery, recover
 from depgraph_hsic_only.report import PruningReport
 from depgraph_hsic_only.run_report import RunReport
 
@@ -34,6 +35,7 @@ __all__ = [
     "PruningError",
     "PruningPlan",
     "PruningReport",
+    "Recovery",
     "RunReport",
     "UnsupportedModelError",
     "Yolov8SegPruner",
@@ -44,6 +46,7 @@ __all__ = [
     "load_model",
     "plan_pruning",
     "prune",
+    "recover",
     "register_criterion",
     "score_channels",
 ]

@@ -17,6 +17,7 @@ from depgraph_hsic_only.errors import ConfigError, PruningError
 from depgraph_hsic_only.graph import check_layers
 from depgraph_hsic_only.names import nearest
 from depgraph_hsic_only.planning import check_ratio, check_rounding, check_threshold
+from depgraph_hsic_only.recovery import check_method
 from depgraph_hsic_only.settings import read_yaml
 
 DEFAULT_CFG = "default.yaml"
@@ -48,6 +49,9 @@ class PruneConfig:
         layers: "backbone", or some of the layers 0–9.
         round_to: What block outputs are multiples of: 8, 16 or 32.
         min_channels: No width is cut below this many channels.
+        recover: What brings the cut model back before any training: "none", "bn", "least_squares" or
+            "distill".
+        distill_seconds: Time that "distill" may train for.
         steps: In how many cuts, with fine-tuning in between.
         max_map_drop: Largest loss of mask mAP50-95 after a step's fine-tuning, in [0, 1]; None for any.
         options: Options of the criterion.
@@ -59,6 +63,8 @@ class PruneConfig:
     layers: Any = "backbone"
     round_to: int = 8
     min_channels: int = 0
+    recover: str = "least_squares"
+    distill_seconds: float = 600.0
     steps: int = 1
     max_map_drop: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -79,7 +85,7 @@ class Config:
         project: Folder of the run folders.
         name: Name of the run folder.
         exist_ok: Whether an existing run folder is used again.
-        calibration: Of the images that a criterion measures on, where it needs any: `images`, how many.
+        calibration: Of the training images that criteria and recovery measure on: `images`, how many.
         train: Ultralytics train arguments of the stage before pruning.
         prune: What to cut.
         fine_tune: Ultralytics train arguments of the stage after pruning.
@@ -118,7 +124,7 @@ DEFAULTS: dict[str, Any] = {
     "project": "runs/prune",
     "name": "exp",
     "exist_ok": False,
-    "calibration": {"images": 64},
+    "calibration": {"images": 256},
     "train": {"epochs": 10},
     "prune": asdict(PruneConfig()),
     "fine_tune": {"epochs": 10},
@@ -262,6 +268,9 @@ def _prune_faults(settings: Mapping[str, Any]) -> list[str]:
     faults = _unknown("prune", settings, DEFAULTS["prune"])
     if settings["threshold"] is not None and settings["steps"] != 1:
         faults.append("prune.steps: expected 1 with a threshold, since steps go towards a ratio; leave one of them out")
+    seconds = settings["distill_seconds"]
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < float("inf"):
+        faults.append(f"prune.distill_seconds: expected a number of seconds above 0, got {seconds!r}")
     drop, options = settings["max_map_drop"], settings["options"]
     if not _at_least(1)(settings["steps"]):
         faults.append(f"prune.steps: expected an integer of at least 1, got {settings['steps']!r}")
@@ -276,6 +285,7 @@ def _prune_faults(settings: Mapping[str, Any]) -> list[str]:
         lambda: check_threshold(settings["threshold"]) if settings["threshold"] is not None else None,
         lambda: check_layers(settings["layers"]),
         lambda: check_rounding(settings["round_to"], settings["min_channels"]),
+        lambda: check_method(settings["recover"]),
     ]
     if isinstance(options, Mapping) and isinstance(settings["criterion"], str):
         checks.append(lambda: create_criterion(settings["criterion"], **options))

@@ -160,6 +160,23 @@ def plan_cut(
     return make_plan(graph, scores, widths, criterion=criterion, reasons=dict.fromkeys(widths, reason))
 
 
+def agreement(plan: PruningPlan, halves: tuple[Scores, Scores] | None) -> float | None:
+    """How well two halves of the calibration images agree on the channels that stay, in [0, 1].
+
+    The Jaccard index of the channels that each half alone would keep, over all channel groups that are cut. None where
+    there are no such scores, or nothing is cut.
+    """
+    shared = either = 0
+    for group in plan.groups if halves else ():
+        width = len(group.keep)
+        if halves and width < group.channels:
+            a, b = (
+                set(torch.argsort(half[group.name], descending=True, stable=True)[:width].tolist()) for half in halves
+            )
+            shared, either = shared + len(a & b), either + len(a | b)
+    return shared / either if either else None
+
+
 def make_plan(
     graph: ChannelGraph, scores: Scores, widths: Mapping[str, int], *, criterion: str, reasons: Mapping[str, str]
 ) -> PruningPlan:

@@ -1,12 +1,13 @@
 """Pruning in memory: `plan_pruning` decides, `apply_plan` cuts, `prune` does both."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from depgraph_hsic_only import surgery
 from depgraph_hsic_only.costs import measure_cost
-from depgraph_hsic_only.criteria.registry import Batches, create_criterion
+from depgraph_hsic_only.criteria.registry import Batches, Measured, create_criterion
 from depgraph_hsic_only.graph import OUTPUT_MULTIPLE, trace_channels
 from depgraph_hsic_only.plan import PruningPlan
 from depgraph_hsic_only.planning import (
@@ -15,6 +16,7 @@ from depgraph_hsic_only.planning import (
     check_rounding,
     plan_cut,
 )
+from depgraph_hsic_only.recovery import check_method, recover
 from depgraph_hsic_only.report import PruningReport
 
 
@@ -82,20 +84,31 @@ def prune(model: Any, ratio: float | None = None, **settings: Any) -> PruningRep
     return apply_plan(model, plan_pruning(model, ratio, **settings))
 
 
-def apply_plan(model: Any, plan: PruningPlan) -> PruningReport:
+def apply_plan(
+    model: Any, plan: PruningPlan, *, recovery: str = "none", images: torch.Tensor | None = None, **settings: Any
+) -> PruningReport:
     """Cut a live model as planned, in place; after an error it is as it was.
 
     Args:
         model: A `YOLO`, or its SegmentationModel or DetectionModel: the planned one or another copy of it.
         plan: What to cut.
+        recovery: What brings the cut model back: "none", or another method of `recover`.
+        images: Calibration images for the recovery, (n, 3, h, w), float in [0, 1] or uint8.
+        settings: Other arguments of `recover`.
 
     Raises:
         UnsupportedModelError: The model is no unmodified YOLOv8 network.
         PlanError: The plan was made for another model.
+        ConfigError: There is no such recovery.
+        DataError: The images can't be used.
     """
     network = surgery.network_of(model)
     pruned = surgery.pruned_copy(network, plan)
     report = PruningReport(plan, measure_cost(network), measure_cost(pruned))
+    if check_method(recovery) != "none":
+        given = torch.empty(0) if images is None else images
+        found = recover(pruned, network, plan, given, method=recovery, **settings)
+        report = replace(report, recovery=found)
     surgery.install(model, pruned)
     return report
 
@@ -112,5 +125,17 @@ def score_channels(
 
     Arguments and errors are those of `plan_pruning`.
     """
+    return measure_channels(model, criterion, layers=layers, batches=batches, **options).scores
+
+
+def measure_channels(
+    model: Any,
+    criterion: str = "magnitude",
+    *,
+    layers: object = "backbone",
+    batches: Batches | None = None,
+    **options: Any,
+) -> Measured:
+    """As `score_channels`, with the scores by each half of the images, for a criterion that reads images."""
     scorer = create_criterion(criterion, **options)
-    return scorer.score(trace_channels(surgery.network_of(model), layers), batches)
+    return scorer.measure(trace_channels(surgery.network_of(model), layers), batches)

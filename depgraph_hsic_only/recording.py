@@ -39,6 +39,20 @@ class Exported:
     parity: OnnxParity
 
 
+class Remarks:
+    """What a stage has to say beside its result, until its row is written."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.details: dict[str, Any] = {}
+
+    def taken(self) -> tuple[list[str], dict[str, Any]]:
+        """The notes and details so far, which are forgotten."""
+        taken = self.notes, self.details
+        self.notes, self.details = [], {}
+        return taken
+
+
 def check_classes(model: Any, dataset: Dataset, config: Config) -> None:
     """Refuse to prune a model for a data set of another class count without training it.
 
@@ -61,11 +75,11 @@ class Recorder:
         dataset: The data set; written into the folder where its keys were given themselves.
         config: The configuration.
         model: The loaded `YOLO`, which becomes the baseline.
-        notes: Where stages leave their notes; they go into the row of the stage.
+        remarks: Where stages leave what goes into their rows.
     """
 
-    def __init__(self, folder: RunFolder, dataset: Dataset, config: Config, model: Any, notes: list[str]) -> None:
-        self._folder, self._config, self._names, self._notes = folder, config, dataset.names, notes
+    def __init__(self, folder: RunFolder, dataset: Dataset, config: Config, model: Any, remarks: Remarks) -> None:
+        self._folder, self._config, self._names, self._remarks = folder, config, dataset.names, remarks
         self._data = dataset.file(folder.path)
         self._validation = Validation(imgsz_of(model, config), config.batch)
         self._widths = backbone_widths(model.model)
@@ -91,7 +105,7 @@ class Recorder:
         weights = self._folder.save_model(FILES[name], result)
         if name == "pruned":
             self._folder.write_yaml("weights/pruned.yaml", result.model.yaml)
-        if _fingerprint(result) != before or self._notes:
+        if _fingerprint(result) != before or self._remarks.notes:
             self._add(name, result, weights, seconds)
         self._write(result, None)
         return result
@@ -109,11 +123,11 @@ class Recorder:
     def _add(self, name: str, model: Any, weights: Path | None, seconds: float) -> None:
         """Measure a model and add its row."""
         cost = measure_cost(model.model, self._validation.imgsz)
-        row, notes = StageReport(name, seconds, cost.parameters, cost.gmacs), list(self._notes)
-        self._notes.clear()
+        notes, details = self._remarks.taken()
+        row = StageReport(name, seconds, cost.parameters, cost.gmacs, details=details)
         if weights is None:
             notes.append("built from its YAML and not trained, so its mAP was not measured")
-        elif not _same_classes(model.names, self._names):
+        elif not same_classes(model.names, self._names):
             notes.append("it has other classes than the data set, so its mAP was not measured")
         else:
             say(f"validating {weights.name}")
@@ -176,7 +190,8 @@ def imgsz_of(model: Any, config: Config) -> int:
     return config.imgsz or int(model.overrides.get("imgsz") or 640)
 
 
-def _same_classes(a: Mapping[int, str], b: Mapping[int, str]) -> bool:
+def same_classes(a: Mapping[int, str], b: Mapping[int, str]) -> bool:
+    """Whether two sets of class names are the same, but for case."""
     return [str(name).strip().lower() for name in a.values()] == [str(name).strip().lower() for name in b.values()]
 
 

@@ -7,9 +7,13 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.table import Table
+from rich.text import Text
 
 from depgraph_hsic_only.costs import Cost
 from depgraph_hsic_only.plan import PruningPlan
+from depgraph_hsic_only.recovery import Recovery
+
+_STABLE = 0.8  # agreement above which more images change little
 
 
 @dataclass(frozen=True, repr=False)
@@ -21,12 +25,17 @@ class PruningReport:
         before: Cost of the model before the cut.
         after: Cost of the model after the cut.
         scores: Importance of each channel by channel group; empty where a plan was applied that had been made before.
+        stability: How well the scores of two halves of the calibration images agree, in [0, 1] (see
+            `criteria.agreement`); None where it was not measured.
+        recovery: What brought the cut model back; None where nothing did.
     """
 
     plan: PruningPlan
     before: Cost
     after: Cost
     scores: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    stability: float | None = None
+    recovery: Recovery | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain lists, dicts, strings and numbers."""
@@ -38,10 +47,14 @@ class PruningReport:
             "gmacs": {"before": self.before.gmacs, "after": self.after.gmacs},
             "widths": {"before": self.plan.before, "after": self.plan.after},
             "scores": {name: list(scores) for name, scores in self.scores.items()},
+            "stability": self.stability,
+            "recovery": self.recovery.to_dict() if self.recovery else None,
         }
 
     def __rich__(self) -> Group:
-        return Group(cost_table(self.before, self.after), width_table(self.plan))
+        lines = [] if self.stability is None else [f"Calibration: {stability_text(self.stability)}"]
+        lines += [f"Recovery: {self.recovery}"] if self.recovery else []
+        return Group(cost_table(self.before, self.after), width_table(self.plan), *map(Text, lines))
 
     def __str__(self) -> str:
         return to_text(self)
@@ -69,6 +82,13 @@ def width_table(plan: PruningPlan) -> Table:
     for w in plan.widths:
         table.add_row(str(w.layer), w.name, f"{w.before:,}", f"{w.after:,}", w.reason)
     return table
+
+
+def stability_text(stability: float) -> str:
+    """What the agreement of two halves of the calibration images means, for people."""
+    return f"two halves of the images agree on {stability:.0%} of the channels that stay" + (
+        "" if stability >= _STABLE else "; more images would settle the rest"
+    )
 
 
 def to_text(renderable: Any, width: int = 100) -> str:

@@ -41,6 +41,8 @@ class StageReport:
         weights: Path of the checkpoint, relative to the run folder where it is in it.
         notes: What a reader must know.
         epochs: Losses, mAPs and learning rates of each epoch, where the stage trained.
+        details: What the stage itself measured: of pruning "as_cut" (mAPs before the recovery), "recovery", "scores" by
+            channel group and "stability".
     """
 
     name: str
@@ -56,6 +58,7 @@ class StageReport:
     latency_ms: Mapping[str, float | None] = field(default_factory=lambda: {"torch": None, "onnxruntime": None})
     notes: tuple[str, ...] = ()
     epochs: tuple[Mapping[str, float | None], ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
 
     def csv_row(self) -> dict[str, Any]:
         """The row of `results.csv`, with Ultralytics' names for the mAPs."""

@@ -63,7 +63,7 @@ def planted(n: int = 600, d: int = 12) -> Samples:
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0])
 def test_what_is_read_enters_first_and_what_repeats_or_is_dead_scores_nothing(gamma: float) -> None:
-    scores = HsicLasso(gamma=gamma).score_inputs(planted())
+    scores = HsicLasso(gamma=gamma).score_inputs(planted())[0]
     assert scores.max() == 1 and (scores >= 0).all()
     assert scores[4] == 0 and scores[3] == 0  # dead; of two that say the same the one with less energy
     assert scores[:3].min() > 2 * scores[5:].max()
@@ -89,7 +89,9 @@ def test_a_channel_counts_where_it_counts_most(monkeypatch: Any) -> None:
         if m.role == "input"
     }
     monkeypatch.setattr(
-        HsicLasso, "score_inputs", lambda self, s: table.get(s.convolutions[0], torch.zeros(s.inputs.shape[1]).double())
+        HsicLasso,
+        "score_inputs",
+        lambda self, s: table.get(s.convolutions[0], torch.zeros(s.inputs.shape[1]).double())[None],
     )
     found = HsicLasso().score(graph, [{"img": random_images(2)}])[group.name]
     slots = table["model.4.cv2.conv"][32:].reshape(3, 32)

@@ -22,6 +22,7 @@ from depgraph_hsic_only import (
     plan_pruning,
     prune,
 )
+from depgraph_hsic_only.dataset import find_dataset, labelled_batches
 from depgraph_hsic_only.evaluation import Metrics
 from depgraph_hsic_only.shapes import shapes_dataset
 from depgraph_hsic_only.utils.conversion import export_onnx, verify_onnx
@@ -87,11 +88,20 @@ def test_a_run_from_an_80_class_model_to_a_proven_file(shapes: Path, tmp_path: P
         "pruned.yaml",
         "trained.pt",
     ]
-    assert sorted(p.name for p in (run / "plots").iterdir()) == ["stages.png", "training.png", "widths.png"]
+    assert sorted(p.name for p in (run / "plots").iterdir()) == [
+        "scores.png",
+        "stages.png",
+        "training.png",
+        "widths.png",
+    ]
     data = json.loads((run / "report.json").read_text())
     assert data == json.loads(json.dumps(report.to_dict()))
     assert [stage["name"] for stage in data["stages"]] == ["baseline", "trained", "pruned", "fine_tuned"]
     baseline, trained, pruned, tuned = data["stages"]
+    assert pruned["details"]["as_cut"].keys() == {"map50_95_box", "map50_95_mask"}
+    recovery = pruned["details"]["recovery"]
+    assert recovery["images"] == 16 and recovery["divergence"]["after"] < recovery["divergence"]["before"]
+    assert all(layer["after"] <= layer["before"] for layer in recovery["layers"])
     assert baseline["map50_95_mask"] is None and "other classes" in baseline["notes"][0]
     assert (
         trained["parameters"] > pruned["parameters"] == tuned["parameters"] == parameters(run / "weights" / "best.pt")
@@ -113,7 +123,9 @@ def test_a_run_from_an_80_class_model_to_a_proven_file(shapes: Path, tmp_path: P
     assert (found.box.map, found.seg.map) == (tuned["map50_95_box"], tuned["map50_95_mask"])
     plan = PruningPlan.load(run / "plan.json")
     replayed = load_model(run / "weights" / "trained.pt")
-    apply_plan(replayed, plan)
+    batches = labelled_batches(find_dataset(shapes), images=256, imgsz=64, batch=4)
+    images = torch.cat([batch["img"] for batch in batches])
+    apply_plan(replayed, plan, recovery="least_squares", images=images)
     replayed.save(tmp_path / "replayed.pt")
     assert same_weights(tmp_path / "replayed.pt", run / "weights" / "pruned.pt")
     assert (
@@ -122,7 +134,7 @@ def test_a_run_from_an_80_class_model_to_a_proven_file(shapes: Path, tmp_path: P
     )
 
     shutil.rmtree(run / "plots")
-    assert [p.name for p in plot_metrics(run)] == ["stages.png", "widths.png", "training.png"]
+    assert [p.name for p in plot_metrics(run)] == ["stages.png", "widths.png", "scores.png", "training.png"]
 
 
 def test_without_training_the_result_is_what_pruning_left(checkpoint: Path, shapes: Path, tmp_path: Path) -> None:
@@ -155,6 +167,7 @@ def test_steps_reach_the_same_widths(checkpoint: Path, shapes: Path, tmp_path: P
             return model
 
     given = settings(tmp_path, shapes, **{"train.epochs": 0, "prune.ratio": 0.6, "prune.steps": 3})
+    given |= {"prune.recover": "none"}
     stepped = Counting(checkpoint, **given)
     model = stepped.prune(stepped.load())
     assert len(calls) == 2 and calls[0] > calls[1]
@@ -170,7 +183,7 @@ def test_max_map_drop_keeps_the_last_good_step_and_says_so(
 ) -> None:
     maps = iter([0.5, 0.49, 0.48, 0.3])  # before, after each step
     monkeypatch.setattr(DefaultYolov8SegPruner, "evaluate", lambda self, model: Metrics(0, 0, 0, next(maps)))
-    steps = {"prune.ratio": 0.6, "prune.steps": 3, "prune.max_map_drop": 0.05}
+    steps = {"prune.ratio": 0.6, "prune.steps": 3, "prune.max_map_drop": 0.05, "prune.recover": "none"}
     given = settings(tmp_path, shapes, **{"train.epochs": 0, "fine_tune.epochs": 0, **steps})
     report = DefaultYolov8SegPruner(checkpoint, **given).run()
     assert report.stages[-1].parameters == prune(load_model(checkpoint), 0.4).after.parameters

@@ -16,10 +16,18 @@ import torch
 from numpy.typing import NDArray
 
 from depgraph_hsic_only.activations import Samples, gather_samples
-from depgraph_hsic_only.criteria.registry import Batches, Criterion, register_criterion
+from depgraph_hsic_only.criteria.registry import Batches, Criterion, Measured, register_criterion
 from depgraph_hsic_only.errors import ConfigError, DataError
 from depgraph_hsic_only.graph import ChannelGraph, ChannelGroup
-from depgraph_hsic_only.hsic import CENTERINGS, KernelLike, hsic_system, kernel_names, nonnegative_lasso_path
+from depgraph_hsic_only.hsic import (
+    CENTERINGS,
+    KernelLike,
+    LassoPath,
+    hsic_system,
+    kernel_names,
+    nonnegative_lasso_path,
+)
+from depgraph_hsic_only.progress import track
 
 _DEAD = 1e-6  # standard deviation, of the layer's largest, below which a channel says nothing
 _SAME = 1 - 1e-6  # cosine of two centred Gram matrices above which one channel repeats the other
@@ -73,45 +81,107 @@ class HsicLasso(Criterion):
         Raises:
             DataError: There are no images, too few samples, or an activation is not finite.
         """
+        return self.measure(graph, batches).scores
+
+    def measure(self, graph: ChannelGraph, batches: Batches | None) -> Measured:
+        """As `score`, with the scores by each half of the images where both halves fill a block.
+
+        Raises:
+            DataError: As `score`.
+        """
         readers = [m.name for group in graph.groups for m in group.members if m.role == "input"]
         samples = gather_samples(
             graph.model, list(dict.fromkeys(readers)), batches or (), positions=self.positions, seed=self.seed
         )
         at: dict[str, torch.Tensor] = {}
         with _all_cores():
-            for s in samples:
+            for s in track(samples, "HSIC-Lasso by layer", len(samples)):
                 at |= dict.fromkeys(s.convolutions, self.score_inputs(s))
-        return {group.name: _largest(group, at) for group in graph.groups}
+        whole, *halves = ({g.name: _largest(g, at, row) for g in graph.groups} for row in range(_rows(at)))
+        return Measured(whole, (halves[0], halves[1]) if halves else None)
 
     def score_inputs(self, samples: Samples) -> torch.Tensor:
-        """Scores of all input channels of one convolution, (c_in,) float64 in [0, 1]."""
-        n, d, p = samples.inputs.shape
+        """Scores in [0, 1] of all input channels of one convolution, float64.
+
+        (1, c_in) by all samples, or (3, c_in) by all, by the first half and by the second half, where these fill a
+        block each. The blocks of the halves together are those of the whole, so its system is the mean of theirs.
+        """
+        n, d, _ = samples.inputs.shape
         if n < _FEWEST:
             raise DataError(f"expected at least {_FEWEST} samples, got {n}; pass more calibration images")
-        deviation = samples.inputs.double().std((0, 2), correction=0)
-        alive = (deviation > _DEAD * deviation.max()).nonzero().flatten()
-        scores = torch.zeros(d, dtype=torch.float64)
-        if not len(alive):
-            return scores
-        system = hsic_system(
-            samples.inputs[:, alive],
-            samples.outputs,
-            kernel_x=self.kernel if p == 1 else self.patch_kernel,
-            kernel_y=self.target_kernel,
-            centering=self.centering,
-            block_size=self.block_size,
-            seed=self.seed,
-        )
-        A, b = (t.cpu().numpy() for t in system)
-        e = (deviation.square() * samples.weight.double().square().sum((0, 2)))[alive].cpu().numpy()
-        kept = _distinct(A, e)
-        c = (e[kept] / e.max()) ** self.gamma if e.max() > 0 else np.ones(len(kept))
-        A, b = A[np.ix_(kept, kept)] * np.outer(c, c), b[kept] * c
-        if b.max() > 0:
-            path = nonnegative_lasso_path(A, b, min_lambda=_FLOOR * float(b.max()))
-            found = np.where(path.entry > 0, path.score, _FLOOR * path.runner_up)
-            scores[alive.cpu()[kept]] = torch.from_numpy(found)
+        alive, e = _energies(samples)
+        scores = torch.zeros(1 if n // 2 < self.block_size else 3, d, dtype=torch.float64)
+        if len(alive):
+            for row, (A, b) in enumerate(self._systems(samples, alive)):
+                scores[row, alive] = torch.from_numpy(_entries(A, b, e, self.gamma))
         return scores
+
+    def path(self, samples: Samples) -> LassoPath:
+        """The whole path of the lasso at one convolution, over its input channels that live and repeat no other."""
+        alive, e = _energies(samples)
+        if not len(alive):
+            raise DataError(f"{samples.convolutions[0]}: expected inputs that vary, got constants; pass other images")
+        A, b = next(self._systems(samples, alive))
+        return _path(*_weighted(A, b, e, self.gamma)[1:])
+
+    def _systems(self, samples: Samples, alive: torch.Tensor) -> Iterator[tuple[NDArray[np.float64], ...]]:
+        """(A, b) of the live channels: by all samples, then by each half where the halves fill a block each."""
+        n, _, p = samples.inputs.shape
+        parts = [slice(0, n // 2), slice(n // 2, n)] if n // 2 >= self.block_size else [slice(0, n)]
+        systems = []
+        for part in parts:
+            system = hsic_system(
+                samples.inputs[part, alive.to(samples.inputs.device)],
+                samples.outputs[part],
+                kernel_x=self.kernel if p == 1 else self.patch_kernel,
+                kernel_y=self.target_kernel,
+                centering=self.centering,
+                block_size=self.block_size,
+                seed=self.seed,
+            )
+            systems.append(tuple(t.cpu().numpy() for t in system))
+        counts = [max(1, (part.stop - part.start) // self.block_size) for part in parts]
+        yield tuple(np.average(np.stack(each), axis=0, weights=counts) for each in zip(*systems, strict=True))
+        if len(parts) > 1:
+            yield from systems
+
+
+def _energies(samples: Samples) -> tuple[torch.Tensor, NDArray[np.float64]]:
+    """Indices of the input channels that vary, and their energies var(x_k) ‖W_:k‖²."""
+    deviation = samples.inputs.double().std((0, 2), correction=0)
+    alive = (deviation > _DEAD * deviation.max()).nonzero().flatten()
+    e = (deviation.square() * samples.weight.double().square().sum((0, 2)))[alive]
+    return alive.cpu(), e.cpu().numpy()
+
+
+def _weighted(
+    A: NDArray[np.float64], b: NDArray[np.float64], e: NDArray[np.float64], gamma: float
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """The channels that repeat no other, and the weighted system of these."""
+    kept = _distinct(A, e)
+    c = (e[kept] / e.max()) ** gamma if e.max() > 0 else np.ones(len(kept))
+    return kept, A[np.ix_(kept, kept)] * np.outer(c, c), b[kept] * c
+
+
+def _path(A: NDArray[np.float64], b: NDArray[np.float64]) -> LassoPath:
+    return nonnegative_lasso_path(A, b, min_lambda=_FLOOR * max(float(b.max()), 0.0))
+
+
+def _entries(
+    A: NDArray[np.float64], b: NDArray[np.float64], e: NDArray[np.float64], gamma: float
+) -> NDArray[np.float64]:
+    """Scores (d,) of channels with energies e (d,) from their system A (d, d), b (d,)."""
+    scores = np.zeros(len(b))
+    kept, A, b = _weighted(A, b, e, gamma)
+    if b.max() > 0:
+        path = _path(A, b)
+        scores[kept] = np.where(path.entry > 0, path.score, _FLOOR * path.runner_up)
+    return scores
+
+
+def _rows(at: Mapping[str, torch.Tensor]) -> int:
+    """1, or 3 where every convolution was scored by both halves too."""
+    return min((len(scores) for scores in at.values()), default=1)
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
@@ -147,11 +217,11 @@ def _distinct(A: NDArray[np.float64], energy: NDArray[np.float64]) -> NDArray[np
     return np.array(sorted(kept), dtype=np.int64)
 
 
-def _largest(group: ChannelGroup, at: dict[str, torch.Tensor]) -> torch.Tensor:
+def _largest(group: ChannelGroup, at: Mapping[str, torch.Tensor], row: int) -> torch.Tensor:
     scores = torch.zeros(group.channels, dtype=torch.float64)
     for member in group.members:
         if member.role == "input":
-            scores.scatter_reduce_(0, member.channel, at[member.name][member.index], "amax")
+            scores.scatter_reduce_(0, member.channel, at[member.name][row, member.index], "amax")
     return scores
 
 

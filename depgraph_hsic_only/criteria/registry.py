@@ -3,6 +3,7 @@
 import abc
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast, final
 
 import torch
@@ -13,6 +14,19 @@ from depgraph_hsic_only.names import nearest
 
 Batches = Iterable[Mapping[str, Any]]
 """Labelled batches as Ultralytics' data loaders give them; "img" is (B, 3, H, W), uint8 or float in [0, 1]."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Scores, and how far they can be trusted.
+
+    Attributes:
+        scores: Importance of each channel by channel group.
+        halves: The same from each half of the images alone; None for a criterion that reads no images, or too few.
+    """
+
+    scores: dict[str, torch.Tensor]
+    halves: tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]] | None = None
 
 
 class Criterion(abc.ABC):
@@ -32,6 +46,10 @@ class Criterion(abc.ABC):
             graph: The channel groups, with the model to measure on; it may be changed, since it is a copy.
             batches: Labelled batches, or None where the caller has none.
         """
+
+    def measure(self, graph: ChannelGraph, batches: Batches | None) -> Measured:
+        """As `score`, with the scores by each half of the images where the criterion can tell."""
+        return Measured(self.score(graph, batches))
 
 
 @final

@@ -10,7 +10,7 @@ from depgraph_hsic_only.config import DEFAULT_CFG, Config, load_config
 from depgraph_hsic_only.dataset import Dataset, find_dataset
 from depgraph_hsic_only.evaluation import Metrics, Validation, check_device, validate_model
 from depgraph_hsic_only.progress import say
-from depgraph_hsic_only.recording import Exported, Recorder, check_classes, imgsz_of
+from depgraph_hsic_only.recording import Exported, Recorder, Remarks, check_classes, imgsz_of
 from depgraph_hsic_only.run_report import RunReport
 from depgraph_hsic_only.runs import RunFolder
 from depgraph_hsic_only.utils.hooks import Callbacks
@@ -40,7 +40,7 @@ class Yolov8SegPruner(abc.ABC):
         given = {} if pretrained_path is None else {"pretrained": str(pretrained_path)}
         self.config: Config = load_config(cfg, {**overrides, **given})
         self.callbacks = Callbacks()
-        self._notes: list[str] = []
+        self._remarks = Remarks()
 
     @abc.abstractmethod
     def load(self) -> Any:
@@ -73,7 +73,7 @@ class Yolov8SegPruner(abc.ABC):
         model = self.load()
         check_classes(model, self.dataset, self.config)
         check_device(self.config.device)
-        recorder = Recorder(self.folder, self.dataset, self.config, model, self._notes)
+        recorder = Recorder(self.folder, self.dataset, self.config, model, self._remarks)
         model = recorder.stage("trained", self.train, model)
         model = recorder.stage("pruned", self.prune, model)
         model = recorder.stage("fine_tuned", self.fine_tune, model)
@@ -88,7 +88,12 @@ class Yolov8SegPruner(abc.ABC):
     def note(self, text: str) -> None:
         """Say something that a reader of the report must know about the stage at hand."""
         say(text)
-        self._notes.append(text)
+        self._remarks.notes.append(text)
+
+    @final
+    def detail(self, **figures: Any) -> None:
+        """Put figures of the stage at hand into its row of `report.json`, under `details`, as plain values."""
+        self._remarks.details.update(figures)
 
     @cached_property
     def folder(self) -> RunFolder:

@@ -1,9 +1,12 @@
 """The workflow filled in: Ultralytics trains, DepGraph groups, any criterion ranks, onnxruntime proves the export."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
+
+import torch
 
 from depgraph_hsic_only.criteria import create_criterion
 from depgraph_hsic_only.criteria.registry import option_names
@@ -12,10 +15,12 @@ from depgraph_hsic_only.errors import ExportError
 from depgraph_hsic_only.graph import ChannelGraph, trace_channels
 from depgraph_hsic_only.loading import load_model
 from depgraph_hsic_only.plan import PruningPlan
-from depgraph_hsic_only.planning import plan_cut
+from depgraph_hsic_only.planning import agreement, plan_cut
 from depgraph_hsic_only.pruners.base import Yolov8SegPruner
 from depgraph_hsic_only.pruning import apply_plan
-from depgraph_hsic_only.recording import TRAININGS, Exported, imgsz_of
+from depgraph_hsic_only.recording import TRAININGS, Exported, imgsz_of, same_classes
+from depgraph_hsic_only.recovery import Recovery, recover
+from depgraph_hsic_only.report import stability_text
 from depgraph_hsic_only.utils.conversion import export_onnx, verify_onnx
 from depgraph_hsic_only.utils.hooks import PruneEvent
 
@@ -85,21 +90,18 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         return Exported(path, parity)
 
     def _cut(self, model: Any, unpruned: ChannelGraph, ratio: float | None, step: int) -> tuple[Any, PruningPlan]:
-        """`model`, cut in place, and the plan of the cut: by a ratio of the unpruned widths, or by the threshold."""
-        settings, config = self.config.prune, self.config
+        """`model`, cut in place and recovered, and the plan: by a ratio of the unpruned widths, or by the threshold."""
+        settings = self.config.prune
         options = dict(settings.options)
         if "seed" in option_names(settings.criterion):
-            options.setdefault("seed", config.seed)
+            options.setdefault("seed", self.config.seed)
         criterion = create_criterion(settings.criterion, **options)
         graph = trace_channels(model.model, settings.layers)
-        batches = None
-        if criterion.needs_batches:
-            images, imgsz = config.calibration["images"], imgsz_of(model, config)
-            batches = labelled_batches(self.dataset, images=images, imgsz=imgsz, batch=min(config.batch, images))
-        scores = criterion.score(graph, batches)
+        batches = self._calibration(model) if criterion.needs_batches or settings.recover != "none" else []
+        measured = criterion.measure(graph, batches)
         plan = plan_cut(
             graph,
-            scores,
+            measured.scores,
             ratio=ratio,
             threshold=settings.threshold,
             round_to=settings.round_to,
@@ -107,10 +109,38 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
             criterion=settings.criterion,
             unpruned=unpruned,
         )
+        scores = {name: s.tolist() for name, s in measured.scores.items()}
+        stability = agreement(plan, measured.halves)
         self.callbacks.fire("on_prune_start", PruneEvent(step, settings.steps, model, plan, None))
-        report = apply_plan(model, plan)
+        original = copy.deepcopy(model.model)
+        report = replace(apply_plan(model, plan), scores=scores, stability=stability)
+        if settings.recover != "none":
+            report = replace(report, recovery=self._recover(model, original, plan, batches))
+        self.detail(scores=scores, stability=stability)
+        if stability is not None:
+            self.note(stability_text(stability))
         self.callbacks.fire("on_prune_end", PruneEvent(step, settings.steps, model, plan, report))
         return model, plan
+
+    def _calibration(self, model: Any) -> list[dict[str, Any]]:
+        """Training images with their labels, letterboxed as in validation."""
+        images, imgsz = self.config.calibration["images"], imgsz_of(model, self.config)
+        return list(labelled_batches(self.dataset, images=images, imgsz=imgsz, batch=min(self.config.batch, images)))
+
+    def _recover(self, model: Any, original: Any, plan: PruningPlan, batches: Sequence[Mapping[str, Any]]) -> Recovery:
+        """Recover `model` in place, and put into the report what it was worth before and what was done."""
+        if same_classes(model.names, self.dataset.names):
+            found = self.evaluate(model)
+            self.detail(as_cut={"map50_95_box": found.map50_95_box, "map50_95_mask": found.map50_95_mask})
+            self.note(
+                f"as cut, before the recovery: mAP50-95 box {found.map50_95_box:.4f}, mask {found.map50_95_mask:.4f}"
+            )
+        images = torch.cat([batch["img"] for batch in batches])
+        method, seconds = self.config.prune.recover, self.config.prune.distill_seconds
+        recovery = recover(model, original, plan, images, method=method, seconds=seconds, seed=self.config.seed)
+        self.detail(recovery=recovery.to_dict())
+        self.note(f"recovered by {recovery}")
+        return recovery
 
     def _train(self, model: Any, name: str, arguments: Mapping[str, Any]) -> Any:
         """Train by Ultralytics in the folder `name` of the run and return its best checkpoint, loaded afresh."""

@@ -6,21 +6,28 @@ from typing import Any
 
 import torch
 
+from depgraph_hsic_only.activations import gather_samples
 from depgraph_hsic_only.calibration import calibration_images, in_batches
 from depgraph_hsic_only.criteria import create_criterion
+from depgraph_hsic_only.criteria.hsic_lasso import HsicLasso
 from depgraph_hsic_only.criteria.registry import option_names
 from depgraph_hsic_only.errors import ConfigError
-from depgraph_hsic_only.graph import OUTPUT_MULTIPLE, check_layers
+from depgraph_hsic_only.graph import OUTPUT_MULTIPLE, check_layers, trace_channels
+from depgraph_hsic_only.hsic import LassoPath
 from depgraph_hsic_only.images import Images
 from depgraph_hsic_only.names import nearest
-from depgraph_hsic_only.planning import check_amount, check_rounding
-from depgraph_hsic_only.pruning import apply_plan, plan_pruning, score_channels
+from depgraph_hsic_only.planning import agreement, check_amount, check_rounding
+from depgraph_hsic_only.pruning import apply_plan, measure_channels, plan_pruning, score_channels
+from depgraph_hsic_only.recovery import check_method
 from depgraph_hsic_only.report import PruningReport
 from depgraph_hsic_only.settings import read_yaml
 from depgraph_hsic_only.surgery import network_of
 
 _DEFAULT_THRESHOLD = 0.001
-_SETTINGS = ("threshold", "ratio", "images", "max_images", "imgsz", "batch", "layers", "round_to", "min_channels")
+_SETTINGS = (
+    *("threshold", "ratio", "images", "max_images", "imgsz", "batch"),
+    *("layers", "round_to", "min_channels", "recover", "distill_seconds"),
+)
 
 
 class HsicLassoPruner:
@@ -39,6 +46,9 @@ class HsicLassoPruner:
         layers: "backbone" for layers 0–9, or a list of some of them.
         round_to: What block outputs are multiples of: 8, 16 or 32.
         min_channels: No width is cut below this many channels.
+        recover: What brings the cut model back, from the same images: "least_squares", "distill", "bn" or "none" (see
+            `recovery.recover`).
+        distill_seconds: Time that "distill" may train for.
         options: Options of the criterion: see `criteria.hsic_lasso.HsicLasso`.
 
     Raises:
@@ -57,6 +67,8 @@ class HsicLassoPruner:
         layers: object = "backbone",
         round_to: int = OUTPUT_MULTIPLE,
         min_channels: int = 0,
+        recover: str = "least_squares",
+        distill_seconds: float = 600.0,
         **options: Any,
     ) -> None:
         if threshold is None and ratio is None:
@@ -64,6 +76,7 @@ class HsicLassoPruner:
         check_amount(ratio, threshold)
         check_layers(layers)
         check_rounding(round_to, min_channels)
+        check_method(recover)
         for name, value in {"max_images": max_images, "batch": batch, "imgsz": imgsz}.items():
             if (type(value) is not int or value < 1) and (name != "imgsz" or value is not None):
                 raise ConfigError(f"{name}: expected an integer of at least 1, got {value!r}")
@@ -75,6 +88,7 @@ class HsicLassoPruner:
             "min_channels": min_channels,
         }
         self._images, self._max_images, self._imgsz, self._batch = images, max_images, imgsz, batch
+        self._recover, self._seconds = recover, distill_seconds
         self._criterion: dict[str, Any] = {"criterion": "hsic_lasso", "layers": layers, **options}
 
     @classmethod
@@ -101,7 +115,8 @@ class HsicLassoPruner:
             UnsupportedModelError: It is no unmodified YOLOv8 network.
             DataError: The images can't be used.
         """
-        return score_channels(model, batches=self._batches(model), **self._criterion)
+        network = network_of(model)
+        return score_channels(network, batches=in_batches(self._calibration(network), self._batch), **self._criterion)
 
     def prune(self, model: Any) -> PruningReport:
         """Cut a live model, in place; after an error it is as it was.
@@ -116,10 +131,40 @@ class HsicLassoPruner:
             UnsupportedModelError: It is no unmodified YOLOv8 network.
             DataError: The images can't be used.
         """
-        scores = self.score(model)
-        plan = plan_pruning(model, scores=scores, **self._amount, **self._criterion)
-        return replace(apply_plan(model, plan), scores={name: s.tolist() for name, s in scores.items()})
+        network = network_of(model)
+        images = self._calibration(network)
+        measured = measure_channels(network, batches=in_batches(images, self._batch), **self._criterion)
+        plan = plan_pruning(network, scores=measured.scores, **self._amount, **self._criterion)
+        report = apply_plan(model, plan, recovery=self._recover, images=images, seconds=self._seconds)
+        scores = {name: s.tolist() for name, s in measured.scores.items()}
+        return replace(report, scores=scores, stability=agreement(plan, measured.halves))
 
-    def _batches(self, model: Any) -> list[dict[str, torch.Tensor]]:
-        images = calibration_images(self._images, network_of(model), imgsz=self._imgsz, limit=self._max_images)
-        return list(in_batches(images, self._batch))
+    def path(self, model: Any, convolution: str) -> LassoPath:
+        """The whole path of the HSIC-Lasso at one convolution, for `utils.plots.plot_lasso_path`; nothing is changed.
+
+        Args:
+            model: A `YOLO`, or its SegmentationModel or DetectionModel.
+            convolution: Its path in the model in split form, such as "model.4.cv2.conv" or "model.4.first.conv".
+
+        Raises:
+            UnsupportedModelError: It is no unmodified YOLOv8 network.
+            ConfigError: There is no such convolution.
+            DataError: The images can't be used.
+        """
+        network = network_of(model)
+        graph = trace_channels(network, self._criterion["layers"])
+        readers = {m.name for group in graph.groups for m in group.members if m.role == "input"}
+        if convolution not in readers:
+            raise ConfigError(
+                f"convolution: expected one that reads the chosen layers, got {convolution!r}"
+                f"{nearest(convolution, readers)}"
+            )
+        options = {key: value for key, value in self._criterion.items() if key not in ("criterion", "layers")}
+        criterion = HsicLasso(**options)
+        batches = in_batches(self._calibration(network), self._batch)
+        wanted = [name for name in readers if name.rsplit(".", 2)[0] == convolution.rsplit(".", 2)[0]]
+        samples = gather_samples(graph.model, wanted, batches, positions=criterion.positions, seed=criterion.seed)
+        return criterion.path(next(s for s in samples if convolution in s.convolutions))
+
+    def _calibration(self, network: Any) -> torch.Tensor:
+        return calibration_images(self._images, network, imgsz=self._imgsz, limit=self._max_images)

@@ -9,6 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from depgraph_hsic_only.errors import DataError
+from depgraph_hsic_only.hsic import LassoPath
+from depgraph_hsic_only.plan import PruningPlan
 
 # Okabe & Ito (2008): told apart by everybody.
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#E69F00", "#009E73", "#999999"
@@ -22,7 +24,8 @@ def plot_metrics(run_folder: str | Path) -> list[Path]:
         run_folder: A folder that a run wrote.
 
     Returns:
-        The PNG files: `stages.png`, `widths.png`, and `training.png` where there was a training.
+        The PNG files: `stages.png`, `widths.png`, `scores.png` where channels were scored, `training.png`
+            where there was a training.
 
     Raises:
         DataError: The folder holds no report.
@@ -35,6 +38,9 @@ def plot_metrics(run_folder: str | Path) -> list[Path]:
             f"{folder}: expected a run folder with a report.json, got {error}; pass a run's folder"
         ) from error
     figures = {"stages": plot_stages(report["stages"]), "widths": plot_widths(**report["widths"])}
+    scored = [stage for stage in report["stages"] if stage["details"].get("scores")]
+    if scored:
+        figures["scores"] = plot_scores(scored[-1]["details"]["scores"], _kept(folder))
     if any(stage["epochs"] for stage in report["stages"]):
         figures["training"] = plot_training(report["stages"])
     (folder / "plots").mkdir(exist_ok=True)
@@ -143,3 +149,66 @@ def _loss(epoch: Mapping[str, float | None], part: str) -> float | None:
     """The sum of an epoch's training or validation losses; None where they were not measured."""
     losses = [value for key, value in epoch.items() if key.startswith(f"{part}/") and key.endswith("_loss")]
     return None if None in losses else sum(value for value in losses if value is not None)
+
+
+def plot_scores(scores: Mapping[str, Sequence[float]], kept: Mapping[str, int] | None = None) -> Figure:
+    """Importance of the channels of each group, the highest first, with a line where the cut is.
+
+    Args:
+        scores: Importance of each channel by channel group, in the order of the network.
+        kept: Channels that stay, by channel group; no lines where it is None.
+    """
+    columns = 6
+    rows = -(-len(scores) // columns)
+    figure = Figure(figsize=(13, 1.9 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes, (name, values) in zip(panels, scores.items(), strict=False):
+        stay = len(values) if kept is None else kept[name]
+        ranked = sorted(values, reverse=True)
+        axes.fill_between(range(1, stay + 1), ranked[:stay], step="mid", color=_BLUE, alpha=0.6)
+        axes.fill_between(range(stay + 1, len(ranked) + 1), ranked[stay:], step="mid", color=_GREY, alpha=0.6)
+        axes.plot(range(1, len(ranked) + 1), ranked, color=_BLUE, linewidth=1)
+        if stay < len(ranked):
+            axes.axvline(stay + 0.5, color=_ORANGE, linewidth=1.5)
+        axes.set_title(f"{name}: {stay} of {len(ranked)}", fontsize=8)
+        axes.set_ylim(0, None)
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in panels[len(scores) :]:
+        axes.set_visible(False)
+    figure.supxlabel("channel, by rank", fontsize=9)
+    figure.supylabel("importance", fontsize=9)
+    return figure
+
+
+def plot_lasso_path(path: LassoPath, *, threshold: float | None = None) -> Figure:
+    """Coefficients of a non-negative lasso along its path, one line for each channel.
+
+    Args:
+        path: Of `HsicLassoPruner.path` or `hsic.nonnegative_lasso_path`.
+        threshold: Share of λ_max at which to draw the threshold; None for none.
+    """
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    share = path.lambdas / path.lambdas.max()
+    shown = share > 0
+    order = path.entry.argsort()[::-1]
+    for rank, k in enumerate(order):
+        color, width = ((_BLUE, _ORANGE, _GREEN)[rank % 3], 1.4) if rank < 12 else (_GREY, 0.6)
+        axes.plot(share[shown], path.coefs[shown, k], color=color, linewidth=width)
+    if threshold is not None:
+        axes.axvline(threshold, color="black", linestyle="--", linewidth=1, label=f"threshold {threshold:g}")
+        axes.legend(fontsize=8)
+    axes.set_xscale("log")
+    axes.invert_xaxis()
+    axes.set_xlabel("λ / λ_max (the path goes from left to right)")
+    axes.set_ylabel("coefficient α")
+    axes.set_title(f"{int((path.entry > 0).sum())} of {len(path.entry)} channels enter; the first twelve in colour")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _kept(folder: Path) -> dict[str, int] | None:
+    """Channels that stay by channel group, of the plan in a run folder."""
+    path = folder / "plan.json"
+    return {group.name: len(group.keep) for group in PruningPlan.load(path).groups} if path.is_file() else None
