@@ -14,11 +14,19 @@ from torch import nn
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
 
-from depgraph_hsic_only import ConfigError, DataError, HsicLassoPruner, UnsupportedModelError, score_channels
+from depgraph_hsic_only import (
+    ConfigError,
+    DataError,
+    HsicLassoPruner,
+    UnsupportedModelError,
+    plan_pruning,
+    score_channels,
+)
 from depgraph_hsic_only.activations import Samples, gather_samples
 from depgraph_hsic_only.criteria.hsic_lasso import HsicLasso
 from depgraph_hsic_only.graph import trace_channels
-from depgraph_hsic_only.planning import threshold_widths
+from depgraph_hsic_only.planning import agreement, threshold_widths
+from depgraph_hsic_only.utils.plots import plot_lasso_path, plot_scores
 
 
 def random_images(n: int = 6, side: int = 64) -> torch.Tensor:
@@ -253,3 +261,41 @@ def test_the_order_beats_random_and_magnitude_on_held_out_images(real_yolo: Any)
                 error[name] = float(left / test[reader].outputs.double().var())
             wins.append(error["hsic_lasso"] < min(error["magnitude"], error["random"]))
     assert sum(wins) >= 8, wins
+
+
+def test_halves_that_fill_blocks_tell_how_stable_the_choice_is() -> None:
+    graph, images = trace_channels(build(), [4]), random_images(16)
+    few = HsicLasso(positions=8, block_size=128).measure(graph, [{"img": images}])
+    assert few.halves is None
+    criterion = HsicLasso(
+        positions=8, block_size=64, gamma=0.0
+    )  # energies, which gamma weighs, are those of all images
+    measured = criterion.measure(graph, [{"img": images}])
+    assert measured.halves is not None
+    alone = criterion.score(graph, [{"img": images[:8]}])
+    for name, scores in alone.items():  # the first half of the samples are those of the first half of the images
+        torch.testing.assert_close(measured.halves[0][name], scores, rtol=1e-3, atol=1e-3)
+    plan = plan_pruning(build(), 0.5, layers=[4], scores=measured.scores)
+    found = agreement(plan, measured.halves)
+    assert found is not None and 0 < found < 1
+    assert agreement(plan, (measured.scores, measured.scores)) == 1
+    assert agreement(plan_pruning(build(), 0, layers=[4], scores=measured.scores), measured.halves) is None
+
+
+def test_the_report_and_the_figures_of_a_pruner(tmp_path: Path) -> None:
+    model, pruner = build(), HsicLassoPruner(ratio=0.5, images=random_images(32), layers=[4], block_size=64)
+    path = pruner.path(model, "model.4.cv2.conv")
+    assert path.kkt_violation < 1e-10 and path.entry.max() > 0
+    with pytest.raises(ConfigError, match=r"did you mean 'model.4.cv2.conv'"):
+        pruner.path(model, "model.4.cv2")
+    report = pruner.prune(model)
+    assert report.recovery is not None and report.recovery.divergence[1] < report.recovery.divergence[0]
+    assert report.stability is not None and f"{report.stability:.0%}" in str(report) and "least_squares" in str(report)
+    kept = {cut.name: len(cut.keep) for cut in report.plan.groups}
+    for figure in (plot_scores(report.scores, kept), plot_lasso_path(path, threshold=0.01)):
+        figure.savefig(tmp_path / "figure.png")
+        assert (tmp_path / "figure.png").stat().st_size > 10_000
+    panels = [axes for axes in plot_scores(report.scores, kept).axes if axes.get_visible()]
+    assert [axes.get_title() for axes in panels] == [
+        f"{name}: {kept[name]} of {len(scores)}" for name, scores in report.scores.items()
+    ]
