@@ -16,6 +16,7 @@ from torch import nn
 
 from depgraph_hsic_only.activations import sample_places, taken_outputs
 from depgraph_hsic_only.divergence import sampled_loss
+from depgraph_hsic_only.progress import track
 from depgraph_hsic_only.walk import as_input
 
 _FLOOR = 0.1  # of the mean weight: nothing is left out altogether
@@ -68,7 +69,8 @@ def choose_places(
     with ExitStack() as stack:
         for name in convolutions:
             stack.callback(original.get_submodule(name).register_forward_hook(tap(name)).remove)
-        for part in torch.split(images, batch):
+        parts = torch.split(images, batch)
+        for part in track(parts, "weighing positions", len(parts)):
             with torch.enable_grad():
                 x = as_input(part, device).requires_grad_(True)  # so that gradients flow through frozen weights
                 loss = sampled_loss(original(x), draws)

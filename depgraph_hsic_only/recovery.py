@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from depgraph_hsic_only.errors import ConfigError, DataError, PlanError
 from depgraph_hsic_only.graph import trace_channels
 from depgraph_hsic_only.least_squares import FittedLayer, fit_layer
 from depgraph_hsic_only.names import nearest
-from depgraph_hsic_only.places import choose_places
+from depgraph_hsic_only.places import Places, choose_places
 from depgraph_hsic_only.plan import PruningPlan
 from depgraph_hsic_only.progress import track
 from depgraph_hsic_only.surgery import network_of
@@ -59,7 +59,7 @@ class Recovery:
         before, after = self.divergence
         return (
             f"{self.method} on {self.images} images in {self.seconds:.0f} s; "
-            f"divergence from the original's predictions {before:.3g} -> {after:.3g}"
+            f"divergence from the original {before:.3g} -> {after:.3g}"
         )
 
 
@@ -123,8 +123,11 @@ def recover(
     if method == "bn":
         reestimate_batchnorm(changed, images, batch)
     elif method != "none":
-        fits = _fits(changed, teacher, plan, images, positions, ridge, seed, batch)
-        layers = tuple(track(fits, "re-fitting", len(_touched(changed, teacher))))
+        names, kept = _touched(changed, teacher), _kept_outputs(changed, teacher, plan)
+        with raw_outputs(changed), raw_outputs(teacher):
+            places = choose_places(teacher, names, images, positions=positions, seed=seed, batch=batch)
+            walks = Walk(changed, images, batch=batch), Walk(teacher, images, batch=batch)
+            layers = tuple(track(_fits(*walks, places, kept, ridge), "re-fitting", len(names)))
     if method == "distill":
         used = distill(changed, teacher, images, seconds=seconds, steps=steps, batch=min(batch, 8), seed=seed)
         for _ in track(_hundredths(used), "distilling, %", 100):
@@ -161,30 +164,19 @@ def reestimate_batchnorm(network: nn.Module, images: torch.Tensor, batch: int) -
 
 
 def _fits(
-    pruned: Any,
-    original: Any,
-    plan: PruningPlan,
-    images: torch.Tensor,
-    positions: int,
-    ridge: float,
-    seed: int,
-    batch: int,
+    student: Walk, teacher: Walk, places: Mapping[str, Places], kept: Mapping[str, torch.Tensor], ridge: float
 ) -> Iterator[FittedLayer]:
-    """Fit every touched convolution of `pruned`, one by one, in place."""
-    names, kept = _touched(pruned, original), _kept_outputs(pruned, original, plan)
-    with raw_outputs(pruned), raw_outputs(original):
-        places = choose_places(original, names, images, positions=positions, seed=seed, batch=batch)
-        student, teacher = Walk(pruned, images, batch=batch), Walk(original, images, batch=batch)
-        last = max((int(name.split(".")[1]) for name in names), default=-1)
-        for i in range(last + 1):
-            prefix = f"model.{i}."
-            here = {name.removeprefix(prefix): places[name] for name in names if name.startswith(prefix)}
-            outputs = {name.removeprefix(prefix): k for name, k in kept.items() if name.startswith(prefix)}
-            for fitted in fit_layer(student, teacher, here, outputs, ridge=ridge) if here else ():
-                yield FittedLayer(prefix + fitted.name, fitted.before, fitted.after)
-            if i < last:
-                student.step()
-                teacher.step()
+    """Fit every convolution that has places, one by one in the order of the network, in place."""
+    last = max((int(name.split(".")[1]) for name in places), default=-1)
+    for i in range(last + 1):
+        prefix = f"model.{i}."
+        here = {name.removeprefix(prefix): p for name, p in places.items() if name.startswith(prefix)}
+        outputs = {name.removeprefix(prefix): k for name, k in kept.items() if name.startswith(prefix)}
+        for fitted in fit_layer(student, teacher, here, outputs, ridge=ridge) if here else ():
+            yield FittedLayer(prefix + fitted.name, fitted.before, fitted.after)
+        if i < last:
+            student.step()
+            teacher.step()
 
 
 def _touched(pruned: nn.Module, original: nn.Module) -> list[str]:

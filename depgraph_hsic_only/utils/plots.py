@@ -154,6 +154,8 @@ def _loss(epoch: Mapping[str, float | None], part: str) -> float | None:
 def plot_scores(scores: Mapping[str, Sequence[float]], kept: Mapping[str, int] | None = None) -> Figure:
     """Importance of the channels of each group, the highest first, with a line where the cut is.
 
+    Groups in which half of the channels have less than a twentieth of the highest are drawn on a logarithmic scale.
+
     Args:
         scores: Importance of each channel by channel group, in the order of the network.
         kept: Channels that stay, by channel group; no lines where it is None.
@@ -171,7 +173,11 @@ def plot_scores(scores: Mapping[str, Sequence[float]], kept: Mapping[str, int] |
         if stay < len(ranked):
             axes.axvline(stay + 0.5, color=_ORANGE, linewidth=1.5)
         axes.set_title(f"{name}: {stay} of {len(ranked)}", fontsize=8)
-        axes.set_ylim(0, None)
+        if ranked[0] > 0 and ranked[len(ranked) // 2] < 0.05 * ranked[0]:  # else a spike would hide the rest
+            axes.set_yscale("log")
+            axes.set_ylim(1e-4 * ranked[0], 1.5 * ranked[0])
+        else:
+            axes.set_ylim(min(0.0, ranked[-1]), None)
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
     for axes in panels[len(scores) :]:
