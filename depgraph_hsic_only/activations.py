@@ -7,13 +7,14 @@ output, and the output there before BatchNorm, which is linear in the patches.
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from depgraph_hsic_only.errors import DataError
+from depgraph_hsic_only.walk import as_input, raw_outputs
 
 _FIRST, _SECOND = ".first.conv", ".second.conv"  # the halves of a SplitC2f, which read the same tensor
 
@@ -60,28 +61,18 @@ def gather_samples(
     """
     taps = {name: _Tap(positions, seed, inputs=not name.endswith(_SECOND)) for name in convolutions}
     parameter = next(model.parameters())
-    training = {module: module.training for module in model.modules()}
-    with ExitStack() as stack:
-        stack.callback(_set_training, training)
-        model.eval()
-        cast(Any, model).model[-1].training = True  # raw outputs: nothing is decoded
+    with raw_outputs(model), ExitStack() as stack:
         for name, tap in taps.items():
             stack.callback(model.get_submodule(name).register_forward_hook(tap).remove)
         seen = 0
         for batch in batches:
-            images = batch["img"].to(parameter.device)
-            images = (images.float() / 255 if images.dtype == torch.uint8 else images).to(parameter.dtype)
+            images = as_input(batch["img"], parameter.device).to(parameter.dtype)
             with torch.no_grad():
                 model(images)
             seen += len(images)
     if not seen:
         raise DataError("expected calibration images, got none; pass images= or a data set")
     return _merged(model, taps)
-
-
-def _set_training(training: Mapping[nn.Module, bool]) -> None:
-    for module, mode in training.items():
-        module.training = mode
 
 
 class _Tap:

@@ -1,4 +1,4 @@
-"""Images for measuring on: read, letterboxed as Ultralytics' validation does, in RGB."""
+"""Images for measuring on: read, letterboxed as Ultralytics' validation does, in RGB and [0, 1]."""
 
 from collections.abc import Sequence
 from pathlib import Path

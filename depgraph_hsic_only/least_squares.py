@@ -113,18 +113,17 @@ def fit_layer(
         ridge: See above.
     """
     for name, targets in _recorded(teacher, places).items():
-        conv = student.layer.get_submodule(name)
-        w = _matrix(conv)
+        w = _matrix(student.layer.get_submodule(name))
         equations = NormalEquations(len(w), w.shape[1], w.device)
         for x, y, weight in zip(_patches(student, name, places[name]), targets, places[name].weight, strict=True):
             y = y if name not in kept else y[:, kept[name].to(y.device)]
             equations.add(x, y.flatten(1), weight.flatten())
-        yield _solved(student.layer, name, conv, equations, ridge)
+        yield _solved(student.layer, name, w, equations, ridge)
 
 
-def _solved(layer: nn.Module, name: str, conv: Any, equations: NormalEquations, ridge: float) -> FittedLayer:
-    """Solve, and write the solution into the convolution and its BatchNorm."""
-    w = _matrix(conv)
+def _solved(layer: nn.Module, name: str, w: torch.Tensor, equations: NormalEquations, ridge: float) -> FittedLayer:
+    """Solve from the present weights w, and write the solution into the convolution and its BatchNorm."""
+    conv: Any = layer.get_submodule(name)
     repeats = w.shape[1] // conv.out_channels  # 4 of a transposed convolution, whose four places share a bias
     bias = w.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().double()
     before = equations.error(w, bias.repeat_interleave(repeats))

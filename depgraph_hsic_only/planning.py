@@ -166,13 +166,12 @@ def agreement(plan: PruningPlan, halves: tuple[Scores, Scores] | None) -> float 
     The Jaccard index of the channels that each half alone would keep, over all channel groups that are cut. None where
     there are no such scores, or nothing is cut.
     """
+    if halves is None:
+        return None
     shared = either = 0
-    for group in plan.groups if halves else ():
-        width = len(group.keep)
-        if halves and width < group.channels:
-            a, b = (
-                set(torch.argsort(half[group.name], descending=True, stable=True)[:width].tolist()) for half in halves
-            )
+    for group in plan.groups:
+        if len(group.keep) < group.channels:
+            a, b = (set(_top(half[group.name], len(group.keep))) for half in halves)
             shared, either = shared + len(a & b), either + len(a | b)
     return shared / either if either else None
 
@@ -227,5 +226,10 @@ def _highest(group: ChannelGroup, scores: Scores, width: int, criterion: str) ->
             f"criterion {criterion}: expected {group.channels} finite scores for {group.name}, got {got}; "
             "a criterion returns one number per channel of its group"
         )
+    return _top(score, width)
+
+
+def _top(score: torch.Tensor, width: int) -> tuple[int, ...]:
+    """Indices of the `width` highest scores, ascending; of equal scores the lower index."""
     order = torch.argsort(score.double().cpu(), descending=True, stable=True)
     return tuple(sorted(order[:width].tolist()))

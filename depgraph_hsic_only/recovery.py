@@ -50,10 +50,7 @@ class Recovery:
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain lists, dicts, strings and numbers."""
         before, after = self.divergence
-        return asdict(self) | {
-            "divergence": {"before": before, "after": after},
-            "layers": [asdict(x) for x in self.layers],
-        }
+        return asdict(self) | {"divergence": {"before": before, "after": after}}
 
     def __str__(self) -> str:
         before, after = self.divergence
