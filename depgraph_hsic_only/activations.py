@@ -1,7 +1,8 @@
 """Samples of what convolutions read and put out, gathered in one pass of the calibration images.
 
 A sample is an (image, position) pair: for a convolution, the k×k patch of each input channel at one position of its
-output, and the output there before BatchNorm, which is linear in the patches.
+output, and the output there before BatchNorm, which is linear in the patches. A transposed convolution that doubles the
+size is a 1×1 convolution to four times the channels, sampled on the grid of its input.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,9 +26,10 @@ class Samples:
 
     Attributes:
         convolutions: Paths of the convolutions in the model.
-        inputs: (n, c_in, k²) patches of each input channel, float32.
-        outputs: (n, c_out) outputs before BatchNorm, those of several convolutions side by side, float32.
-        weight: (c_out, c_in, k²) the convolutions' weights, side by side.
+        inputs: (n, c_in, k²) patches of each input channel, float32; k = 1 of a transposed convolution.
+        outputs: (n, c_out) outputs before BatchNorm, those of several convolutions side by side, float32; 4 c_out of a
+            transposed convolution.
+        weight: (c_out, c_in, k²) the convolutions' weights, side by side, or (4 c_out, c_in, 1).
     """
 
     convolutions: tuple[str, ...]
@@ -51,7 +53,7 @@ def gather_samples(
 
     Args:
         model: The model; left as it is.
-        convolutions: Paths of Conv2d modules; of a split C2f's halves both or none.
+        convolutions: Paths of Conv2d and ConvTranspose2d modules; of a split C2f's halves both or none.
         batches: Images under "img", (B, 3, H, W), uint8 or float in [0, 1].
         positions: Positions sampled from each image, without repetition where the map is large enough.
         seed: Of the positions.
@@ -85,6 +87,7 @@ class _Tap:
         self.outputs: list[torch.Tensor] = []
 
     def __call__(self, conv: Any, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        output = grid(conv, output)
         places = sample_places(output, self.positions, self.generator)
         if self.keeps_inputs:
             self.inputs.append(taken_patches(arguments[0], conv, places, output.shape[3]))
@@ -104,15 +107,28 @@ def taken_outputs(output: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     return output.flatten(2).gather(2, at).transpose(1, 2).flatten(0, 1).float()
 
 
+def grid(conv: nn.Module, output: torch.Tensor) -> torch.Tensor:
+    """A convolution's output on the grid of its samples: of one that doubles the size, four channels for each."""
+    return F.pixel_unshuffle(output, 2) if isinstance(conv, nn.ConvTranspose2d) else output
+
+
+def matrix(conv: Any) -> torch.Tensor:
+    """The weights by which outputs are linear in patches: (c_out, c_in k²), (4 c_out, c_in) of a transposed one."""
+    weight: torch.Tensor = conv.weight.detach()
+    return weight.flatten(1).T if isinstance(conv, nn.ConvTranspose2d) else weight.flatten(1)
+
+
 def taken_patches(x: torch.Tensor, conv: Any, places: torch.Tensor, width: int) -> torch.Tensor:
-    """The k×k patches of x (b, c, H, W) that a convolution reads at `places` of its output: (b·count, c, k²), float32.
+    """The k×k patches of x (b, c, H, W) that a convolution reads at `places` of its grid: (b·count, c, k²), float32.
 
     Args:
         x: The convolution's input.
         conv: The convolution.
-        places: (b, count) indices into the output map.
-        width: Width of the output map.
+        places: (b, count) indices into the grid of its samples (see `grid`).
+        width: Width of the grid.
     """
+    if isinstance(conv, nn.ConvTranspose2d):
+        return taken_outputs(x, places)[:, :, None]
     row, column = places // width, places % width
     (kh, kw), (sh, sw), (ph, pw) = conv.kernel_size, conv.stride, conv.padding
     padded = F.pad(x, (pw, pw, ph, ph))
@@ -131,8 +147,9 @@ def _merged(model: nn.Module, taps: Mapping[str, _Tap]) -> list[Samples]:
     for first in [name for name in taps if not name.endswith(_SECOND)]:
         names = [first, first.removesuffix(_FIRST) + _SECOND] if first.endswith(_FIRST) else [first]
         outputs = torch.cat([torch.cat(taps[name].outputs) for name in names], 1)
-        weights = [model.get_submodule(name).get_parameter("weight").detach().flatten(2).float() for name in names]
-        samples = Samples(tuple(names), torch.cat(taps[first].inputs), outputs, torch.cat(weights))
+        inputs = torch.cat(taps[first].inputs)
+        weights = torch.cat([matrix(model.get_submodule(name)).float() for name in names])
+        samples = Samples(tuple(names), inputs, outputs, weights.view(len(weights), *inputs.shape[1:]))
         if not bool(torch.isfinite(samples.inputs).all() and torch.isfinite(samples.outputs).all()):
             raise DataError(f"{first}: expected finite activations, got NaN or infinity; check weights and images")
         found.append(samples)

@@ -123,14 +123,20 @@ def _arguments(layer: Any, args: list[Any]) -> list[Any]:
     return args
 
 
-def backbone_widths(model: Any) -> dict[str, int]:
-    """Widths of the layers 0–9 by width group, in the order of the network: "w3" an output, "h4" a hidden width."""
+def layer_widths(model: Any) -> dict[str, int]:
+    """All widths of a network by width group, in the order of the network; names as in `graph.WidthGroup`."""
     widths: dict[str, int] = {}
-    for i in BACKBONE:
-        layer = model.model[i]
+    for i, layer in enumerate(model.model):
         if isinstance(layer, C2f):
             widths[f"h{i}"] = layer.c
         elif isinstance(layer, SPPF):
             widths[f"h{i}"] = layer.cv1.conv.out_channels
-        widths[f"w{i}"] = (layer if isinstance(layer, Conv) else layer.cv2).conv.out_channels
+        if isinstance(layer, (Conv, C2f, SPPF)):
+            widths[f"w{i}"] = (layer if isinstance(layer, Conv) else layer.cv2).conv.out_channels
+        if isinstance(layer, Detect):
+            branches = {"box": layer.cv2, "class": layer.cv3}
+            branches |= {"mask": cast(Any, layer).cv4} if isinstance(layer, Segment) else {}
+            widths |= {name: cast(Any, branch)[0][0].conv.out_channels for name, branch in branches.items()}
+        if isinstance(layer, Segment):
+            widths["npr"] = layer.npr
     return widths

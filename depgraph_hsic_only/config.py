@@ -46,7 +46,7 @@ class PruneConfig:
         criterion: Name of a registered criterion.
         ratio: Share of the channels to cut from each width, 0 ≤ ratio < 1; where `threshold` is None.
         threshold: The smallest score that stays; None to go by `ratio`.
-        layers: "backbone", or some of the layers 0–9.
+        layers: "backbone", "all", or a list of layers (see `graph.trace_channels`).
         round_to: What block outputs are multiples of: 8, 16 or 32.
         min_channels: No width is cut below this many channels.
         recover: What brings the cut model back before any training: "none", "bn", "least_squares" or

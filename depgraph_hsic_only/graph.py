@@ -1,27 +1,31 @@
-"""The coupled channels of a YOLOv8 backbone, found by torch-pruning's DepGraph (Fang et al. 2023, arXiv:2301.12900).
+"""The coupled channels of a YOLOv8 network, found by torch-pruning's DepGraph (Fang et al. 2023, arXiv:2301.12900).
 
 A *channel group* is a set of channels that must be cut together: for a convolution, its filters, its BatchNorm and the
 inputs of every convolution that reads it. A *width group* is a set of channel groups that must keep the same number of
 channels for the network to stay a stock Ultralytics model: `w3` is what layer 3 puts out, `h4` is the hidden width of
-the C2f at layer 4 (both halves, every bottleneck), `h9` is the hidden width of the SPPF at layer 9.
+the C2f at layer 4 (both halves, every bottleneck), `h9` is the hidden width of the SPPF at layer 9, `npr` is the number
+of prototypes. Some follow from others as Ultralytics builds them: `h9` from `w8`, and the hidden widths of the head's
+branches, `box`, `class` and `mask`, from `w15`.
 """
 
 import copy
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
 import torch_pruning as tp
 from torch import nn
-from ultralytics.nn.modules import SPPF, Conv
+from ultralytics.nn.modules import SPPF, C2f, Conv, Detect, Segment
 
 from depgraph_hsic_only.c2f import SplitC2f, split_c2f
 from depgraph_hsic_only.errors import ConfigError
 
 BACKBONE = tuple(range(10))
-OUTPUT_MULTIPLE = 8  # Ultralytics' parse_model rounds every block output up to a multiple of 8
+YOLOV8_LAYERS = (*BACKBONE, 12, 15, 16, 18, 19, 21, 22)  # those with a width: backbone, neck, head (its prototypes)
+OUTPUT_MULTIPLE = 8  # Ultralytics' parse_model rounds every block output, and npr, up to a multiple of 8
+HIDDEN_MULTIPLE = 4  # nothing asks for it, but kernels on narrower steps are no faster
 _TRACE_SIZE = 64  # pixels: every stride divides it, and tracing takes tens of milliseconds
 
 Role = Literal["output", "input", "norm"]
@@ -68,33 +72,55 @@ class ChannelGroup:
 
 
 @dataclass(frozen=True, eq=False)
+class Tie:
+    """How a width follows from another one.
+
+    Attributes:
+        to: Name of the width group that it follows.
+        rule: The width that Ultralytics builds, from that of `to`.
+        text: The rule, for people.
+    """
+
+    to: str
+    rule: Callable[[int], int]
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
 class WidthGroup:
     """Channel groups that keep the same number of channels.
 
     Attributes:
-        name: "w<layer>" for a block's output, "h<layer>" for a hidden width.
+        name: "w<layer>" for a block's output, "h<layer>" for a hidden width, "npr" for the prototypes, and "box",
+            "class", "mask" for the hidden widths of the head's branches.
         layer: Index of the layer.
         channels: The number of channels of each of its groups.
+        multiple: What Ultralytics, or speed, wants the number to be a multiple of: 8 or 4.
         groups: The channel groups.
-        half_of: Name of the width group that this one is always half of (an SPPF's hidden width follows its input), or
-            None where it is free.
+        tie: How the width follows from another one, or None where it is free.
     """
 
     name: str
     layer: int
     channels: int
+    multiple: int
     groups: tuple[ChannelGroup, ...]
-    half_of: str | None = None
+    tie: Tie | None = None
 
     @property
     def is_output(self) -> bool:
-        """Whether it is the output of a block, which must be a multiple of 8."""
-        return self.name.startswith("w")
+        """Whether Ultralytics needs a multiple of 8: the output of a block, or the prototypes."""
+        return self.tie is None and self.multiple == OUTPUT_MULTIPLE
+
+    def tied(self, full: int, to: int) -> int:
+        """The width where the one that it is tied to goes from `full` to `to` channels; uncut with that one."""
+        assert self.tie is not None
+        return self.channels if to == full else min(self.channels, self.tie.rule(to))
 
 
 @dataclass(frozen=True, eq=False)
 class ChannelGraph:
-    """The channel groups of some backbone layers of one model.
+    """The channel groups of some layers of one model.
 
     Attributes:
         model: A copy of the model in split form (see `c2f.py`), float32, with gradients enabled. It belongs to the
@@ -113,23 +139,31 @@ class ChannelGraph:
         return tuple(group for width in self.widths for group in width.groups)
 
 
-def check_layers(layers: object) -> tuple[int, ...]:
-    """The chosen backbone layers, ascending and without repeats.
+def check_layers(layers: object) -> None:
+    """Refuse what chooses no layers of a YOLOv8 network.
 
     Args:
-        layers: "backbone" for all of 0–9, or a sequence of integers among them.
+        layers: "backbone" for 0–9, "all" for every layer that has a width (neck and prototypes too), or a list of such.
 
     Raises:
         ConfigError: It is anything else.
     """
+    _chosen(layers, YOLOV8_LAYERS)
+
+
+def _chosen(layers: object, there: tuple[int, ...]) -> tuple[int, ...]:
+    """The chosen layers among those that have a width, ascending and without repeats."""
     if layers == "backbone":
         return BACKBONE
-    if isinstance(layers, Sequence) and not isinstance(layers, str):
-        wrong = [layer for layer in layers if type(layer) is not int or layer not in BACKBONE]
-        if not wrong:
-            return tuple(sorted(set(layers)))
-        raise ConfigError(f"layers: expected indices among 0-9, got {wrong[0]!r} in {list(layers)}; leave it out")
-    raise ConfigError(f"layers: expected 'backbone' or a list such as [3, 4, 8], got {layers!r}")
+    if layers == "all":
+        return there
+    if not isinstance(layers, Sequence) or isinstance(layers, str):
+        raise ConfigError(f"layers: expected 'backbone', 'all' or a list such as [3, 4, 8], got {layers!r}")
+    wrong = [layer for layer in layers if type(layer) is not int or layer not in there]
+    if wrong:
+        rest = ", ".join(str(i) for i in there if i not in BACKBONE)
+        raise ConfigError(f"layers: expected some of 0-9, {rest}, got {wrong[0]!r} in {list(layers)}; leave it out")
+    return tuple(sorted(set(layers)))
 
 
 def trace_channels(model: nn.Module, layers: object = "backbone") -> ChannelGraph:
@@ -137,16 +171,20 @@ def trace_channels(model: nn.Module, layers: object = "backbone") -> ChannelGrap
 
     Args:
         model: A YOLOv8 SegmentationModel or DetectionModel (checked by `architecture.check_yolov8`).
-        layers: "backbone" or a subset of the layers 0–9.
+        layers: "backbone" for 0–9, "all" for every layer that has a width, or a list of such; the last layer stands for
+            the prototypes.
 
     Raises:
         ConfigError: `layers` is something else.
     """
-    chosen = check_layers(layers)
+    blocks = cast(Any, model).model
+    chosen = _chosen(
+        layers, tuple(i for i, block in enumerate(blocks) if isinstance(block, (Conv, C2f, SPPF, Segment)))
+    )
     with torch.enable_grad():
         split = split_c2f(copy.deepcopy(model)).float().requires_grad_(True)  # a checkpoint's parameters are frozen
         graph = _dependency_graph(split)
-        widths = [_width_group(graph, split, name) for name in _width_names(split, chosen)]
+        widths = [_width_group(graph, width) for width in _widths(cast(Any, split).model, chosen)]
     split.train(model.training)
     return ChannelGraph(split, chosen, tuple(widths))
 
@@ -167,37 +205,59 @@ def _dependency_graph(split: nn.Module) -> Any:
         return tp.DependencyGraph().build_dependency(split, image, forward_fn=raw_outputs, verbose=False)
 
 
-def _width_names(split: nn.Module, layers: tuple[int, ...]) -> Iterator[str]:
-    """Names of the width groups to cut, in the order of the network."""
-    blocks = cast(Any, split).model
-    for i in BACKBONE:
-        follows = isinstance(blocks[i], SPPF) and i - 1 in layers
-        if follows or (i in layers and isinstance(blocks[i], SplitC2f)):
-            yield f"h{i}"
-        if i in layers:
-            yield f"w{i}"
+@dataclass(frozen=True)
+class _Width:
+    """A width before its groups are known: the convolutions that make its channels."""
+
+    name: str
+    layer: int
+    multiple: int
+    roots: list[Any]
+    tie: Tie | None = None
 
 
-def _width_group(graph: Any, split: nn.Module, name: str) -> WidthGroup:
-    layer = int(name[1:])
-    block = cast(Any, split).model[layer]
+def _widths(blocks: Any, layers: tuple[int, ...]) -> Iterator[_Width]:
+    """The widths to cut, in the order of the network."""
+    for i, block in enumerate(blocks):
+        if isinstance(block, SPPF) and i - 1 in layers:
+            tie = Tie(f"w{i - 1}", lambda width: width // 2, f"half of w{i - 1}")
+            yield _Width(f"h{i}", i, HIDDEN_MULTIPLE, [block.cv1.conv], tie)
+        if i in layers and isinstance(block, SplitC2f):
+            inside = [conv.conv for bottleneck in cast(Any, block.m) for conv in (bottleneck.cv1, bottleneck.cv2)]
+            yield _Width(f"h{i}", i, HIDDEN_MULTIPLE, [block.first.conv, block.second.conv, *inside])
+        if i in layers and isinstance(block, Conv):
+            yield _Width(f"w{i}", i, OUTPUT_MULTIPLE, [block.conv])
+        if i in layers and isinstance(block, (SplitC2f, SPPF)):
+            yield _Width(f"w{i}", i, OUTPUT_MULTIPLE, [block.cv2.conv])
+        if isinstance(block, Detect) and block.f[0] in layers:
+            yield from _branch_widths(block, i)
+        if i in layers and isinstance(block, Segment):
+            proto = block.proto
+            yield _Width("npr", i, OUTPUT_MULTIPLE, [proto.cv1.conv, proto.upsample, proto.cv2.conv])
+
+
+def _branch_widths(head: Any, layer: int) -> Iterator[_Width]:
+    """The hidden widths of the head's branches that follow from what its first input has, where they can shrink."""
+    to, boxes, classes = f"w{head.f[0]}", max(16, 4 * head.reg_max), min(head.nc, 100)
+    ties: dict[str, tuple[Any, Tie]] = {
+        "box": (head.cv2, Tie(to, lambda w: max(w // 4, boxes), f"max({to} / 4, {boxes})")),
+        "class": (head.cv3, Tie(to, lambda w: max(w, classes), f"max({to}, {classes})")),
+    }
+    if isinstance(head, Segment):
+        ties["mask"] = (head.cv4, Tie(to, lambda w: max(w // 4, head.nm), f"max({to} / 4, {head.nm})"))
+    for name, (branch, tie) in ties.items():
+        roots = [cast(Any, conv).conv for scale in branch for conv in (scale[0], scale[1])]
+        if tie.rule(OUTPUT_MULTIPLE) < roots[0].out_channels:
+            yield _Width(name, layer, HIDDEN_MULTIPLE, roots, tie)
+
+
+def _width_group(graph: Any, width: _Width) -> WidthGroup:
     groups: list[ChannelGroup] = []
-    for root in _output_roots(block) if name.startswith("w") else _hidden_roots(block):
+    for root in width.roots:
         produced = {member.module for group in groups for member in group.members if member.role == "output"}
-        if root.conv not in produced:  # with a shortcut the bottlenecks' outputs are coupled with the second half
-            groups.append(_channel_group(graph, root.conv, name, layer))
-    half_of = f"w{layer - 1}" if isinstance(block, SPPF) and name.startswith("h") else None
-    return WidthGroup(name, layer, groups[0].channels, tuple(groups), half_of)
-
-
-def _output_roots(block: Any) -> list[Any]:
-    return [block if type(block) is Conv else block.cv2]
-
-
-def _hidden_roots(block: Any) -> list[Any]:
-    if isinstance(block, SPPF):
-        return [block.cv1]
-    return [block.first, block.second, *(conv for bottleneck in block.m for conv in (bottleneck.cv1, bottleneck.cv2))]
+        if root not in produced:  # with a shortcut the bottlenecks' outputs are coupled with the second half
+            groups.append(_channel_group(graph, root, width.name, width.layer))
+    return WidthGroup(width.name, width.layer, groups[0].channels, width.multiple, tuple(groups), width.tie)
 
 
 def _channel_group(graph: Any, conv: nn.Conv2d, width: str, layer: int) -> ChannelGroup:

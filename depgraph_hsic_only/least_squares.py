@@ -12,16 +12,17 @@ mean of the diagonal of Σ s_i x_i x_iᵀ, centred. The intercept c goes into Ba
 where there is one. A transposed convolution that doubles the size is a 1×1 convolution to four times the channels.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
+from ultralytics.nn.modules import Detect
 
-from depgraph_hsic_only.activations import taken_outputs, taken_patches
-from depgraph_hsic_only.places import Places, grid
+from depgraph_hsic_only.activations import grid, matrix, taken_outputs, taken_patches
+from depgraph_hsic_only.places import Places
 from depgraph_hsic_only.walk import Walk
 
 
@@ -113,7 +114,7 @@ def fit_layer(
         ridge: See above.
     """
     for name, targets in _recorded(teacher, places).items():
-        w = _matrix(student.layer.get_submodule(name))
+        w = matrix(student.layer.get_submodule(name)).double().T
         equations = NormalEquations(len(w), w.shape[1], w.device)
         for x, y, weight in zip(_patches(student, name, places[name]), targets, places[name].weight, strict=True):
             y = y if name not in kept else y[:, kept[name].to(y.device)]
@@ -138,12 +139,6 @@ def _solved(layer: nn.Module, name: str, w: torch.Tensor, equations: NormalEquat
         norm: Any = layer.get_submodule(".".join([*name.split(".")[:-1], "bn"]))
         norm.running_mean -= c.to(norm.running_mean)
     return FittedLayer(name, before, after)
-
-
-def _matrix(conv: Any) -> torch.Tensor:
-    """The weights as W: (c_in k², c_out), or (c_in, 4 c_out) of a transposed convolution that doubles the size."""
-    weight: torch.Tensor = conv.weight.detach().double()
-    return weight.flatten(1) if isinstance(conv, nn.ConvTranspose2d) else weight.flatten(1).T
 
 
 def _recorded(walk: Walk, places: Mapping[str, Places]) -> dict[str, list[torch.Tensor]]:
@@ -174,10 +169,7 @@ def _patches(walk: Walk, name: str, places: Places) -> Iterator[torch.Tensor]:
     index, found = iter(places.index), []
 
     def hook(conv: Any, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        if isinstance(conv, nn.ConvTranspose2d):
-            found.append(taken_outputs(arguments[0], next(index)))
-        else:
-            found.append(taken_patches(arguments[0], conv, next(index), output.shape[3]).flatten(1))
+        found.append(taken_patches(arguments[0], conv, next(index), grid(conv, output).shape[3]).flatten(1))
         raise _Reached
 
     handle = walk.layer.get_submodule(name).register_forward_hook(hook)
@@ -185,8 +177,17 @@ def _patches(walk: Walk, name: str, places: Places) -> Iterator[torch.Tensor]:
         for x in walk.inputs():
             try:
                 with torch.no_grad():
-                    walk.layer(x)
+                    _part(walk.layer, name)(x)
             except _Reached:
                 yield found.pop()
     finally:
         handle.remove()
+
+
+def _part(layer: Any, name: str) -> Callable[[Any], object]:
+    """A pass through what a convolution of a layer depends on: of a head, its branch alone."""
+    if not isinstance(layer, Detect):
+        return cast(Callable[[Any], object], layer)
+    branch, scale = name.split(".")[:2]
+    part, k = (layer.proto, 0) if branch == "proto" else (layer.get_submodule(f"{branch}.{scale}"), int(scale))
+    return lambda x: part(x[k])

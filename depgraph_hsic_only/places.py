@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from torch import nn
 
-from depgraph_hsic_only.activations import sample_places, taken_outputs
+from depgraph_hsic_only.activations import grid, sample_places, taken_outputs
 from depgraph_hsic_only.divergence import sampled_loss
 from depgraph_hsic_only.progress import track
 from depgraph_hsic_only.walk import as_input
@@ -27,7 +26,7 @@ class Places:
     """The positions at which one convolution is sampled, batch by batch.
 
     Attributes:
-        index: For each batch (b, count) indices into the output map, of a transposed convolution into its input map.
+        index: For each batch (b, count) indices into the grid of the samples (see `activations.grid`).
         weight: For each batch (b, count) weights of mean 1.
     """
 
@@ -76,11 +75,6 @@ def choose_places(
                 loss = sampled_loss(original(x), draws)
                 torch.autograd.grad(loss, x)
     return {name: Places(tuple(chosen[name]), _normalised(found[name])) for name in convolutions}
-
-
-def grid(conv: nn.Module, output: torch.Tensor) -> torch.Tensor:
-    """A convolution's output on the grid of its samples: of one that doubles the size, four channels for each."""
-    return nn.functional.pixel_unshuffle(output, 2) if isinstance(conv, nn.ConvTranspose2d) else output
 
 
 def _normalised(weights: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:

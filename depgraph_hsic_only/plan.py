@@ -16,7 +16,7 @@ class WidthChange:
     """The width of one width group before and after, and why.
 
     Attributes:
-        name: "w3" (output of layer 3) or "h4" (hidden width of layer 4).
+        name: "w3" (output of layer 3), "h4" (hidden width of layer 4), "npr" …: see `graph.WidthGroup`.
         layer: Index of the layer.
         before: Channels before the cut.
         after: Channels after the cut.
@@ -49,7 +49,7 @@ class GroupCut:
 
 @dataclass(frozen=True)
 class PruningPlan:
-    """Widths and kept channels of every channel group of some backbone layers.
+    """Widths and kept channels of every channel group of some layers.
 
     Attributes:
         criterion: Name of the criterion that ranked the channels.

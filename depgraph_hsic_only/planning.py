@@ -13,7 +13,6 @@ from depgraph_hsic_only.plan import GroupCut, PruningPlan, WidthChange
 Scores = Mapping[str, torch.Tensor]
 """Importance of each channel by channel group: name to (C,), finite, higher is more important."""
 
-HIDDEN_MULTIPLE = 4
 _ROUND_TO = (8, 16, 32)
 
 
@@ -67,8 +66,8 @@ def uniform_widths(
     """The widths left by cutting the same share of every width group.
 
     Block outputs are rounded to the nearest multiple of `round_to` and hidden widths to the nearest multiple of 4, ties
-    up; outputs keep at least 8 and hidden widths at least 4 channels, or `min_channels`, and none grows. An SPPF's
-    hidden width is half of what its input has. A ratio of 0 changes nothing.
+    up; outputs keep at least 8 and hidden widths at least 4 channels, or `min_channels`, and none grows. Tied
+    widths follow. A ratio of 0 changes nothing.
 
     Args:
         graph: The channel groups of the unpruned model.
@@ -83,8 +82,8 @@ def uniform_widths(
     check_rounding(round_to, min_channels)
     widths: dict[str, int] = {}
     for width in graph.widths:
-        if width.half_of is None:
-            multiple = round_to if width.is_output else HIDDEN_MULTIPLE
+        if width.tie is None:
+            multiple = round_to if width.is_output else width.multiple
             floor = _smallest(width, min_channels)
             nearest = math.floor(width.channels * (1 - share) / multiple + Fraction(1, 2)) * multiple
             widths[width.name] = min(width.channels, max(nearest, floor)) if share else width.channels
@@ -112,26 +111,33 @@ def threshold_widths(
     check_threshold(threshold)
     check_rounding(round_to, min_channels)
     needed = {w.name: max(int((scores[g.name] >= threshold).sum()) for g in w.groups) for w in graph.widths}
+    full = {w.name: w.channels for w in graph.widths}
     for width in graph.widths:
-        if width.half_of in needed:
-            needed[width.half_of] = max(needed[width.half_of], 2 * needed[width.name])
+        if width.tie is not None and width.tie.to in full:
+            to = width.tie.to
+            enough = (
+                w
+                for w in range(OUTPUT_MULTIPLE, full[to], OUTPUT_MULTIPLE)
+                if width.tied(full[to], w) >= needed[width.name]
+            )
+            needed[to] = max(needed[to], next(enough, full[to]))
     widths: dict[str, int] = {}
     for width in graph.widths:
-        if width.half_of is None:
-            multiple = round_to if width.is_output else HIDDEN_MULTIPLE
+        if width.tie is None:
+            multiple = round_to if width.is_output else width.multiple
             up = math.ceil(needed[width.name] / multiple) * multiple
             widths[width.name] = min(width.channels, max(up, _smallest(width, min_channels)))
     return follow_ties(graph, widths)
 
 
 def _smallest(width: WidthGroup, min_channels: int) -> int:
-    smallest = OUTPUT_MULTIPLE if width.is_output else HIDDEN_MULTIPLE
-    return max(smallest, math.ceil(min_channels / smallest) * smallest)
+    return max(width.multiple, math.ceil(min_channels / width.multiple) * width.multiple)
 
 
 def follow_ties(graph: ChannelGraph, widths: Mapping[str, int]) -> dict[str, int]:
     """`widths` of the free width groups with those of the tied ones added, in the order of the network."""
-    return {w.name: widths[w.half_of] // 2 if w.half_of else widths[w.name] for w in graph.widths}
+    full = {w.name: w.channels for w in graph.widths}
+    return {w.name: w.tied(full[w.tie.to], widths[w.tie.to]) if w.tie else widths[w.name] for w in graph.widths}
 
 
 def plan_cut(
@@ -194,14 +200,12 @@ def make_plan(
     for width in graph.widths:
         _check_width(width, widths)
     if dict(widths) != follow_ties(graph, widths):
-        raise PlanError("expected an SPPF's hidden width to be half of its input's; take widths from follow_ties")
+        raise PlanError("expected tied widths to follow those that they are tied to; take widths from follow_ties")
     return PruningPlan(
         criterion,
         graph.layers,
         tuple(
-            WidthChange(
-                w.name, w.layer, w.channels, widths[w.name], f"half of {w.half_of}" if w.half_of else reasons[w.name]
-            )
+            WidthChange(w.name, w.layer, w.channels, widths[w.name], w.tie.text if w.tie else reasons[w.name])
             for w in graph.widths
         ),
         tuple(

@@ -41,7 +41,7 @@ def plan_pruning(
         threshold: Instead of a ratio: the smallest score that stays. Scores of `hsic_lasso` are in [0, 1] and mean the
             same in every layer.
         criterion: Name of a registered criterion (see `list_criteria`).
-        layers: "backbone" for layers 0–9, or a list of some of them.
+        layers: "backbone" for layers 0–9, "all" for neck and prototypes too, or a list (see `graph.trace_channels`).
         round_to: What block outputs are multiples of: 8, 16 or 32.
         min_channels: No width is cut below this many channels.
         batches: Images, for criteria that need them: labelled for "taylor", {"img": tensor} for "hsic_lasso".

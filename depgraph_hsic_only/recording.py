@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from depgraph_hsic_only.architecture import backbone_widths
+from depgraph_hsic_only.architecture import layer_widths
 from depgraph_hsic_only.config import Config
 from depgraph_hsic_only.costs import measure_cost
 from depgraph_hsic_only.dataset import Dataset
@@ -82,7 +82,7 @@ class Recorder:
         self._folder, self._config, self._names, self._remarks = folder, config, dataset.names, remarks
         self._data = dataset.file(folder.path)
         self._validation = Validation(imgsz_of(model, config), config.batch)
-        self._widths = backbone_widths(model.model)
+        self._widths = layer_widths(model.model)
         self._stages: list[StageReport] = []
         self._add("baseline", model, Path(model.ckpt_path).resolve() if model.ckpt_path else None, 0.0)
         self._write(model, None)
@@ -177,7 +177,7 @@ class Recorder:
             tuple(self._stages),
             self._validation,
             self._widths,
-            backbone_widths(model.model),
+            layer_widths(model.model),
             onnx,
         )
         self._folder.write_json("report.json", report.to_dict())

@@ -5,6 +5,7 @@ from typing import Any, cast
 import torch_pruning as tp
 from torch import nn
 from ultralytics.engine.model import Model
+from ultralytics.nn.modules import Segment
 
 from depgraph_hsic_only.architecture import check_yolov8, stock_yaml
 from depgraph_hsic_only.c2f import merge_c2f
@@ -49,6 +50,8 @@ def pruned_copy(model: nn.Module, plan: PruningPlan) -> Any:
         parameter.requires_grad_(flags[name])
     for layer in pruned.model:
         layer.np = sum(parameter.numel() for parameter in layer.parameters())
+        if isinstance(layer, Segment):
+            layer.npr = layer.proto.cv1.conv.out_channels
     pruned.yaml = stock_yaml(pruned)
     pruned.to(next(model.parameters()).dtype)
     check_yolov8(pruned)

@@ -13,7 +13,8 @@ from torch import nn
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel, SegmentationModel
 
-from depgraph_hsic_only import PlanError, PruningPlan, apply_plan, plan_pruning, prune
+from depgraph_hsic_only import ConfigError, PlanError, PruningPlan, apply_plan, plan_pruning, prune
+from depgraph_hsic_only.architecture import layer_widths
 from depgraph_hsic_only.c2f import split_c2f
 from depgraph_hsic_only.costs import measure_cost
 
@@ -23,14 +24,24 @@ RATIOS = [step / 20 for step in range(19)]
 def widths_of(model: Any) -> dict[str, int]:
     """The widths of a stock model, read off its modules."""
     widths = {}
-    for i, layer in enumerate(model.model[:10]):
-        if i in (2, 4, 6, 8):
+    for i, layer in enumerate(model.model[:-1]):
+        if i in (2, 4, 6, 8, 12, 15, 18, 21):
             assert layer.cv1.conv.out_channels == 2 * layer.c
             assert {conv.conv.out_channels for b in layer.m for conv in (b.cv1, b.cv2)} == {layer.c}
             widths[f"h{i}"] = layer.c
         if i == 9:
             widths["h9"] = layer.cv1.conv.out_channels
-        widths[f"w{i}"] = (layer if i in (0, 1, 3, 5, 7) else layer.cv2).conv.out_channels
+        if any(True for _ in layer.parameters()):
+            widths[f"w{i}"] = (layer if i in (0, 1, 3, 5, 7, 16, 19) else layer.cv2).conv.out_channels
+    head = model.model[-1]
+    for name, branch in {"box": head.cv2, "class": head.cv3, "mask": getattr(head, "cv4", ())}.items():
+        for scale in branch:
+            hidden = {conv.conv.out_channels for conv in scale[:2]}
+            assert hidden == {widths.setdefault(name, *hidden)}
+    if hasattr(head, "proto"):
+        made = {m.out_channels for m in (head.proto.cv1.conv, head.proto.upsample, head.proto.cv2.conv)}
+        assert made == {head.npr}
+        widths["npr"] = head.npr
     return widths
 
 
@@ -57,10 +68,10 @@ def assert_invariants(original: Any, pruned: Any, plan: PruningPlan) -> None:
         k: v for k, v in before.items() if k not in plan.after
     }
     assert after["h9"] == after["w8"] // 2
-    for full, cut in zip(original.model[10:-1], pruned.model[10:-1], strict=True):
-        for a, b in zip(full.modules(), cut.modules(), strict=True):
-            if isinstance(a, nn.Conv2d):
-                assert a.out_channels == b.out_channels
+    w15, full = after["w15"], before["w15"]
+    needed = before["class"] if w15 == full else max(w15, min(pruned.model[-1].nc, 100))
+    assert after["class"] == min(before["class"], needed)
+    assert layer_widths(pruned) == after
 
 
 def masked(original: Any, plan: PruningPlan) -> Any:
@@ -71,16 +82,15 @@ def masked(original: Any, plan: PruningPlan) -> Any:
         mask[list(cut.keep)] = 1
         layer = model.model[int(cut.name.split(".")[1])]
         part = cut.name.split(".", 2)[2] if cut.name.count(".") > 1 else ""
-        if part in ("", "cv2") or cut.width.startswith("w"):
+        if cut.width.startswith("w"):
             layer.register_forward_hook(multiply(mask))
-        elif part == "cv1":
-            layer.cv1.register_forward_hook(multiply(mask))
         elif part == "cv1.first" or part == "first":
             layer.cv1.register_forward_hook(multiply(torch.cat([mask, torch.ones(layer.c)])))
         elif part == "second":
             layer.cv1.register_forward_hook(multiply(torch.cat([torch.ones(layer.c), mask])))
             for bottleneck in layer.m:
-                bottleneck.register_forward_hook(multiply(mask))
+                if bottleneck.add:
+                    bottleneck.register_forward_hook(multiply(mask))
         else:
             model.get_submodule(cut.name).register_forward_hook(multiply(mask))
     return model
@@ -90,12 +100,16 @@ def multiply(mask: torch.Tensor) -> Callable[..., torch.Tensor]:
     return lambda module, inputs, output: output * mask[None, :, None, None]
 
 
+@pytest.mark.parametrize("layers", ["backbone", "all"])
 @pytest.mark.parametrize("nc", [1, 10, 80])
 @pytest.mark.parametrize("transferred", [False, True])
-def test_invariants_for_every_class_count(nc: int, transferred: bool) -> None:
+def test_invariants_for_every_class_count(nc: int, transferred: bool, layers: str) -> None:
     original = build("n", nc, transferred=transferred)
     cut = copy.deepcopy(original)
-    report = prune(cut, 0.5)
+    report = prune(cut, 0.5, layers=layers)
+    if layers == "all":  # every branch is what Segment builds, so the YAML alone has all shapes
+        rebuilt = SegmentationModel(copy.deepcopy(cut.yaml), verbose=False).state_dict()
+        assert {k: v.shape for k, v in rebuilt.items()} == {k: v.shape for k, v in cut.state_dict().items()}
     assert_invariants(original, cut, report.plan)
     assert report.after.parameters == sum(p.numel() for p in cut.parameters())
     assert cut.yaml["nc"] == nc and cut.yaml["head"][-1][3][0] == "nc"
@@ -107,15 +121,18 @@ def test_invariants_for_every_class_count(nc: int, transferred: bool) -> None:
 def test_invariants_for_every_scale(scale: str) -> None:
     original = build(scale, 10, transferred=scale in "sl")
     cut = copy.deepcopy(original)
-    assert_invariants(original, cut, prune(cut, 0.4, layers=[1, 2, 4, 6, 8, 9] if scale == "s" else "backbone").plan)
+    assert_invariants(original, cut, prune(cut, 0.4, layers=[1, 2, 4, 6, 8, 9] if scale == "s" else "all").plan)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("scale", "nc", "transferred"), list(itertools.product("nsmlx", (1, 10, 80), (False, True))))
-def test_invariants_for_all_combinations(scale: str, nc: int, transferred: bool) -> None:
+@pytest.mark.parametrize(
+    ("scale", "nc", "transferred", "layers"),
+    list(itertools.product("nsmlx", (1, 10, 80), (False, True), ("backbone", "all"))),
+)
+def test_invariants_for_all_combinations(scale: str, nc: int, transferred: bool, layers: str) -> None:
     original = build(scale, nc, transferred=transferred)
     cut = copy.deepcopy(original)
-    assert_invariants(original, cut, prune(cut, 0.5).plan)
+    assert_invariants(original, cut, prune(cut, 0.5, layers=layers).plan)
 
 
 @pytest.mark.parametrize("ratio", RATIOS)
@@ -136,10 +153,15 @@ def test_invariants_at_every_ratio(ratio: float) -> None:
         ([8], 0.5),
         ([9], 0.5),
         ([3, 9], 0.7),
+        ([15], 0.5),
+        ([12, 16, 18, 19, 21], 0.4),
+        ([22], 0.5),
+        ("all", 0.5),
     ],
 )
-def test_does_what_the_full_model_does_without_the_removed_channels(layers: object, ratio: float) -> None:
-    original = build()
+@pytest.mark.parametrize("nc", [2, 80])
+def test_does_what_the_full_model_does_without_the_removed_channels(layers: object, ratio: float, nc: int) -> None:
+    original = build(nc=nc, transferred=nc != 80)
     plan = plan_pruning(original, ratio, criterion="random", seed=3, layers=layers)
     assert plan.before != plan.after
     cut = copy.deepcopy(original)
@@ -192,10 +214,13 @@ def test_ratio_zero_changes_no_weight() -> None:
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
-def test_detection_models_too() -> None:
+@pytest.mark.parametrize("layers", ["backbone", "all"])
+def test_detection_models_too(layers: str) -> None:
     original = DetectionModel("yolov8n.yaml", nc=4, verbose=False).eval()
     cut = copy.deepcopy(original)
-    assert_invariants(original, cut, prune(cut, 0.5).plan)
+    assert_invariants(original, cut, prune(cut, 0.5, layers=layers).plan)
+    with pytest.raises(ConfigError, match="got 22 in"):
+        prune(cut, 0.5, layers=[21, 22])
 
 
 def test_mode_device_format_and_frozen_parameters_stay() -> None:

@@ -29,7 +29,12 @@ def _group_norm(group: ChannelGroup, p: int) -> torch.Tensor:
 
 @register_criterion("bn_scale")
 def bn_scale(group: ChannelGroup) -> torch.Tensor:
-    """Absolute BatchNorm scales, averaged over the group's BatchNorms (Liu et al. 2017, arXiv:1708.06519)."""
+    """Absolute BatchNorm scales, averaged over the group's BatchNorms (Liu et al. 2017, arXiv:1708.06519).
+
+    One group has no BatchNorm, the prototypes' upsampling: its channels are ranked by `magnitude`.
+    """
+    if not any(member.role == "norm" for member in group.members):
+        return magnitude(group)
     scores: torch.Tensor = tp.importance.BNScaleImportance(normalizer=None)(group.dependencies)
     return scores
 

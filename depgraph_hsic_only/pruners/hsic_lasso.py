@@ -43,7 +43,7 @@ class HsicLassoPruner:
         max_images: At most this many of them, evenly spaced.
         imgsz: Side of the square they are letterboxed to, pixels; None for the model's own.
         batch: Images that go through the network at a time.
-        layers: "backbone" for layers 0–9, or a list of some of them.
+        layers: "backbone" for layers 0–9, "all" for neck and prototypes too, or a list of layers.
         round_to: What block outputs are multiples of: 8, 16 or 32.
         min_channels: No width is cut below this many channels.
         recover: What brings the cut model back, from the same images: "least_squares", "distill", "bn" or "none" (see

@@ -84,22 +84,22 @@ def plot_stages(stages: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def plot_widths(before: Mapping[str, int], after: Mapping[str, int]) -> Figure:
-    """Backbone widths before and after, in the order of the network, with the share that is left.
+    """Widths before and after, in the order of the network, with the share that is left.
 
     Args:
-        before: Channels by width group ("w3" the output of layer 3, "h4" the hidden width of layer 4).
+        before: Channels by width group (see `graph.WidthGroup`).
         after: The same after the cut.
     """
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    figure = Figure(figsize=(13, 3.8), layout="constrained")
     axes = figure.subplots()
     places = range(len(before))
     axes.bar(places, list(before.values()), color=_GREY, alpha=0.45, label="before")
     bars = axes.bar(places, [after[name] for name in before], width=0.55, color=_BLUE, label="after")
-    axes.bar_label(bars, [f"{after[name] / count:.0%}" for name, count in before.items()], fontsize=8)
-    axes.set_xticks(places, list(before))
+    axes.bar_label(bars, [f"{after[name] / count:.0%}" for name, count in before.items()], fontsize=7)
+    axes.set_xticks(places, list(before), fontsize=8)
     axes.set_ylabel("channels")
-    axes.set_xlabel("w: output of a layer, h: hidden width of a layer")
-    axes.set_title("Backbone widths")
+    axes.set_xlabel("w: output of a layer, h: hidden width of a layer or of a branch of the head, npr: prototypes")
+    axes.set_title("Widths")
     axes.legend()
     axes.spines[["top", "right"]].set_visible(False)
     return figure
