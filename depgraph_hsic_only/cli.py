@@ -20,6 +20,11 @@ _FLAGS = {  # flag: (key of the configuration, type, meaning)
     "criterion": ("prune.criterion", str, "what ranks channels"),
     "ratio": ("prune.ratio", float, "share of the channels to cut from each width, 0 <= ratio < 1"),
     "threshold": ("prune.threshold", float, "instead of a ratio: the smallest score that stays"),
+    "target": (
+        "prune.target",
+        str,
+        "instead of a ratio: what may be left, such as params=0.8, gmacs=0.8 or latency=0.8",
+    ),
     "imgsz": ("imgsz", int, "side of the input image in pixels (default: the checkpoint's own)"),
     "batch": ("batch", int, "images per batch"),
     "device": ("device", str, "cpu, 0, 0,1 or mps (default: Ultralytics' choice)"),

@@ -15,8 +15,9 @@ from ultralytics.utils import DEFAULT_CFG_DICT
 from depgraph_hsic_only.criteria import create_criterion, list_criteria
 from depgraph_hsic_only.errors import ConfigError, PruningError
 from depgraph_hsic_only.graph import check_layers
+from depgraph_hsic_only.limits import Limits, MaxRatio
 from depgraph_hsic_only.names import nearest
-from depgraph_hsic_only.planning import check_ratio, check_rounding, check_threshold
+from depgraph_hsic_only.planning import check_amount
 from depgraph_hsic_only.recovery import check_method
 from depgraph_hsic_only.settings import read_yaml
 
@@ -34,6 +35,7 @@ _OWNED = {  # train arguments that the run sets itself: where they are set inste
     "resume": "a new run",
     "save": "the workflow, which needs the checkpoints",
 }
+_VALUES = ("data", "target", "max_ratio")  # mappings that are one value: replaced, not merged
 _EXPORT_OWNED = dict.fromkeys(("format", "model", "data", "mode", "task", "project", "name"), "the workflow")
 _EXPORT_KEYS = ("imgsz", "batch", "opset", "dynamic", "simplify", "quantize", "device")
 
@@ -44,11 +46,14 @@ class PruneConfig:
 
     Attributes:
         criterion: Name of a registered criterion.
-        ratio: Share of the channels to cut from each width, 0 ≤ ratio < 1; where `threshold` is None.
-        threshold: The smallest score that stays; None to go by `ratio`.
+        ratio: Share of the channels to cut from each width, 0 ≤ ratio < 1; where the next two are None.
+        threshold: The smallest score that stays; None to go by `ratio` or `target`.
+        target: A budget as a share of the unpruned model, such as {"params": 0.8} (see `target.Target`), met by cutting
+            each width by its measured damage; None to go by `ratio` or `threshold`.
         layers: "backbone", "all", or a list of layers (see `graph.trace_channels`).
         round_to: What block outputs are multiples of: 8, 16 or 32.
         min_channels: No width is cut below this many channels.
+        max_ratio: Largest share that may be cut of every width, or by layer or width (see `limits.Limits`).
         recover: What brings the cut model back before any training: "none", "bn", "least_squares" or
             "distill".
         distill_seconds: Time that "distill" may train for.
@@ -60,14 +65,21 @@ class PruneConfig:
     criterion: str = "magnitude"
     ratio: float | None = 0.5
     threshold: float | None = None
+    target: Any = None
     layers: Any = "backbone"
     round_to: int = 8
     min_channels: int = 0
+    max_ratio: MaxRatio = 1.0
     recover: str = "least_squares"
     distill_seconds: float = 600.0
     steps: int = 1
     max_map_drop: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def limits(self) -> Limits:
+        """Bounds of every width."""
+        return Limits(self.round_to, self.min_channels, self.max_ratio)
 
 
 @dataclass(frozen=True)
@@ -175,7 +187,7 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """`above` over `below`, block by block; anything but a block is replaced."""
     merged = dict(below)
     for key, value in above.items():
-        both = isinstance(merged.get(key), Mapping) and isinstance(value, Mapping) and key != "data"
+        both = isinstance(merged.get(key), Mapping) and isinstance(value, Mapping) and key not in _VALUES
         merged[key] = _over(merged[key], value) if both else value
     return merged
 
@@ -280,11 +292,12 @@ def _prune_faults(settings: Mapping[str, Any]) -> list[str]:
         faults.append(f"prune.options: expected the criterion's options as a block, got {options!r}")
     if not isinstance(settings["criterion"], str):
         faults.append(f"prune.criterion: expected one of {', '.join(list_criteria())}, got {settings['criterion']!r}")
+    others = settings["threshold"] is not None or settings["target"] is not None
+    ratio = None if others else settings["ratio"]  # it has a default, so the others go over it
     checks: list[Callable[[], object]] = [
-        lambda: check_ratio(settings["ratio"]) if settings["threshold"] is None else None,
-        lambda: check_threshold(settings["threshold"]) if settings["threshold"] is not None else None,
+        lambda: check_amount(ratio, settings["threshold"], settings["target"]),
         lambda: check_layers(settings["layers"]),
-        lambda: check_rounding(settings["round_to"], settings["min_channels"]),
+        lambda: Limits(*(settings[key] for key in ("round_to", "min_channels", "max_ratio"))),
         lambda: check_method(settings["recover"]),
     ]
     if isinstance(options, Mapping) and isinstance(settings["criterion"], str):

@@ -125,8 +125,12 @@ def median_latency(runs: Mapping[str, Callable[[], object]]) -> dict[str, float]
 
 def torch_run(weights: str | Path, imgsz: int, device: Any) -> Callable[[], object]:
     """A call that runs a checkpoint's fused network in PyTorch on one image of `imgsz` pixels."""
-    target = select_device(device, verbose=False)
-    network = copy.deepcopy(load_model(weights).model).to(target).eval().fuse(verbose=False)
+    return fused_run(load_model(weights).model, imgsz, select_device(device, verbose=False))
+
+
+def fused_run(network: Any, imgsz: int, target: torch.device) -> Callable[[], object]:
+    """A call that runs a network, fused, in PyTorch on one image of `imgsz` pixels; the network is left as it is."""
+    network = copy.deepcopy(network).float().to(target).eval().fuse(verbose=False)
     image = torch.rand(1, 3, imgsz, imgsz, device=target)
 
     def run() -> None:

@@ -8,12 +8,14 @@ import torch
 
 from depgraph_hsic_only.errors import ConfigError, PlanError
 from depgraph_hsic_only.graph import OUTPUT_MULTIPLE, ChannelGraph, ChannelGroup, WidthGroup
+from depgraph_hsic_only.limits import Limits
 from depgraph_hsic_only.plan import GroupCut, PruningPlan, WidthChange
+from depgraph_hsic_only.target import Target
 
 Scores = Mapping[str, torch.Tensor]
 """Importance of each channel by channel group: name to (C,), finite, higher is more important."""
 
-_ROUND_TO = (8, 16, 32)
+_NO_LIMITS = Limits()
 
 
 def check_ratio(ratio: object) -> Fraction:
@@ -27,15 +29,22 @@ def check_ratio(ratio: object) -> Fraction:
     raise ConfigError(f"ratio: expected a number with 0 <= ratio < 1, got {ratio!r}; 0.25 cuts a quarter of each width")
 
 
-def check_amount(ratio: object, threshold: object) -> None:
-    """Refuse anything but a ratio or a threshold.
+def check_amount(ratio: object, threshold: object, target: object = None) -> None:
+    """Refuse anything but a ratio, a threshold or a target.
 
     Raises:
-        ConfigError: Both or neither are given, or the one that is given is out of range.
+        ConfigError: None or several are given, or the one that is given is out of range.
     """
-    if (ratio is None) == (threshold is None):
-        raise ConfigError(f"expected either a ratio or a threshold, got ratio={ratio!r} and threshold={threshold!r}")
-    check_threshold(threshold) if ratio is None else check_ratio(ratio)
+    given = {"ratio": ratio, "threshold": threshold, "target": target}
+    if sum(value is not None for value in given.values()) != 1:
+        got = " and ".join(f"{name}={value!r}" for name, value in given.items() if value is not None) or "none of them"
+        raise ConfigError(f"expected a ratio, a threshold or a target, got {got}; leave all but one out")
+    if ratio is not None:
+        check_ratio(ratio)
+    elif threshold is not None:
+        check_threshold(threshold)
+    else:
+        Target.parse(target)
 
 
 def check_threshold(threshold: object) -> None:
@@ -48,68 +57,50 @@ def check_threshold(threshold: object) -> None:
         raise ConfigError(f"threshold: expected a finite number that scores are compared with, got {threshold!r}")
 
 
-def check_rounding(round_to: object, min_channels: object) -> None:
-    """Refuse what widths can't be rounded to or bounded by.
-
-    Raises:
-        ConfigError: `round_to` is not 8, 16 or 32, or `min_channels` no integer of at least 0.
-    """
-    if type(round_to) is not int or round_to not in _ROUND_TO:
-        raise ConfigError(f"round_to: expected one of {_ROUND_TO}, got {round_to!r}")
-    if type(min_channels) is not int or min_channels < 0:
-        raise ConfigError(f"min_channels: expected an integer of at least 0, got {min_channels!r}")
-
-
-def uniform_widths(
-    graph: ChannelGraph, ratio: float, *, round_to: int = OUTPUT_MULTIPLE, min_channels: int = 0
-) -> dict[str, int]:
+def uniform_widths(graph: ChannelGraph, ratio: float, limits: Limits = _NO_LIMITS) -> dict[str, int]:
     """The widths left by cutting the same share of every width group.
 
-    Block outputs are rounded to the nearest multiple of `round_to` and hidden widths to the nearest multiple of 4, ties
-    up; outputs keep at least 8 and hidden widths at least 4 channels, or `min_channels`, and none grows. Tied
+    Widths are rounded to the nearest multiple of what `limits` say, hidden ones of 4, ties up, and none grows. Tied
     widths follow. A ratio of 0 changes nothing.
 
     Args:
         graph: The channel groups of the unpruned model.
         ratio: Share of the channels to cut, in [0, 1).
-        round_to: 8, 16 or 32: what block outputs are multiples of. Never below 8, which Ultralytics needs.
-        min_channels: No width is cut below this many channels.
+        limits: Bounds of the widths.
 
     Raises:
         ConfigError: A setting is out of range.
     """
     share = check_ratio(ratio)
-    check_rounding(round_to, min_channels)
+    limits.check_names(graph)
     widths: dict[str, int] = {}
     for width in graph.widths:
         if width.tie is None:
-            multiple = round_to if width.is_output else width.multiple
-            floor = _smallest(width, min_channels)
+            multiple, floor = limits.multiple(width), limits.smallest(width)
             nearest = math.floor(width.channels * (1 - share) / multiple + Fraction(1, 2)) * multiple
             widths[width.name] = min(width.channels, max(nearest, floor)) if share else width.channels
     return follow_ties(graph, widths)
 
 
 def threshold_widths(
-    graph: ChannelGraph, scores: Scores, threshold: float, *, round_to: int = OUTPUT_MULTIPLE, min_channels: int = 0
+    graph: ChannelGraph, scores: Scores, threshold: float, limits: Limits = _NO_LIMITS
 ) -> dict[str, int]:
     """The smallest widths at which no channel that scores `threshold` or more is cut.
 
-    A shared width is the largest that one of its groups needs. Widths are rounded up: block outputs to a multiple of
-    `round_to`, hidden widths of 4; outputs keep at least 8 and hidden widths at least 4 channels, or `min_channels`.
+    A shared width is the largest that one of its groups needs. Widths are rounded up to a multiple of what `limits`
+    say, hidden ones of 4.
 
     Args:
         graph: The channel groups.
         scores: A score for each channel of each group.
         threshold: The smallest score that stays.
-        round_to: 8, 16 or 32.
-        min_channels: No width is cut below this many channels.
+        limits: Bounds of the widths.
 
     Raises:
         ConfigError: A setting is out of range.
     """
     check_threshold(threshold)
-    check_rounding(round_to, min_channels)
+    limits.check_names(graph)
     needed = {w.name: max(int((scores[g.name] >= threshold).sum()) for g in w.groups) for w in graph.widths}
     full = {w.name: w.channels for w in graph.widths}
     for width in graph.widths:
@@ -124,14 +115,10 @@ def threshold_widths(
     widths: dict[str, int] = {}
     for width in graph.widths:
         if width.tie is None:
-            multiple = round_to if width.is_output else width.multiple
+            multiple = limits.multiple(width)
             up = math.ceil(needed[width.name] / multiple) * multiple
-            widths[width.name] = min(width.channels, max(up, _smallest(width, min_channels)))
+            widths[width.name] = min(width.channels, max(up, limits.smallest(width)))
     return follow_ties(graph, widths)
-
-
-def _smallest(width: WidthGroup, min_channels: int) -> int:
-    return max(width.multiple, math.ceil(min_channels / width.multiple) * width.multiple)
 
 
 def follow_ties(graph: ChannelGraph, widths: Mapping[str, int]) -> dict[str, int]:
@@ -146,8 +133,7 @@ def plan_cut(
     *,
     ratio: float | None,
     threshold: float | None,
-    round_to: int,
-    min_channels: int,
+    limits: Limits,
     criterion: str,
     unpruned: ChannelGraph | None = None,
 ) -> PruningPlan:
@@ -158,10 +144,10 @@ def plan_cut(
     """
     check_amount(ratio, threshold)
     if ratio is not None:
-        widths = uniform_widths(unpruned or graph, ratio, round_to=round_to, min_channels=min_channels)
+        widths = uniform_widths(unpruned or graph, ratio, limits)
         reason = f"uniform, ratio {ratio:g}"
     elif threshold is not None:
-        widths = threshold_widths(graph, scores, threshold, round_to=round_to, min_channels=min_channels)
+        widths = threshold_widths(graph, scores, threshold, limits)
         reason = f"scores of at least {threshold:g}"
     return make_plan(graph, scores, widths, criterion=criterion, reasons=dict.fromkeys(widths, reason))
 

@@ -6,18 +6,20 @@ from typing import Any
 import torch
 
 from depgraph_hsic_only import surgery
+from depgraph_hsic_only.allocation import Allocation, Widths, allocate
+from depgraph_hsic_only.cost_model import CostModel
 from depgraph_hsic_only.costs import measure_cost
 from depgraph_hsic_only.criteria.registry import Batches, Measured, create_criterion
-from depgraph_hsic_only.graph import OUTPUT_MULTIPLE, trace_channels
+from depgraph_hsic_only.errors import DataError
+from depgraph_hsic_only.graph import OUTPUT_MULTIPLE, ChannelGraph, trace_channels
+from depgraph_hsic_only.latency import relative_latency
+from depgraph_hsic_only.limits import Limits, MaxRatio
 from depgraph_hsic_only.plan import PruningPlan
-from depgraph_hsic_only.planning import (
-    Scores,
-    check_amount,
-    check_rounding,
-    plan_cut,
-)
+from depgraph_hsic_only.planning import Scores, check_amount, make_plan, plan_cut
 from depgraph_hsic_only.recovery import check_method, recover
 from depgraph_hsic_only.report import PruningReport
+from depgraph_hsic_only.sensitivity import Sensitivity, measure_sensitivity
+from depgraph_hsic_only.target import Target
 
 
 def plan_pruning(
@@ -25,12 +27,16 @@ def plan_pruning(
     ratio: float | None = None,
     *,
     threshold: float | None = None,
+    target: object = None,
     criterion: str = "magnitude",
     layers: object = "backbone",
     round_to: int = OUTPUT_MULTIPLE,
     min_channels: int = 0,
+    max_ratio: MaxRatio = 1.0,
     batches: Batches | None = None,
     scores: Scores | None = None,
+    images: torch.Tensor | None = None,
+    imgsz: int = 640,
     **options: Any,
 ) -> PruningPlan:
     """Decide what to cut from a YOLOv8 model; the model is left as it is.
@@ -40,12 +46,18 @@ def plan_pruning(
         ratio: Share of the channels to cut from each width, 0 ≤ ratio < 1.
         threshold: Instead of a ratio: the smallest score that stays. Scores of `hsic_lasso` are in [0, 1] and mean the
             same in every layer.
+        target: Instead of a ratio: what may be left of the unpruned model, {"params": 0.8}, {"gmacs": 0.8} or
+            {"latency": 0.8}. How much each width hurts is measured on `images` (see `sensitivity.py`), and the widths
+            are those of least damage (see `allocation.py`).
         criterion: Name of a registered criterion (see `list_criteria`).
         layers: "backbone" for layers 0–9, "all" for neck and prototypes too, or a list (see `graph.trace_channels`).
         round_to: What block outputs are multiples of: 8, 16 or 32.
         min_channels: No width is cut below this many channels.
+        max_ratio: Largest share that may be cut of every width, or by layer or width (see `limits.Limits`).
         batches: Images, for criteria that need them: labelled for "taylor", {"img": tensor} for "hsic_lasso".
         scores: What `score_channels` returned for this model; the criterion is not run again then.
+        images: Calibration images for a target, (n, 3, h, w), float in [0, 1] or uint8.
+        imgsz: Side of the square image that a target's multiply-adds and latency are of, pixels.
         options: Options of the criterion, such as `seed` of "random".
 
     Raises:
@@ -54,20 +66,42 @@ def plan_pruning(
         DataError: The criterion needs batches and there are none.
         PlanError: The criterion's scores are not finite or of a wrong shape.
     """
-    check_amount(ratio, threshold)
-    check_rounding(round_to, min_channels)
+    check_amount(ratio, threshold, target)
+    limits = Limits(round_to, min_channels, max_ratio)
     scorer = create_criterion(criterion, **options)
-    graph = trace_channels(surgery.network_of(model), layers)
+    network = surgery.network_of(model)
+    graph = trace_channels(network, layers)
+    if target is not None and (images is None or not len(images)):
+        raise DataError("target: expected calibration images, got none; pass images=")
     scores = scorer.score(graph, batches) if scores is None else scores
+    if target is not None and images is not None:
+        damage = measure_sensitivity(network, graph, scores, images, limits=limits)
+        found = widths_for(network, graph, damage, Target.parse(target), limits, imgsz)
+        return make_plan(graph, scores, found.widths, criterion=criterion, reasons=found.reasons)
     return plan_cut(
         graph,
         scores,
         ratio=ratio,
         threshold=threshold,
-        round_to=round_to,
-        min_channels=min_channels,
+        limits=limits,
         criterion=criterion,
     )
+
+
+def widths_for(
+    network: Any,
+    graph: ChannelGraph,
+    sensitivity: Sensitivity,
+    target: Target,
+    limits: Limits,
+    imgsz: int,
+    *,
+    start: Widths | None = None,
+) -> Allocation:
+    """Widths that meet a target, counted or measured on the network: see `allocation.allocate`."""
+    latency = relative_latency(network, graph, imgsz) if target.metric == "latency" else None
+    costs = CostModel(network, graph, imgsz)
+    return allocate(graph, sensitivity, costs, target, limits, start=start, latency=latency)
 
 
 def prune(model: Any, ratio: float | None = None, **settings: Any) -> PruningReport:

@@ -3,10 +3,12 @@
 import hashlib
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from depgraph_hsic_only.architecture import layer_widths
 from depgraph_hsic_only.config import Config
@@ -99,13 +101,13 @@ class Recorder:
             What the stage returned.
         """
         say(TITLES[name])
-        before, start = _fingerprint(model), time.perf_counter()
+        before, start = fingerprint(model.model), time.perf_counter()
         result = run(model)
         seconds = time.perf_counter() - start
         weights = self._folder.save_model(FILES[name], result)
         if name == "pruned":
             self._folder.write_yaml("weights/pruned.yaml", result.model.yaml)
-        if _fingerprint(result) != before or self._remarks.notes:
+        if fingerprint(result.model) != before or self._remarks.notes:
             self._add(name, result, weights, seconds)
         self._write(result, None)
         return result
@@ -124,7 +126,7 @@ class Recorder:
         """Measure a model and add its row."""
         cost = measure_cost(model.model, self._validation.imgsz)
         notes, details = self._remarks.taken()
-        row = StageReport(name, seconds, cost.parameters, cost.gmacs, details=details)
+        row = StageReport(name, seconds, cost.parameters, cost.gmacs, parts=cost.parts, details=details)
         if weights is None:
             notes.append("built from its YAML and not trained, so its mAP was not measured")
         elif not same_classes(model.names, self._names):
@@ -195,10 +197,13 @@ def same_classes(a: Mapping[int, str], b: Mapping[int, str]) -> bool:
     return [str(name).strip().lower() for name in a.values()] == [str(name).strip().lower() for name in b.values()]
 
 
-def _fingerprint(model: Any) -> bytes:
-    """A digest of names, shapes and values of a model's tensors."""
+def fingerprint(network: Any, *others: Sequence[torch.Tensor] | str) -> str:
+    """A digest of names, shapes and values of a network's tensors, and of other tensors and texts."""
     digest = hashlib.sha256()
-    for name, tensor in model.model.state_dict().items():
+    named = list(network.state_dict().items())
+    for part in others:
+        named += [(part, torch.empty(0))] if isinstance(part, str) else [("", tensor) for tensor in part]
+    for name, tensor in named:
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.digest()
+    return digest.hexdigest()

@@ -3,7 +3,7 @@
 import copy
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,16 +11,15 @@ import torch
 from torch import nn
 from ultralytics.engine.model import Model
 
-from depgraph_hsic_only.c2f import stock_output
 from depgraph_hsic_only.distillation import distill
 from depgraph_hsic_only.divergence import divergence
-from depgraph_hsic_only.errors import ConfigError, DataError, PlanError
-from depgraph_hsic_only.graph import trace_channels
-from depgraph_hsic_only.least_squares import FittedLayer, fit_layer
+from depgraph_hsic_only.errors import ConfigError, DataError
+from depgraph_hsic_only.least_squares import FittedLayer
 from depgraph_hsic_only.names import nearest
-from depgraph_hsic_only.places import Places, choose_places
+from depgraph_hsic_only.places import choose_places
 from depgraph_hsic_only.plan import PruningPlan
 from depgraph_hsic_only.progress import track
+from depgraph_hsic_only.reconstruction import fit_walks, kept_outputs, touched_convolutions
 from depgraph_hsic_only.surgery import network_of
 from depgraph_hsic_only.walk import Walk, as_input, raw_outputs
 
@@ -120,11 +119,11 @@ def recover(
     if method == "bn":
         reestimate_batchnorm(changed, images, batch)
     elif method != "none":
-        names, kept = _touched(changed, teacher), _kept_outputs(changed, teacher, plan)
+        names, kept = touched_convolutions(changed, teacher), kept_outputs(changed, teacher, plan)
         with raw_outputs(changed), raw_outputs(teacher):
             places = choose_places(teacher, names, images, positions=positions, seed=seed, batch=batch)
             walks = Walk(changed, images, batch=batch), Walk(teacher, images, batch=batch)
-            layers = tuple(track(_fits(*walks, places, kept, ridge), "re-fitting", len(names)))
+            layers = tuple(track(fit_walks(*walks, places, kept, ridge), "re-fitting", len(names)))
     if method == "distill":
         used = distill(changed, teacher, images, seconds=seconds, steps=steps, batch=min(batch, 8), seed=seed)
         for _ in track(_hundredths(used), "distilling, %", 100):
@@ -158,49 +157,6 @@ def reestimate_batchnorm(network: nn.Module, images: torch.Tensor, batch: int) -
             network(as_input(part, next(network.parameters()).device))
     for m, momentum in zip(norms, momenta, strict=True):
         m.momentum = momentum
-
-
-def _fits(
-    student: Walk, teacher: Walk, places: Mapping[str, Places], kept: Mapping[str, torch.Tensor], ridge: float
-) -> Iterator[FittedLayer]:
-    """Fit every convolution that has places, one by one in the order of the network, in place."""
-    last = max((int(name.split(".")[1]) for name in places), default=-1)
-    for i in range(last + 1):
-        prefix = f"model.{i}."
-        here = {name.removeprefix(prefix): p for name, p in places.items() if name.startswith(prefix)}
-        outputs = {name.removeprefix(prefix): k for name, k in kept.items() if name.startswith(prefix)}
-        for fitted in fit_layer(student, teacher, here, outputs, ridge=ridge) if here else ():
-            yield FittedLayer(prefix + fitted.name, fitted.before, fitted.after)
-        if i < last:
-            student.step()
-            teacher.step()
-
-
-def _touched(pruned: nn.Module, original: nn.Module) -> list[str]:
-    """Paths of the convolutions that have lost inputs or outputs."""
-    shapes = {
-        name: m.weight.shape for name, m in original.named_modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))
-    }
-    return [name for name, shape in shapes.items() if pruned.get_parameter(f"{name}.weight").shape != shape]
-
-
-def _kept_outputs(pruned: nn.Module, original: nn.Module, plan: PruningPlan) -> dict[str, torch.Tensor]:
-    """The output channels that stay, ascending, by path of the convolution in the stock model."""
-    keep = {cut.name: torch.tensor(cut.keep) for cut in plan.groups}
-    outputs: dict[str, list[torch.Tensor]] = {}
-    for group in trace_channels(original, list(plan.layers)).groups:
-        for member in group.members:
-            if member.role == "output":
-                name, offset = stock_output(member.name, group.channels)
-                outputs.setdefault(name, []).append(offset + keep[group.name])
-    kept = {name: torch.cat(parts).sort().values for name, parts in outputs.items()}
-    for name, channels in kept.items():
-        has = len(pruned.get_parameter(f"{name}.weight"))
-        if has != len(channels) and not isinstance(pruned.get_submodule(name), nn.ConvTranspose2d):
-            raise PlanError(
-                f"{name}: expected the {len(channels)} channels that the plan keeps, got {has}; pass its plan"
-            )
-    return kept
 
 
 def _distance(student: Any, teacher: Any, images: torch.Tensor, batch: int) -> float:

@@ -2,14 +2,14 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from depgraph_hsic_only.costs import Cost
+from depgraph_hsic_only.costs import Cost, PartCost
 from depgraph_hsic_only.plan import PruningPlan
 from depgraph_hsic_only.recovery import Recovery
 
@@ -45,6 +45,7 @@ class PruningReport:
             "imgsz": self.before.imgsz,
             "parameters": {"before": self.before.parameters, "after": self.after.parameters},
             "gmacs": {"before": self.before.gmacs, "after": self.after.gmacs},
+            "parts": {"before": [asdict(p) for p in self.before.parts], "after": [asdict(p) for p in self.after.parts]},
             "widths": {"before": self.plan.before, "after": self.plan.after},
             "scores": {name: list(scores) for name, scores in self.scores.items()},
             "stability": self.stability,
@@ -54,7 +55,8 @@ class PruningReport:
     def __rich__(self) -> Group:
         lines = [] if self.stability is None else [f"Calibration: {stability_text(self.stability)}"]
         lines += [f"Recovery: {self.recovery}"] if self.recovery else []
-        return Group(cost_table(self.before, self.after), width_table(self.plan), *map(Text, lines))
+        costs = (cost_table(self.before, self.after), part_table(self.before.parts, self.after.parts))
+        return Group(*costs, width_table(self.plan), *map(Text, lines))
 
     def __str__(self) -> str:
         return to_text(self)
@@ -70,6 +72,18 @@ def cost_table(before: Cost, after: Cost) -> Table:
     b, a = before, after
     table.add_row("parameters", f"{b.parameters:,}", f"{a.parameters:,}", f"{a.parameters / b.parameters:.1%}")
     table.add_row(f"GMACs at {b.imgsz} px", f"{b.gmacs:.3f}", f"{a.gmacs:.3f}", f"{a.gmacs / b.gmacs:.1%}")
+    return table
+
+
+def part_table(before: Sequence[PartCost], after: Sequence[PartCost]) -> Table:
+    """Parameters and multiply-adds by part of the network, before and after."""
+    table = Table(title="Cost by part", title_justify="left")
+    table.add_column("", no_wrap=True)
+    for heading in ("parameters\nbefore", "\nafter", "\nleft", "GMACs\nbefore", "\nafter", "\nleft"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for b, a in zip(before, after, strict=True):
+        parameters = (f"{b.parameters:,}", f"{a.parameters:,}", f"{a.parameters / b.parameters:.1%}")
+        table.add_row(b.name, *parameters, f"{b.gmacs:.3f}", f"{a.gmacs:.3f}", f"{a.gmacs / b.gmacs:.1%}")
     return table
 
 

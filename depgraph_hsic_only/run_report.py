@@ -16,8 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from depgraph_hsic_only._version import __version__
+from depgraph_hsic_only.costs import PartCost
 from depgraph_hsic_only.evaluation import Validation
-from depgraph_hsic_only.report import to_text
+from depgraph_hsic_only.report import part_table, to_text
 from depgraph_hsic_only.utils.conversion import OnnxParity
 
 TITLES = {"baseline": "baseline", "trained": "trained", "pruned": "pruned", "fine_tuned": "fine-tuned"}
@@ -40,6 +41,7 @@ class StageReport:
         latency_ms: Median milliseconds for one image: "torch" on the run's device, "onnxruntime" on the CPU.
         weights: Path of the checkpoint, relative to the run folder where it is in it.
         notes: What a reader must know.
+        parts: Parameters and multiply-adds by part of the network.
         epochs: Losses, mAPs and learning rates of each epoch, where the stage trained.
         details: What the stage itself measured: of pruning "as_cut" (mAPs before the recovery), "recovery", "scores" by
             channel group and "stability".
@@ -57,6 +59,7 @@ class StageReport:
     map50_mask: float | None = None
     latency_ms: Mapping[str, float | None] = field(default_factory=lambda: {"torch": None, "onnxruntime": None})
     notes: tuple[str, ...] = ()
+    parts: tuple[PartCost, ...] = ()
     epochs: tuple[Mapping[str, float | None], ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
 
@@ -84,8 +87,8 @@ class RunReport:
         args: The resolved configuration.
         stages: The stages that changed the model, and the baseline.
         validation: The arguments that the mAPs were measured with.
-        widths_before: Backbone widths of the unpruned model, by width group.
-        widths_after: Backbone widths of the result.
+        widths_before: All widths of the unpruned model, by width group.
+        widths_after: All widths of the result.
         onnx: Path of the exported file relative to the run folder, and what its proof found; None before the export.
     """
 
@@ -113,7 +116,9 @@ class RunReport:
         notes = [f"{TITLES[stage.name]}: {note}" for stage in self.stages for note in stage.notes]
         proof = [f"ONNX: {self.onnx[1]}"] if self.onnx else []
         lines = [*notes, *proof, f"Everything is in {self.folder}"]
-        return Group(stage_table(self.stages, self.validation), *(Text(line, overflow="fold") for line in lines))
+        parts = part_table(self.stages[0].parts, self.stages[-1].parts)
+        texts = (Text(line, overflow="fold") for line in lines)
+        return Group(stage_table(self.stages, self.validation), parts, *texts)
 
     def __str__(self) -> str:
         return to_text(self, width=140)

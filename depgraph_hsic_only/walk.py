@@ -1,5 +1,6 @@
 """A network run layer by layer over all calibration images, so that each layer is worked on where it stands."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,6 +29,22 @@ class Walk:
         self._states: list[dict[int, torch.Tensor]] = [{-1: part} for part in torch.split(images, batch)]
         self._at = self._here = 0
         self._last_reader = {j: i for i in range(len(self._layers)) for j in self._sources(i)}
+
+    @property
+    def index(self) -> int:
+        """Index of the layer at hand."""
+        return self._here
+
+    @property
+    def last(self) -> int:
+        """Index of the last layer, the head."""
+        return len(self._layers) - 1
+
+    def fork(self, network: Any) -> "Walk":
+        """A walk from here through another network whose layers before this one are the same."""
+        fork = copy.copy(self)
+        fork._layers = list(network.model)
+        return fork
 
     @property
     def layer(self) -> Any:

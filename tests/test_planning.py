@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from depgraph_hsic_only import ConfigError, PlanError, PruningPlan, apply_plan, plan_pruning, register_criterion
 from depgraph_hsic_only.graph import ChannelGroup, trace_channels
+from depgraph_hsic_only.limits import Limits
 from depgraph_hsic_only.planning import make_plan, uniform_widths
 
 GRAPHS = {scale: trace_channels(build(scale)) for scale in "ns"}
@@ -26,7 +27,7 @@ GRAPHS = {scale: trace_channels(build(scale)) for scale in "ns"}
     min_channels=st.integers(0, 70),
 )
 def test_uniform_widths_are_the_nearest_multiples(scale: str, ratio: float, round_to: int, min_channels: int) -> None:
-    widths = uniform_widths(GRAPHS[scale], ratio, round_to=round_to, min_channels=min_channels)
+    widths = uniform_widths(GRAPHS[scale], ratio, Limits(round_to, min_channels))
     for group in GRAPHS[scale].widths:
         c, kept = group.channels, widths[group.name]
         if group.name == "h9":

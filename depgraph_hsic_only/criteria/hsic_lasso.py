@@ -58,6 +58,7 @@ class HsicLasso(Criterion):
     """
 
     needs_batches = True
+    needs_labels = False
 
     def __init__(
         self,

@@ -33,10 +33,12 @@ class Criterion(abc.ABC):
     """Scores every channel of a graph. Subclass it where a criterion needs images or all groups at once.
 
     Attributes:
-        needs_batches: Whether `score` needs labelled batches.
+        needs_batches: Whether `score` needs batches.
+        needs_labels: Whether they must be labelled, if it does.
     """
 
     needs_batches: bool = False
+    needs_labels: bool = True
 
     @abc.abstractmethod
     def score(self, graph: ChannelGraph, batches: Batches | None) -> dict[str, torch.Tensor]:

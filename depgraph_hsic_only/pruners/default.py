@@ -1,26 +1,29 @@
 """The workflow filled in: Ultralytics trains, DepGraph groups, any criterion ranks, onnxruntime proves the export."""
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 import torch
 
 from depgraph_hsic_only.criteria import create_criterion
-from depgraph_hsic_only.criteria.registry import option_names
+from depgraph_hsic_only.criteria.registry import Measured, option_names
 from depgraph_hsic_only.dataset import labelled_batches
 from depgraph_hsic_only.errors import ExportError
 from depgraph_hsic_only.graph import ChannelGraph, trace_channels
 from depgraph_hsic_only.loading import load_model
 from depgraph_hsic_only.plan import PruningPlan
-from depgraph_hsic_only.planning import agreement, plan_cut
+from depgraph_hsic_only.planning import agreement, make_plan, plan_cut
 from depgraph_hsic_only.pruners.base import Yolov8SegPruner
-from depgraph_hsic_only.pruning import apply_plan
-from depgraph_hsic_only.recording import TRAININGS, Exported, imgsz_of, same_classes
+from depgraph_hsic_only.pruning import apply_plan, widths_for
+from depgraph_hsic_only.recording import TRAININGS, Exported, fingerprint, imgsz_of, same_classes
 from depgraph_hsic_only.recovery import Recovery, recover
 from depgraph_hsic_only.report import stability_text
+from depgraph_hsic_only.sensitivity import Sensitivity, measure_sensitivity
+from depgraph_hsic_only.target import Target
 from depgraph_hsic_only.utils.conversion import export_onnx, verify_onnx
 from depgraph_hsic_only.utils.hooks import PruneEvent
 
@@ -50,13 +53,15 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         last step is fine-tuned and measured too, and the last step within the allowed loss is what is returned.
         """
         settings = self.config.prune
-        unpruned = trace_channels(model.model, settings.layers)
+        scored = self._scored(model)
+        planned = self._planner(model, scored)
         reference = None if settings.max_map_drop is None else self.evaluate(model).map50_95_mask
         whole: PruningPlan | None = None
         for step in range(1, settings.steps + 1):
-            ratio = None if settings.threshold is not None else _share(settings.ratio or 0, step, settings.steps)
+            scored = scored if step == 1 else self._scored(model)
             good = (model if reference is None else copy.deepcopy(model)), whole
-            model, plan = self._cut(model, unpruned, ratio, step)
+            plan = planned(scored, Fraction(step, settings.steps))
+            model = self._cut(model, plan, scored, step)
             whole = plan if whole is None else whole.then(plan)
             if step < settings.steps or reference is not None:
                 model = self.fine_tune(model)
@@ -89,38 +94,80 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
             raise ExportError(f"{path}: expected the outputs of the model, got {parity}; the file was removed")
         return Exported(path, parity)
 
-    def _cut(self, model: Any, unpruned: ChannelGraph, ratio: float | None, step: int) -> tuple[Any, PruningPlan]:
-        """`model`, cut in place and recovered, and the plan: by a ratio of the unpruned widths, or by the threshold."""
+    def _scored(self, model: Any) -> "_Scored":
+        """The channel groups of a model, and how much each channel matters."""
         settings = self.config.prune
         options = dict(settings.options)
         if "seed" in option_names(settings.criterion):
             options.setdefault("seed", self.config.seed)
         criterion = create_criterion(settings.criterion, **options)
         graph = trace_channels(model.model, settings.layers)
-        batches = self._calibration(model) if criterion.needs_batches or settings.recover != "none" else []
-        measured = criterion.measure(graph, batches)
-        plan = plan_cut(
-            graph,
-            measured.scores,
-            ratio=ratio,
-            threshold=settings.threshold,
-            round_to=settings.round_to,
-            min_channels=settings.min_channels,
-            criterion=settings.criterion,
-            unpruned=unpruned,
+        needed = criterion.needs_batches or settings.recover != "none" or settings.target is not None
+        batches = self._calibration(model) if needed else []
+        return _Scored(graph, criterion.measure(graph, batches), batches)
+
+    def _planner(self, model: Any, unpruned: "_Scored") -> Callable[["_Scored", Fraction], PruningPlan]:
+        """A function that plans the cut of what was scored, for a share of the way from the unpruned model."""
+        settings = self.config.prune
+        if settings.target is None:
+
+            def by_amount(scored: _Scored, done: Fraction) -> PruningPlan:
+                return plan_cut(
+                    scored.graph,
+                    scored.measured.scores,
+                    ratio=None if settings.threshold is not None else float(Fraction(str(settings.ratio or 0)) * done),
+                    threshold=settings.threshold,
+                    limits=settings.limits,
+                    criterion=settings.criterion,
+                    unpruned=unpruned.graph,
+                )
+
+            return by_amount
+
+        target, imgsz = Target.parse(settings.target), imgsz_of(model, self.config)
+        network = copy.deepcopy(model.model)
+        damage = self._sensitivity(network, unpruned)
+
+        def by_target(scored: _Scored, done: Fraction) -> PruningPlan:
+            now = {width.name: width.channels for width in scored.graph.widths}
+            part = target.partly(float(done))
+            found = widths_for(network, unpruned.graph, damage, part, settings.limits, imgsz, start=now)
+            scores = scored.measured.scores
+            return make_plan(scored.graph, scores, found.widths, criterion=settings.criterion, reasons=found.reasons)
+
+        return by_target
+
+    def _sensitivity(self, network: Any, scored: "_Scored") -> Sensitivity:
+        """How much each width hurts: from the run folder where it was measured before on the same, else measured."""
+        images = _images(scored.batches)
+        limits = self.config.prune.limits
+        key = fingerprint(network, list(scored.measured.scores.values()), [images], repr(limits))
+        path = self.folder.path / "sensitivity.json"
+        if path.is_file() and (found := json.loads(path.read_text(encoding="utf-8"))).get("key") == key:
+            self.note("sensitivity of the widths: taken from the run folder, where it was measured on the same")
+            return Sensitivity.from_dict(found)
+        damage = measure_sensitivity(
+            network, scored.graph, scored.measured.scores, images, limits=limits, seed=self.config.seed
         )
-        scores = {name: s.tolist() for name, s in measured.scores.items()}
-        stability = agreement(plan, measured.halves)
+        self.folder.write_json("sensitivity.json", {"key": key, **damage.to_dict()})
+        self.note(f"sensitivity of the widths: measured on {damage.images} images in {damage.seconds:.0f} s")
+        return damage
+
+    def _cut(self, model: Any, plan: PruningPlan, scored: "_Scored", step: int) -> Any:
+        """`model`, cut in place as planned, and recovered."""
+        settings = self.config.prune
+        scores = {name: s.tolist() for name, s in scored.measured.scores.items()}
+        stability = agreement(plan, scored.measured.halves)
         self.callbacks.fire("on_prune_start", PruneEvent(step, settings.steps, model, plan, None))
         original = copy.deepcopy(model.model)
         report = replace(apply_plan(model, plan), scores=scores, stability=stability)
         if settings.recover != "none":
-            report = replace(report, recovery=self._recover(model, original, plan, batches))
+            report = replace(report, recovery=self._recover(model, original, plan, scored.batches))
         self.detail(scores=scores, stability=stability)
         if stability is not None:
             self.note(stability_text(stability))
         self.callbacks.fire("on_prune_end", PruneEvent(step, settings.steps, model, plan, report))
-        return model, plan
+        return model
 
     def _calibration(self, model: Any) -> list[dict[str, Any]]:
         """Training images with their labels, letterboxed as in validation."""
@@ -135,7 +182,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
             self.note(
                 f"as cut, before the recovery: mAP50-95 box {found.map50_95_box:.4f}, mask {found.map50_95_mask:.4f}"
             )
-        images = torch.cat([batch["img"] for batch in batches])
+        images = _images(batches)
         method, seconds = self.config.prune.recover, self.config.prune.distill_seconds
         recovery = recover(model, original, plan, images, method=method, seconds=seconds, seed=self.config.seed)
         self.detail(recovery=recovery.to_dict())
@@ -162,6 +209,14 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         return load_model(best if best.is_file() else weights / "last.pt")
 
 
-def _share(ratio: float, step: int, steps: int) -> float:
-    """The ratio after some of the steps, exact where it is written with few digits."""
-    return float(Fraction(str(ratio)) * step / steps)
+@dataclass(frozen=True, eq=False)
+class _Scored:
+    """A model's channel groups, their scores, and the calibration images they were measured on."""
+
+    graph: ChannelGraph
+    measured: Measured
+    batches: Sequence[Mapping[str, Any]]
+
+
+def _images(batches: Sequence[Mapping[str, Any]]) -> torch.Tensor:
+    return torch.cat([batch["img"] for batch in batches])

@@ -15,8 +15,9 @@ from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.graph import OUTPUT_MULTIPLE, check_layers, trace_channels
 from depgraph_hsic_only.hsic import LassoPath
 from depgraph_hsic_only.images import Images
+from depgraph_hsic_only.limits import Limits, MaxRatio
 from depgraph_hsic_only.names import nearest
-from depgraph_hsic_only.planning import agreement, check_amount, check_rounding
+from depgraph_hsic_only.planning import agreement, check_amount
 from depgraph_hsic_only.pruning import apply_plan, measure_channels, plan_pruning, score_channels
 from depgraph_hsic_only.recovery import check_method
 from depgraph_hsic_only.report import PruningReport
@@ -25,8 +26,8 @@ from depgraph_hsic_only.surgery import network_of
 
 _DEFAULT_THRESHOLD = 0.001
 _SETTINGS = (
-    *("threshold", "ratio", "images", "max_images", "imgsz", "batch"),
-    *("layers", "round_to", "min_channels", "recover", "distill_seconds"),
+    *("threshold", "ratio", "target", "images", "max_images", "imgsz", "batch"),
+    *("layers", "round_to", "min_channels", "max_ratio", "recover", "distill_seconds"),
 )
 
 
@@ -35,8 +36,9 @@ class HsicLassoPruner:
 
     Args:
         threshold: The smallest score that stays, in [0, 1]; it means the same in every layer: the channels that
-            HSIC-Lasso at λ = threshold · λ_max lets in. 0.001 where neither it nor a ratio is given.
+            HSIC-Lasso at λ = threshold · λ_max lets in. 0.001 where neither it nor a ratio or target is given.
         ratio: Instead: the share of the channels to cut from each width, 0 ≤ ratio < 1.
+        target: Instead: what may be left of the model, such as {"gmacs": 0.8} (see `plan_pruning`).
         images: Calibration images: a folder, a list of files, a tensor (n, 3, h, w) in [0, 1], or a data set's YAML.
             None for the data set the checkpoint was trained on, where it is on this machine, else the photographs that
             Ultralytics ships, with a warning.
@@ -46,6 +48,7 @@ class HsicLassoPruner:
         layers: "backbone" for layers 0–9, "all" for neck and prototypes too, or a list of layers.
         round_to: What block outputs are multiples of: 8, 16 or 32.
         min_channels: No width is cut below this many channels.
+        max_ratio: Largest share that may be cut of every width, or by layer or width (see `limits.Limits`).
         recover: What brings the cut model back, from the same images: "least_squares", "distill", "bn" or "none" (see
             `recovery.recover`).
         distill_seconds: Time that "distill" may train for.
@@ -60,6 +63,7 @@ class HsicLassoPruner:
         *,
         threshold: float | None = None,
         ratio: float | None = None,
+        target: object = None,
         images: Images | None = None,
         max_images: int = 100,
         imgsz: int | None = None,
@@ -67,15 +71,16 @@ class HsicLassoPruner:
         layers: object = "backbone",
         round_to: int = OUTPUT_MULTIPLE,
         min_channels: int = 0,
+        max_ratio: MaxRatio = 1.0,
         recover: str = "least_squares",
         distill_seconds: float = 600.0,
         **options: Any,
     ) -> None:
-        if threshold is None and ratio is None:
+        if threshold is None and ratio is None and target is None:
             threshold = _DEFAULT_THRESHOLD
-        check_amount(ratio, threshold)
+        check_amount(ratio, threshold, target)
         check_layers(layers)
-        check_rounding(round_to, min_channels)
+        Limits(round_to, min_channels, max_ratio)
         check_method(recover)
         for name, value in {"max_images": max_images, "batch": batch, "imgsz": imgsz}.items():
             if (type(value) is not int or value < 1) and (name != "imgsz" or value is not None):
@@ -84,8 +89,10 @@ class HsicLassoPruner:
         self._amount: dict[str, Any] = {
             "ratio": ratio,
             "threshold": threshold,
+            "target": target,
             "round_to": round_to,
             "min_channels": min_channels,
+            "max_ratio": max_ratio,
         }
         self._images, self._max_images, self._imgsz, self._batch = images, max_images, imgsz, batch
         self._recover, self._seconds = recover, distill_seconds
@@ -134,7 +141,8 @@ class HsicLassoPruner:
         network = network_of(model)
         images = self._calibration(network)
         measured = measure_channels(network, batches=in_batches(images, self._batch), **self._criterion)
-        plan = plan_pruning(network, scores=measured.scores, **self._amount, **self._criterion)
+        given: dict[str, Any] = {"scores": measured.scores, "images": images, "imgsz": images.shape[-1]}
+        plan = plan_pruning(network, **given, **self._amount, **self._criterion)
         report = apply_plan(model, plan, recovery=self._recover, images=images, seconds=self._seconds)
         scores = {name: s.tolist() for name, s in measured.scores.items()}
         return replace(report, scores=scores, stability=agreement(plan, measured.halves))

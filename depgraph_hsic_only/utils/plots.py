@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from depgraph_hsic_only.errors import DataError
 from depgraph_hsic_only.hsic import LassoPath
 from depgraph_hsic_only.plan import PruningPlan
+from depgraph_hsic_only.sensitivity import Sensitivity
 
 # Okabe & Ito (2008): told apart by everybody.
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#E69F00", "#009E73", "#999999"
@@ -24,8 +25,8 @@ def plot_metrics(run_folder: str | Path) -> list[Path]:
         run_folder: A folder that a run wrote.
 
     Returns:
-        The PNG files: `stages.png`, `widths.png`, `scores.png` where channels were scored, `training.png`
-            where there was a training.
+        The PNG files: `stages.png`, `widths.png`, `scores.png` where channels were scored, `sensitivity.png` where
+            widths were chosen for a target, `training.png` where there was a training.
 
     Raises:
         DataError: The folder holds no report.
@@ -41,6 +42,10 @@ def plot_metrics(run_folder: str | Path) -> list[Path]:
     scored = [stage for stage in report["stages"] if stage["details"].get("scores")]
     if scored:
         figures["scores"] = plot_scores(scored[-1]["details"]["scores"], _kept(folder))
+    sensitivity = folder / "sensitivity.json"
+    if sensitivity.is_file():
+        damage = Sensitivity.from_dict(json.loads(sensitivity.read_text(encoding="utf-8")))
+        figures["sensitivity"] = plot_sensitivity(damage, report["widths"]["after"])
     if any(stage["epochs"] for stage in report["stages"]):
         figures["training"] = plot_training(report["stages"])
     (folder / "plots").mkdir(exist_ok=True)
@@ -102,6 +107,36 @@ def plot_widths(before: Mapping[str, int], after: Mapping[str, int]) -> Figure:
     axes.set_title("Widths")
     axes.legend()
     axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def plot_sensitivity(sensitivity: Sensitivity, after: Mapping[str, int]) -> Figure:
+    """Damage of each width cut alone, as measured and as interpolated, with the width that was chosen.
+
+    Args:
+        sensitivity: What was measured.
+        after: The chosen widths, by width group.
+    """
+    columns = 7
+    rows = -(-len(sensitivity.full) // columns)
+    figure = Figure(figsize=(13, 1.9 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
+    for axes, (name, full) in zip(panels, sensitivity.full.items(), strict=False):
+        points = sensitivity.damage[name]
+        smallest = min([*points, full - 1, after[name]])
+        sizes = [smallest + k * (full - 1 - smallest) / 40 for k in range(41)]
+        axes.plot([size / full for size in sizes], [sensitivity.at(name, size) for size in sizes], color=_BLUE)
+        axes.plot([c / full for c in points], list(points.values()), "o", color=_BLUE, markersize=4)
+        axes.axvline(after[name] / full, color=_ORANGE, linewidth=1.5)
+        axes.set_yscale("log")
+        axes.set_xlim(1.04, 0.0)
+        axes.set_title(f"{name}: {full} -> {after[name]}", fontsize=9)
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in panels[len(sensitivity.full) :]:
+        axes.set_visible(False)
+    figure.supxlabel("share of the channels that stays (orange: chosen)", fontsize=9)
+    figure.supylabel("divergence, that width alone cut and re-fitted", fontsize=9)
     return figure
 
 
