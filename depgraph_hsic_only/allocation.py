@@ -65,18 +65,30 @@ def allocate(
     Raises:
         ConfigError: Not even the smallest widths meet the target, or a limit names a width that is not there.
     """
-    limits.check_names(graph)
+    check_reachable(graph, costs, target, limits)
     search = _Search(graph, sensitivity, limits, start)
     metric = "gmacs" if target.metric == "latency" else target.metric
     cost = _cost(graph, costs, metric)
     if latency is not None and target.metric == "latency":
         widths = _latency_widths(search, cost, target, latency)
     else:
-        if cost(search.smallest) > target.share * cost(search.full):
-            raise _unreachable(target, cost(search.smallest) / cost(search.full))
         widths = search.within(cost, target.share * cost(search.full))
     reasons = {w.name: _reason(w, widths, sensitivity, cost, metric) for w in graph.widths if not w.tie}
     return Allocation(widths, {n: f"{target}: {r}" for n, r in reasons.items()}, search.damage(widths))
+
+
+def check_reachable(graph: ChannelGraph, costs: CostModel, target: Target, limits: Limits) -> None:
+    """Refuse a target of parameters or multiply-adds that not even the smallest widths meet.
+
+    Raises:
+        ConfigError: They don't, or a limit names a width that is not there; the message has what would be left.
+    """
+    limits.check_names(graph)
+    if target.metric != "latency":
+        cost, full = _cost(graph, costs, target.metric), {w.name: w.channels for w in graph.widths}
+        least = cost(smallest_widths(graph, limits)) / cost(full)
+        if least > target.share:
+            raise _unreachable(target, least)
 
 
 def smallest_widths(graph: ChannelGraph, limits: Limits) -> dict[str, int]:

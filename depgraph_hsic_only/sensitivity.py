@@ -1,8 +1,9 @@
 """How much it hurts to cut one width alone: measured, for every free width, on calibration images without labels.
 
 Each width is cut to a few sizes with nothing else cut, what reads it is re-fitted by least squares (see
-`least_squares.py`), and the divergence of the predictions from the original's is measured (see `divergence.py`). What
-lies in front of the cut is the original, so it is computed once for all.
+`least_squares.py`) on two thirds of the images, and the divergence of the predictions from the original's is measured
+on the others (see `divergence.py`): on images that were fitted it is half as large, and least where most is fitted.
+What lies in front of the cut is the original, so it is computed once for all.
 """
 
 import math
@@ -25,6 +26,8 @@ from depgraph_hsic_only.walk import Walk, raw_outputs
 
 _SHARES = (0.75, 0.5, 0.25)  # of a width that are measured
 _QUICK_SHARES = (0.5,)
+_IMAGES = 96  # of which the scan reads at most so many, evenly spaced
+_HELD = 3  # one image of so many is held out
 _POSITIONS = 100  # of each image: half the weights of a convolution have to be told apart, not its last digit
 _RIDGE = 1e-3
 _PIXELS = 8 * 320 * 320
@@ -115,16 +118,28 @@ def measure_sensitivity(
     """
     start = time.perf_counter()
     batch = max(1, _PIXELS // (images.shape[2] * images.shape[3]))
+    images = images[:: -(-len(images) // _IMAGES)]
+    fitted, held = split_images(images)
     sizes = {w.name: _sizes(w, limits, _QUICK_SHARES if quick else _SHARES) for w in graph.widths if w.tie is None}
     damage: dict[str, dict[int, float]] = {name: {} for name in sizes}
     total = sum(map(len, sizes.values()))
     with raw_outputs(network):
-        places = choose_places(network, _readers(graph), images, positions=_POSITIONS, seed=seed, batch=batch)
-        walk = Walk(network, images, batch=batch)
-        for name, channels, found in track(_damages(network, graph, scores, walk, places, sizes), "sensitivity", total):
+        places = choose_places(network, _readers(graph), fitted, positions=_POSITIONS, seed=seed, batch=batch)
+        walks = Walk(network, fitted, batch=batch), Walk(network, held, batch=batch)
+        for name, channels, found in track(
+            _damages(network, graph, scores, *walks, places, sizes), "sensitivity", total
+        ):
             damage[name][channels] = found
     full = {w.name: w.channels for w in graph.widths if w.tie is None}
     return Sensitivity(damage, full, len(images), time.perf_counter() - start, quick)
+
+
+def split_images(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The images to fit on, and those to measure on; fewer than three are both."""
+    if len(images) < _HELD:
+        return images, images
+    held = torch.arange(len(images)) % _HELD == _HELD - 1
+    return images[~held], images[held]
 
 
 def _sizes(width: WidthGroup, limits: Limits, shares: tuple[float, ...]) -> list[int]:
@@ -146,11 +161,12 @@ def _damages(
     graph: ChannelGraph,
     scores: Scores,
     walk: Walk,
+    held: Walk,
     places: Mapping[str, Places],
     sizes: Mapping[str, list[int]],
 ) -> Iterator[tuple[str, int, float]]:
     """Width, channels and damage, one after the other, layer by layer."""
-    ahead = walk.fork(network)
+    ahead = held.fork(network)
     _to_head(ahead)
     wanted = list(_outputs(ahead))
     for i in range(len(network.model)):
@@ -166,13 +182,15 @@ def _damages(
                     name: places[name] for name in touched if name in places and _reads_less(student, network, name)
                 }
                 with raw_outputs(student):
-                    here = walk.fork(student)
-                    for _ in fit_walks(here, walk.fork(network), readers, kept_outputs(student, network, plan), _RIDGE):
+                    forks, kept = (walk.fork(student), walk.fork(network)), kept_outputs(student, network, plan)
+                    for _ in fit_walks(*forks, readers, kept, _RIDGE):
                         continue
-                    _to_head(here)
-                    yield width.name, channels, _mean_divergence(_outputs(here), wanted)
-        if i + 1 < len(network.model):
+                    ahead = held.fork(student)
+                    _to_head(ahead)
+                    yield width.name, channels, _mean_divergence(_outputs(ahead), wanted)
+        if i < walk.last:
             walk.step()
+            held.step()
 
 
 def _reads_less(student: Any, network: Any, name: str) -> bool:

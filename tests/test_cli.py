@@ -68,6 +68,11 @@ GOOD = ("--pretrained", "@good.pt", "--data", "@good.yaml", "train.epochs=0", "-
         (mistake(*GOOD, "--imgsz", "-5"), "imgsz: expected"),
         (mistake(*GOOD, "--ratio", "1.2"), "0 <= ratio < 1"),
         (mistake(*GOOD, "--ratio", "nan"), "0 <= ratio < 1"),
+        (mistake(*GOOD, "--target", "params=1.2"), "no share in (0, 1]"),
+        (mistake(*GOOD, "--target", "parms=0.8"), "did you mean 'params'"),
+        (mistake(*GOOD, "--target", "gmacs=0.5", "train.epochs=0"), "0.726 of the multiply-adds are left"),
+        (mistake(*GOOD, "--target", "gmacs=0.8", "--threshold", "0.1"), "leave all but one out"),
+        (mistake(*GOOD, "prune.max_ratio=2"), "max_ratio: expected a share in [0, 1]"),
         (mistake(*GOOD, "--device", "99"), "device: expected"),
         (mistake(*GOOD, "--criterion", "magnitud"), "did you mean 'magnitude'"),
         (mistake(*GOOD, "--project", "@in_the_way/runs"), "project: expected a folder"),
@@ -119,6 +124,18 @@ def test_dry_run_prints_full_figures_and_writes_nothing(command: list[str], file
     for figure in ("3,409,968", "2,397,448", "6.001", "4.763", "256", "128", "27.4%"):
         assert figure in done.stdout, done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_for_a_target_says_that_its_scan_is_quick(
+    files: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(files.rglob("*"))
+    given = [a.replace("@", f"{files}/") for a in GOOD]
+    assert main([*given, "--dry-run", "--target", "gmacs=0.8", "prune.layers=all"]) == 0
+    said = capsys.readouterr().out
+    assert "quick scan (4 images" in said and "prototypes" in said and "Nothing was written" in said
+    assert list(tmp_path.iterdir()) == [] and sorted(files.rglob("*")) == before
 
 
 def test_version(capsys: Any) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from depgraph_hsic_only.allocation import check_reachable
+from depgraph_hsic_only.cost_model import CostModel
 from depgraph_hsic_only.criteria import create_criterion
 from depgraph_hsic_only.criteria.registry import Measured, option_names
 from depgraph_hsic_only.dataset import labelled_batches
@@ -35,8 +37,18 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
     """
 
     def load(self) -> Any:
-        """Load the checkpoint with Ultralytics' restricted loader."""
-        return load_model(self.config.pretrained)
+        """Load the checkpoint with Ultralytics' restricted loader.
+
+        Raises:
+            CheckpointError, UnsupportedModelError: It can't be used.
+            ConfigError: The target is out of reach: said now rather than after the training.
+        """
+        model = load_model(self.config.pretrained)
+        settings = self.config.prune
+        if settings.target is not None:
+            graph = trace_channels(model.model, settings.layers)
+            check_reachable(graph, CostModel(model.model, graph), Target.parse(settings.target), settings.limits)
+        return model
 
     def train(self, model: Any) -> Any:
         """Train by Ultralytics for `train.epochs`; 0 leaves the model as it is."""

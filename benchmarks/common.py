@@ -1,0 +1,109 @@
+"""What the benchmarks share: the calibration images drawn by a seed, cuts by name, and one measured row."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from measure import Measured, measure
+
+from depgraph_hsic_only import load_model, score_channels
+from depgraph_hsic_only.calibration import calibration_images, in_batches
+from depgraph_hsic_only.cost_model import CostModel
+from depgraph_hsic_only.dataset import Dataset, find_dataset, labelled_batches
+from depgraph_hsic_only.evaluation import Validation
+from depgraph_hsic_only.graph import ChannelGraph, trace_channels
+from depgraph_hsic_only.limits import Limits
+from depgraph_hsic_only.plan import PruningPlan
+from depgraph_hsic_only.planning import make_plan, uniform_widths
+from depgraph_hsic_only.pruning import apply_plan, widths_for
+from depgraph_hsic_only.recovery import recover
+from depgraph_hsic_only.sensitivity import Sensitivity, measure_sensitivity
+from depgraph_hsic_only.target import Target
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A cut model, recovered and validated.
+
+    Attributes:
+        parameters: Share of the unpruned model's.
+        gmacs: Share of the unpruned model's.
+        seconds: Time that the recovery took.
+        measured: Its validation.
+    """
+
+    parameters: float
+    gmacs: float
+    seconds: float
+    measured: Measured
+
+
+class Bench:
+    """One checkpoint, one data set, one set of calibration images: everything that two rows have in common.
+
+    Args:
+        weights: The checkpoint.
+        data: The data set's YAML; calibration images come from its training split, mAP from its validation split.
+        imgsz: Side of the images, pixels.
+        images: Calibration images, drawn by `seed`.
+        layers: What may be cut.
+        seed: Of every random choice.
+    """
+
+    def __init__(self, weights: str, data: str, *, imgsz: int, images: int, layers: str, seed: int = 0) -> None:
+        self.weights, self.imgsz, self.layers, self.seed = weights, imgsz, layers, seed
+        self.dataset: Dataset = find_dataset(data)
+        self.original: Any = load_model(weights)
+        self.graph: ChannelGraph = trace_channels(self.original.model, layers)
+        files = self.dataset.images("train")
+        order = torch.randperm(len(files), generator=torch.Generator().manual_seed(seed)).tolist()
+        chosen = [files[k] for k in sorted(order[:images])]
+        self.images = calibration_images(chosen, self.original.model, imgsz=imgsz, limit=images)
+        self._scores: dict[str, dict[str, torch.Tensor]] = {}
+        self._damage: dict[str, Sensitivity] = {}
+
+    def scores(self, criterion: str) -> dict[str, torch.Tensor]:
+        """Scores on the first 100 of the images, measured once."""
+        if criterion not in self._scores:
+            batches: Any = in_batches(self.images[:100], 10)
+            if criterion == "taylor":
+                batches = labelled_batches(self.dataset, images=100, imgsz=self.imgsz, batch=10)
+            self._scores[criterion] = score_channels(self.original, criterion, layers=self.layers, batches=batches)
+        return self._scores[criterion]
+
+    def damage(self, criterion: str) -> Sensitivity:
+        """The sensitivity of all widths with the criterion's channels, measured once."""
+        if criterion not in self._damage:
+            self._damage[criterion] = measure_sensitivity(
+                self.original.model, self.graph, self.scores(criterion), self.images, limits=Limits(), seed=self.seed
+            )
+        return self._damage[criterion]
+
+    def share(self, widths: dict[str, int], metric: str) -> float:
+        """What widths cost, as a share of the unpruned model."""
+        costs = CostModel(self.original.model, self.graph, self.imgsz)
+        count = costs.parameters if metric == "params" else costs.gmacs
+        return count(widths) / count({w.name: w.channels for w in self.graph.widths})
+
+    def widths(self, cut: str, criterion: str) -> dict[str, int]:
+        """Widths of a cut by its name: "0.25" uniform, "params=0.8" or "gmacs=0.8" allocated."""
+        if "=" not in cut:
+            return uniform_widths(self.graph, float(cut))
+        target, network = Target.parse(cut), self.original.model
+        return widths_for(network, self.graph, self.damage(criterion), target, Limits(), self.imgsz).widths
+
+    def plan(self, widths: dict[str, int], criterion: str) -> PruningPlan:
+        """The plan that keeps a criterion's best channels."""
+        reasons = dict.fromkeys(widths, "benchmark")
+        return make_plan(self.graph, self.scores(criterion), widths, criterion=criterion, reasons=reasons)
+
+    def row(self, widths: dict[str, int], criterion: str, method: str = "least_squares", **settings: Any) -> Row:
+        """Cut, recover and validate."""
+        model, plan = load_model(self.weights), self.plan(widths, criterion)
+        apply_plan(model, plan)
+        done = recover(model, self.original, plan, self.images, method=method, seed=self.seed, **settings)
+        return Row(self.share(widths, "params"), self.share(widths, "gmacs"), done.seconds, self.validated(model))
+
+    def validated(self, model: Any) -> Measured:
+        """mAP of a live `YOLO` on the validation split."""
+        return measure(model, self.dataset.source or "", Validation(self.imgsz, 16))

@@ -1,0 +1,67 @@
+"""What brings a cut model back, without labels: methods × criteria × cuts, with the time they take.
+
+    python benchmarks/recovery.py WEIGHTS DATA.yaml --cuts params=0.83,0.25 --criteria hsic_lasso,magnitude
+
+Each row is printed as soon as it is measured; at the end come the differences that are worth claiming, with paired
+bootstrap intervals over the validation images: each method against least squares, and each criterion against the first.
+"""
+
+import argparse
+import warnings
+
+import torch
+from common import Bench, Row
+from measure import paired_interval
+
+
+def main() -> None:
+    """Measure every method for every criterion at every cut."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights")
+    parser.add_argument("data")
+    parser.add_argument("--cuts", default="params=0.83,params=0.75,0.25", help="ratios, or targets")
+    parser.add_argument("--criteria", default="hsic_lasso,magnitude")
+    parser.add_argument("--methods", default="none,bn,least_squares,distill")
+    parser.add_argument("--layers", default="backbone")
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--seconds", type=float, default=600.0, help="that distill may train for")
+    parser.add_argument("--imgsz", type=int, default=320)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+
+    bench = Bench(args.weights, args.data, imgsz=args.imgsz, images=args.images, layers=args.layers, seed=args.seed)
+    unpruned = bench.validated(bench.original)
+    print(f"unpruned: box {unpruned.box:.4f}, mask {unpruned.mask:.4f}\n")
+    headings = ("cut", "criterion", "method", "parameters", "GMACs", "box", "mask", "mask, of unpruned", "s")
+    print(f"| {' | '.join(headings)} |\n|{'---|' * len(headings)}", flush=True)
+    found: dict[tuple[str, str, str], Row] = {}
+    criteria, methods = args.criteria.split(","), args.methods.split(",")
+    for cut in args.cuts.split(","):
+        for criterion in criteria:
+            # one criterion's widths for all: what is compared is which channels stay
+            widths = bench.widths(cut, criteria[0])
+            for method in methods:
+                row = found[cut, criterion, method] = bench.row(widths, criterion, method, seconds=args.seconds)
+                m = row.measured
+                print(
+                    f"| {cut} | {criterion} | {method} | {row.parameters:.3f} | {row.gmacs:.3f} | {m.box:.4f} | "
+                    f"{m.mask:.4f} | {m.mask / unpruned.mask:.2f} | {row.seconds:.0f} |",
+                    flush=True,
+                )
+    print("\n| cut | criterion, method | against | mask mAP50-95 | 95 % interval |\n|---|---|---|---|---|")
+    for (cut, criterion, method), row in found.items():
+        against = [(criterion, "least_squares")] if method != "least_squares" else [(criteria[0], method)]
+        for other in against:
+            base = found.get((cut, *other))
+            if base is not None and base is not row:
+                low, high = paired_interval([row.measured], [base.measured])
+                change = row.measured.mask - base.measured.mask
+                print(
+                    f"| {cut} | {criterion}, {method} | {', '.join(other)} | {change:+.4f} | {low:+.3f} … {high:+.3f} |"
+                )
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(2)
+    main()

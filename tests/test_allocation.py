@@ -1,0 +1,207 @@
+"""Widths for a target: exact costs, measured damage, and the least of it within the budget."""
+
+import copy
+import itertools
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import COCO_MINI, build
+from ultralytics.nn.tasks import DetectionModel
+
+from depgraph_hsic_only import ConfigError, DataError, HsicLassoPruner, apply_plan, plan_pruning, recover
+from depgraph_hsic_only.allocation import allocate
+from depgraph_hsic_only.cost_model import CostModel
+from depgraph_hsic_only.costs import measure_cost
+from depgraph_hsic_only.divergence import divergence
+from depgraph_hsic_only.graph import ChannelGraph, trace_channels
+from depgraph_hsic_only.limits import Limits
+from depgraph_hsic_only.planning import follow_ties, make_plan, uniform_widths
+from depgraph_hsic_only.sensitivity import Sensitivity, measure_sensitivity, split_images
+from depgraph_hsic_only.surgery import pruned_copy
+from depgraph_hsic_only.target import Target
+from depgraph_hsic_only.walk import raw_outputs
+
+
+def any_plan(graph: ChannelGraph, widths: dict[str, int]) -> Any:
+    scores = {group.name: torch.arange(group.channels).float() for group in graph.groups}
+    return make_plan(graph, scores, widths, criterion="test", reasons=dict.fromkeys(widths, ""))
+
+
+def made_up(graph: ChannelGraph, seed: int) -> Sensitivity:
+    """Damages that grow with the cut, of random strength and steepness."""
+    draw = random.Random(seed)
+    damage, full = {}, {w.name: w.channels for w in graph.widths if w.tie is None}
+    for name, channels in full.items():
+        strength, power = draw.uniform(0.1, 3), draw.uniform(1, 2.5)
+        damage[name] = {channels * k // 4: strength * (1 - k / 4) ** power for k in (1, 2, 3)}
+    return Sensitivity(damage, full, 8, 0.0)
+
+
+@pytest.mark.parametrize("kind", ["n", "n transferred", "s few classes", "detection"])
+def test_costs_of_widths_are_those_of_the_cut_model(kind: str) -> None:
+    model: Any = {
+        "n": lambda: build("n"),
+        "n transferred": lambda: build("n", 10, transferred=True),
+        "s few classes": lambda: build("s", 1),
+        "detection": lambda: DetectionModel("yolov8n.yaml", nc=4, verbose=False).eval(),
+    }[kind]()
+    graph, draw = trace_channels(model, "all"), random.Random(kind)
+    costs = CostModel(model, graph, 320)
+    full = {w.name: w.channels for w in graph.widths}
+    for k in range(3):
+        free = {w.name: draw.randint(1, w.channels // w.multiple) * w.multiple for w in graph.widths}
+        widths = follow_ties(graph, free) if k else full
+        measured = measure_cost(pruned_copy(model, any_plan(graph, widths)), 320)
+        assert costs.parameters(widths) == measured.parameters
+        assert costs.gmacs(widths) == pytest.approx(measured.gmacs, rel=1e-12)
+        assert sum(part.gmacs for part in measured.parts) == pytest.approx(measured.gmacs, rel=1e-12)
+        constant = 0 if kind == "none" else 16  # of the box distributions
+        assert sum(part.parameters for part in measured.parts) == measured.parameters - constant
+
+
+def test_damage_is_that_of_cutting_and_recovering_the_width_alone() -> None:
+    """Against the whole way: cut by a plan, recover all of the network, measure on what was held out."""
+    model, images = build(), torch.rand(9, 3, 96, 96, generator=torch.Generator().manual_seed(1))
+    graph = trace_channels(model, [2, 8, 15, 22])
+    scores = {g.name: torch.rand(g.channels, generator=torch.Generator().manual_seed(2)) for g in graph.groups}
+    found = measure_sensitivity(model, graph, scores, images, limits=Limits())
+    assert list(found.damage) == ["h2", "w2", "h8", "w8", "h15", "w15", "npr"]
+    for name, channels in (("h2", 8), ("w8", 64), ("w15", 32), ("npr", 16)):
+        widths = follow_ties(graph, {w.name: w.channels for w in graph.widths} | {name: channels})
+        plan = make_plan(graph, scores, widths, criterion="test", reasons=dict.fromkeys(widths, ""))
+        alone, (fitted, held) = pruned_copy(model, plan), split_images(images)
+        recover(alone, model, plan, fitted, positions=100)
+        with raw_outputs(alone), raw_outputs(model), torch.no_grad():
+            wanted = float(divergence(alone(held), model(held)).total)
+        assert found.damage[name][channels] == pytest.approx(wanted, rel=0.02)
+    assert Sensitivity.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+
+
+def test_damage_between_and_past_what_was_measured() -> None:
+    found = Sensitivity({"w": {25: 4.0, 50: 1.0, 75: 0.5}, "one": {50: 1.0}, "noise": {50: 1.0, 75: 2.0}},
+                        {"w": 100, "one": 100, "noise": 100}, 1, 0.0)  # fmt: skip
+    for name, full in found.full.items():
+        steps = [found.at(name, c) for c in range(full, 0, -1)]
+        assert steps[0] == 0 and steps == sorted(steps)
+    assert [found.at("w", c) for c in (25, 50, 75)] == pytest.approx([4.0, 1.0, 0.5])
+
+
+@pytest.mark.parametrize("metric", ["params", "gmacs"])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_near_the_least_damage_of_all_choices(metric: str, seed: int) -> None:
+    """Against every combination, where there are few: four widths may be cut, the others not."""
+    model = build()
+    graph, sizes = trace_channels(model, [4, 6, 7, 8]), {"w4": 8, "h6": 8, "w7": 32, "w8": 32}
+    limits = Limits(max_ratio={w.name: float(w.name in sizes) for w in graph.widths if w.tie is None})
+    costs, damage = CostModel(model, graph), made_up(graph, seed)
+    full = {w.name: w.channels for w in graph.widths}
+    count = costs.parameters if metric == "params" else costs.gmacs
+    budget = 0.9 if metric == "params" else 0.96
+    found = allocate(graph, damage, costs, Target(metric, budget), limits)
+    assert count(found.widths) <= budget * count(full)
+    assert all(found.widths[name] == full[name] for name in ("h4", "w6", "h8"))
+    choices = itertools.product(*(range(step, full[name] + 1, step) for name, step in sizes.items()))
+    best = min(
+        sum(damage.at(name, c) for name, c in widths.items())
+        for widths in (dict(zip(sizes, choice, strict=True)) for choice in choices)
+        if count(follow_ties(graph, full | widths)) <= budget * count(full)
+    )
+    assert found.damage <= 1.02 * best  # it may be below: it has smaller steps
+
+
+def test_limits_hold_and_nothing_grows_again() -> None:
+    model = build()
+    graph = trace_channels(model, "all")
+    damage, costs = made_up(graph, 5), CostModel(model, graph)
+    limits = Limits(round_to=16, min_channels=24, max_ratio={6: 0.25, "h8": 0, "npr": 0.5})
+    half = allocate(graph, damage, costs, Target("gmacs", 0.85), limits)
+    whole = allocate(graph, damage, costs, Target("gmacs", 0.7), limits, start=half.widths)
+    full = {w.name: w.channels for w in graph.widths}
+    for w in graph.widths:
+        after = whole.widths[w.name]
+        assert after <= half.widths[w.name] <= full[w.name]
+        if w.tie is None:
+            assert after >= min(24, w.channels)
+            assert after == w.channels or not after % (16 if w.is_output else 4) or after == limits.smallest(w)
+    assert whole.widths["h8"] == full["h8"] and whole.widths["npr"] >= 32
+    assert min(whole.widths["w6"] / full["w6"], whole.widths["h6"] / full["h6"]) >= 0.75
+    assert costs.gmacs(whole.widths) <= 0.7 * costs.gmacs(full)
+    assert uniform_widths(graph, 0.9, limits)["w6"] >= 96
+    with pytest.raises(ConfigError, match=r"max_ratio: expected layers or widths that are cut, got 'w66'.*w6"):
+        uniform_widths(graph, 0.9, Limits(max_ratio={"w66": 0.5}))
+
+
+def test_a_target_out_of_reach_says_what_is_left_at_least() -> None:
+    model = build()
+    graph = trace_channels(model)
+    smallest = uniform_widths(graph, 0.999)
+    costs = CostModel(model, graph)
+    least = costs.gmacs(smallest) / costs.gmacs({w.name: w.channels for w in graph.widths})
+    with pytest.raises(ConfigError, match=rf"gmacs=0.3, but .* {least:.3f} of the multiply-adds are left"):
+        allocate(graph, made_up(graph, 0), costs, Target("gmacs", 0.3), Limits())
+
+
+def test_latency_is_met_by_measuring() -> None:
+    """With a made-up clock: a fixed share that nothing can save, the rest proportional to the computation."""
+    model = build()
+    graph = trace_channels(model, "all")
+    costs = CostModel(model, graph)
+    full = costs.gmacs({w.name: w.channels for w in graph.widths})
+
+    def clock(widths: Any) -> float:
+        return 0.3 + 0.7 * costs.gmacs(follow_ties(graph, widths)) / full
+
+    found = allocate(graph, made_up(graph, 1), costs, Target("latency", 0.8), Limits(), latency=clock)
+    assert 0.77 < clock(found.widths) <= 0.8
+    with pytest.raises(ConfigError, match=r"latency=0.3, but .* of the latency are left"):
+        allocate(graph, made_up(graph, 1), costs, Target("latency", 0.3), Limits(), latency=clock)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("params", "expected one budget"),
+        ("parms=0.8", "did you mean 'params'"),
+        ("params=much", "expected one budget"),
+        ({"params": 0.8, "gmacs": 0.8}, "expected one budget"),
+        ({"params": 1.2}, "no share"),
+        ({"gmacs": 0}, "no share"),
+        (0.8, "expected one budget"),
+    ],
+)
+def test_targets_that_are_none(value: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Target.parse(value)
+    assert Target.parse("gmacs=0.75") == Target.parse({"gmacs": 0.75}) == Target("gmacs", 0.75)
+
+
+def test_planning_for_a_target_in_memory(tmp_path: Path) -> None:
+    model, images = build(), torch.rand(4, 3, 64, 64)
+    before = copy.deepcopy(model.state_dict())
+    plan = plan_pruning(model, target={"gmacs": 0.85}, layers=[4, 6, 22], images=images, imgsz=64)
+    assert all(torch.equal(a, before[k]) for k, a in model.state_dict().items())
+    report = apply_plan(model, plan)
+    assert 0.8 < report.after.gmacs / report.before.gmacs <= 0.85
+    assert all("gmacs=0.85: " in w.reason for w in plan.widths)
+    with pytest.raises(DataError, match="images"):
+        plan_pruning(build(), target="params=0.9")
+    with pytest.raises(ConfigError, match="leave all but one out"):
+        plan_pruning(build(), 0.5, target="params=0.9", images=images)
+    pruner = HsicLassoPruner(target="params=0.95", images=torch.rand(40, 3, 64, 64), recover="none", layers=[8])
+    report = pruner.prune(build())
+    assert report.after.parameters <= 0.95 * report.before.parameters
+
+
+def test_the_prototypes_are_the_cheapest_saving_of_the_real_model(real_yolo: Any) -> None:
+    if not COCO_MINI.exists():
+        pytest.skip(f"no data set at {COCO_MINI}")
+    from depgraph_hsic_only.calibration import calibration_images
+
+    images = calibration_images(COCO_MINI, real_yolo.model, imgsz=160, limit=32)
+    plan = plan_pruning(real_yolo, target="gmacs=0.85", layers="all", images=images)
+    share = {w.name: w.after / w.before for w in plan.widths}
+    assert share["npr"] <= 0.5 and min(share[f"w{i}"] for i in (0, 1, 2)) >= 0.75
