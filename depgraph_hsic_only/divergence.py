@@ -1,10 +1,12 @@
 """How far a network's predictions have moved from those of the original, without labels.
 
-    D = D_class + D_box + D_mask
+    D = D_class + D_box + 32 D_mask
 
 over anchors a with the original's confidence w_a = max_c p_ac: the Bernoulli divergence of all class scores, the
-divergence of the box distributions and of the predicted masks, the latter two weighted by w_a; each is divided by
-Σ_a w_a, about the number of objects, and is 0 where the predictions agree.
+divergence of the box distributions and of the predicted masks (in and near the original's), the latter two weighted by
+w_a; each is divided by Σ_a w_a, about the number of objects, and is 0 where the predictions agree. The weight 32 makes
+equal parts cost about equal mask mAP: measured on YOLOv8n-seg by cutting prototypes, which moves the masks alone, and
+backbone and neck widths.
 """
 
 from collections.abc import Mapping
@@ -15,6 +17,8 @@ import torch
 import torch.nn.functional as F
 
 _OBJECTS = 32  # the most confident anchors of an image, whose masks are compared
+_MARGIN = 5  # pixels of the prototypes, that many wide is the window in which a mask counts as near
+_MASKS = 32.0  # weight of the masks
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Divergence:
     Attributes:
         classes: Of the class scores.
         boxes: Of the box distributions.
-        masks: Of the masks; 0 for a detection model.
+        masks: Of the masks, times 32; 0 for a detection model.
     """
 
     classes: torch.Tensor
@@ -57,10 +61,17 @@ def divergence(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> Diverg
 
 
 def _masks(student: Mapping[str, Any], teacher: Mapping[str, Any], w: torch.Tensor) -> torch.Tensor:
-    """Bernoulli divergence of the masks of the most confident anchors, a mean over pixels."""
+    """Bernoulli divergence of the masks of the most confident anchors, a mean over the pixels in and near them."""
     top = w.topk(min(_OBJECTS, w.shape[1]), 1)
-    per_object = _bernoulli(_mask_logits(student, top.indices), _mask_logits(teacher, top.indices)).mean((2, 3))
-    return (per_object * top.values).sum() / top.values.sum().clamp_min(1.0)
+    wanted = _mask_logits(teacher, top.indices)
+    per_pixel = _bernoulli(_mask_logits(student, top.indices), wanted) * _pixel_weights(wanted)
+    return (per_pixel.sum((2, 3)) * top.values).sum() / top.values.sum().clamp_min(1.0)
+
+
+def _pixel_weights(logits: torch.Tensor) -> torch.Tensor:
+    """Weights (B, objects, h, w) of pixels: the original's masks, a margin around them, of sum `_MASKS` for each."""
+    near = F.max_pool2d(logits.sigmoid(), _MARGIN, 1, _MARGIN // 2)
+    return _MASKS * near / near.sum((2, 3), keepdim=True).clamp_min(torch.finfo(near.dtype).tiny)
 
 
 def _mask_logits(outputs: Mapping[str, Any], anchors: torch.Tensor) -> torch.Tensor:
@@ -105,6 +116,6 @@ def sampled_loss(outputs: Mapping[str, Any], generator: torch.Generator) -> torc
         top = w.topk(min(_OBJECTS, a), 1)
         masks = _mask_logits(outputs, top.indices)
         q = masks.detach().sigmoid()
-        each = F.binary_cross_entropy_with_logits(masks, (uniform(q) < q).to(q), reduction="none").sum((2, 3))
-        loss = loss + (each * top.values.sqrt()).sum() / (masks.shape[2] * masks.shape[3]) ** 0.5
+        each = F.binary_cross_entropy_with_logits(masks, (uniform(q) < q).to(q), reduction="none")
+        loss = loss + ((each * _pixel_weights(masks.detach()).sqrt()).sum((2, 3)) * top.values.sqrt()).sum()
     return loss
