@@ -1,10 +1,13 @@
 """What the benchmarks share: the calibration images drawn by a seed, cuts by name, and one measured row."""
 
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from measure import Measured, measure
+from ultralytics.cfg import smart_value
 
 from depgraph_hsic_only import load_model, score_channels
 from depgraph_hsic_only.calibration import calibration_images, in_batches
@@ -14,11 +17,13 @@ from depgraph_hsic_only.evaluation import Validation
 from depgraph_hsic_only.graph import ChannelGraph, trace_channels
 from depgraph_hsic_only.limits import Limits
 from depgraph_hsic_only.plan import PruningPlan
-from depgraph_hsic_only.planning import make_plan, uniform_widths
+from depgraph_hsic_only.planning import follow_ties, make_plan, uniform_widths
 from depgraph_hsic_only.pruning import apply_plan, widths_for
 from depgraph_hsic_only.recovery import recover
 from depgraph_hsic_only.sensitivity import Sensitivity, measure_sensitivity
 from depgraph_hsic_only.target import Target
+
+DEEP = {"h8": 64, "h6": 48, "w7": 192, "w6": 96, "w5": 64}
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,19 +62,32 @@ class Bench:
         self.graph: ChannelGraph = trace_channels(self.original.model, layers)
         files = self.dataset.images("train")
         order = torch.randperm(len(files), generator=torch.Generator().manual_seed(seed)).tolist()
-        chosen = [files[k] for k in sorted(order[:images])]
-        self.images = calibration_images(chosen, self.original.model, imgsz=imgsz, limit=images)
+        self._folder = tempfile.TemporaryDirectory()
+        listing = Path(self._folder.name) / "train.txt"
+        listing.write_text("\n".join(str(files[k]) for k in order[:images]), encoding="utf-8")
+        self._drawn = replace(self.dataset, keys={**self.dataset.keys, "train": str(listing)})
+        self.images = self._read(images)
         self._scores: dict[str, dict[str, torch.Tensor]] = {}
         self._damage: dict[str, Sensitivity] = {}
 
-    def scores(self, criterion: str) -> dict[str, torch.Tensor]:
-        """Scores on the first 100 of the images, measured once."""
-        if criterion not in self._scores:
-            batches: Any = in_batches(self.images[:100], 10)
+    def _read(self, count: int) -> torch.Tensor:
+        return calibration_images(self._drawn.images("train"), self.original.model, imgsz=self.imgsz, limit=count)
+
+    def scores(self, variant: str) -> dict[str, torch.Tensor]:
+        """Scores by a criterion with options, "hsic_lasso:gamma=0.5:images=50", measured once; on 100 images."""
+        if variant not in self._scores:
+            criterion, *pairs = variant.split(":")
+            options = {key: smart_value(value) for key, _, value in (pair.partition("=") for pair in pairs)}
+            count = options.pop("images", 100)
+            if criterion in ("hsic_lasso", "random"):
+                options.setdefault("seed", self.seed)
+            batches: Any = in_batches(self._read(count), 10)
             if criterion == "taylor":
-                batches = labelled_batches(self.dataset, images=100, imgsz=self.imgsz, batch=10)
-            self._scores[criterion] = score_channels(self.original, criterion, layers=self.layers, batches=batches)
-        return self._scores[criterion]
+                batches = labelled_batches(self._drawn, images=count, imgsz=self.imgsz, batch=10)
+            self._scores[variant] = score_channels(
+                self.original, criterion, layers=self.layers, batches=batches, **options
+            )
+        return self._scores[variant]
 
     def damage(self, criterion: str) -> Sensitivity:
         """The sensitivity of all widths with the criterion's channels, measured once."""
@@ -86,7 +104,9 @@ class Bench:
         return count(widths) / count({w.name: w.channels for w in self.graph.widths})
 
     def widths(self, cut: str, criterion: str) -> dict[str, int]:
-        """Widths of a cut by its name: "0.25" uniform, "params=0.8" or "gmacs=0.8" allocated."""
+        """Widths of a cut by its name: "0.25" uniform, "params=0.8" or "gmacs=0.8" allocated, or "deep"."""
+        if cut == "deep":
+            return follow_ties(self.graph, {w.name: w.channels for w in self.graph.widths} | DEEP)
         if "=" not in cut:
             return uniform_widths(self.graph, float(cut))
         target, network = Target.parse(cut), self.original.model
