@@ -74,20 +74,30 @@ def reference(bench: Bench, ratio: float) -> Any:
     model = load_model(bench.weights)
     split: Any = split_c2f(copy.deepcopy(model.model)).float().requires_grad_(True)
     kept = [m for layer in split.model[10:] for m in layer.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
-    split.model[-1].training = True
     tp.pruner.BasePruner(
-        split,
+        _RawOutputs(split),
         torch.zeros(1, 3, 64, 64),
         importance=tp.importance.GroupMagnitudeImportance(),
         pruning_ratio=ratio,
         round_to=8,
         ignored_layers=kept,
-        output_transform=lambda outputs: [t for name, t in outputs.items() if name != "feats"],
     ).step()
     pruned: Any = merge_c2f(split)
     pruned.yaml = stock_yaml(pruned)
     install(model, pruned.eval())
     return model
+
+
+class _RawOutputs(nn.Module):
+    """The network through its head's raw outputs, which torch-pruning can trace."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        self.network.model[-1].training = True
+        return [t for name, t in self.network(x).items() if name != "feats"]
 
 
 def difference(found: Measured, base: Measured) -> str:

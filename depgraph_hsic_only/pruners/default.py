@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 import torch
+from ultralytics.utils.torch_utils import select_device
 
 from depgraph_hsic_only.allocation import check_reachable
 from depgraph_hsic_only.cost_model import CostModel
@@ -137,7 +138,8 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
             return by_amount
 
         target, imgsz = Target.parse(settings.target), imgsz_of(model, self.config)
-        network = copy.deepcopy(model.model)
+        device = select_device(self.config.device, verbose=False)  # whose latency a target may be of
+        network = copy.deepcopy(model.model).to(device)
         damage = self._sensitivity(network, unpruned)
 
         def by_target(scored: _Scored, done: Fraction) -> PruningPlan:
