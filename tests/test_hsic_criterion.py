@@ -176,11 +176,11 @@ def test_settings_come_from_yaml(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"threshold": 0.1, "ratio": 0.5}, "either a ratio or a threshold"),
+        ({"threshold": 0.1, "ratio": 0.5}, "a ratio, a threshold or a target"),
         ({"threshold": float("nan")}, "threshold: expected"),
         ({"ratio": 1.5}, "ratio: expected"),
         ({"gama": 1}, "unknown option 'gama'"),
-        ({"layers": [12]}, "got 12"),
+        ({"layers": [11]}, "got 11"),
         ({"max_images": 0}, "max_images: expected"),
         ({"kernel": "cubic"}, "kernel"),
         ({"centering": "none"}, "centering"),

@@ -21,7 +21,7 @@ __all__ = ["ActiveSet", "Array"]
 Array = NDArray[np.float64]
 
 _DEPENDENT = 1e-13  # δ / A_kk below which a feature lies in the span of the active ones
-_INDEFINITE = 1e-5  # −δ / A_kk above which A is no Gram matrix; less is rounding (float32's where A was made in it)
+_ROUNDING = 1e-6  # |E_ij| / √(A_ii A_jj) of rounding errors E in a Gram matrix (float32's where A was made in it)
 _REFINE = 1e-13  # residual above which a solution is refined
 
 
@@ -70,10 +70,11 @@ class ActiveSet:
             x, product = self.solve(a)
             delta = A_kk - a @ x - x @ (a - product[self.members])
             l = self.M @ product[self.members]  # noqa: E741
-        if delta < -_INDEFINITE * A_kk:
-            raise ValueError(
-                f"Expected A to be positive semidefinite, got a Schur complement of {delta:.3g} at feature {k}."
-            )
+            moved = np.sqrt(A_kk) + np.abs(x) @ np.sqrt(self.A[self.members, self.members])
+            if delta < -_ROUNDING * moved**2:  # E moves δ by (−x, 1)ᵀ E (−x, 1)
+                raise ValueError(
+                    f"Expected A to be positive semidefinite, got a Schur complement of {delta:.3g} at feature {k}."
+                )
         if delta <= _DEPENDENT * A_kk:
             return False
         row = self._M[s, : s + 1]
