@@ -237,7 +237,7 @@ def _widths(blocks: Any, layers: tuple[int, ...]) -> Iterator[_Width]:
 
 
 def _branch_widths(head: Any, layer: int) -> Iterator[_Width]:
-    """The hidden widths of the head's branches that follow from what its first input has, where they can shrink."""
+    """The hidden widths of the head's branches that follow from what its first input has."""
     to, boxes, classes = f"w{head.f[0]}", max(16, 4 * head.reg_max), min(head.nc, 100)
     ties: dict[str, tuple[Any, Tie]] = {
         "box": (head.cv2, Tie(to, lambda w: max(w // 4, boxes), f"max({to} / 4, {boxes})")),
@@ -247,8 +247,7 @@ def _branch_widths(head: Any, layer: int) -> Iterator[_Width]:
         ties["mask"] = (head.cv4, Tie(to, lambda w: max(w // 4, head.nm), f"max({to} / 4, {head.nm})"))
     for name, (branch, tie) in ties.items():
         roots = [cast(Any, conv).conv for scale in branch for conv in (scale[0], scale[1])]
-        if tie.rule(OUTPUT_MULTIPLE) < roots[0].out_channels:
-            yield _Width(name, layer, HIDDEN_MULTIPLE, roots, tie)
+        yield _Width(name, layer, HIDDEN_MULTIPLE, roots, tie)
 
 
 def _width_group(graph: Any, width: _Width) -> WidthGroup:

@@ -19,7 +19,7 @@ from depgraph_hsic_only.errors import ExportError
 from depgraph_hsic_only.graph import ChannelGraph, trace_channels
 from depgraph_hsic_only.loading import load_model
 from depgraph_hsic_only.plan import PruningPlan
-from depgraph_hsic_only.planning import agreement, follow_ties, make_plan, plan_cut
+from depgraph_hsic_only.planning import agreement, make_plan, plan_cut
 from depgraph_hsic_only.pruners.base import Yolov8SegPruner
 from depgraph_hsic_only.pruning import apply_plan, widths_for
 from depgraph_hsic_only.recording import TRAININGS, Exported, fingerprint, imgsz_of, same_classes
@@ -146,9 +146,8 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
             now = {width.name: width.channels for width in scored.graph.widths}
             part = target.partly(float(done))
             found = widths_for(network, unpruned.graph, damage, part, settings.limits, imgsz, start=now)
-            widths = follow_ties(scored.graph, found.widths)  # what can't shrink any more is no longer tied
             scores = scored.measured.scores
-            return make_plan(scored.graph, scores, widths, criterion=settings.criterion, reasons=found.reasons)
+            return make_plan(scored.graph, scores, found.widths, criterion=settings.criterion, reasons=found.reasons)
 
         return by_target
 
