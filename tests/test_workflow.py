@@ -193,7 +193,7 @@ def test_a_target_is_met_step_by_step_and_its_scan_is_kept(checkpoint: Path, sha
     assert data["widths"]["after"].items() >= plan.after.items()
 
     scan = (run / "sensitivity.json").read_text()
-    again = settings(tmp_path, shapes, **budget, **{"exist_ok": True, "prune.target": {"params": 0.8}})
+    again = settings(tmp_path, shapes, **{**budget, "exist_ok": True, "prune.target": {"params": 0.8}})
     report = DefaultYolov8SegPruner(checkpoint, **again).run()
     assert any("taken from the run folder" in note for note in report.stages[-1].notes)
     assert (run / "sensitivity.json").read_text() == scan
