@@ -7,14 +7,12 @@ reference is torch-pruning's own pruner as it is published for YOLOv8 (C2f split
 layer), which has no recovery without training: as cut, and with BatchNorm re-estimated on the same images.
 """
 
-import argparse
 import copy
-import warnings
 from typing import Any
 
 import torch
 import torch_pruning as tp
-from common import Bench
+from common import Bench, arguments
 from measure import Measured, paired_interval
 from torch import nn
 
@@ -28,19 +26,12 @@ from depgraph_hsic_only.surgery import install
 
 def main() -> None:
     """Measure uniform and allocated widths at every ratio."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights")
-    parser.add_argument("data")
+    parser = arguments(__doc__)
     parser.add_argument("--ratios", default="0.15,0.25,0.4", help="of the uniform cuts")
     parser.add_argument("--criterion", default="hsic_lasso")
-    parser.add_argument("--layers", default="backbone")
-    parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--imgsz", type=int, default=320)
-    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    warnings.simplefilter("ignore")
 
-    bench = Bench(args.weights, args.data, imgsz=args.imgsz, images=args.images, layers=args.layers, seed=args.seed)
+    bench = Bench.of(args)
     unpruned = bench.validated(bench.original)
     print(f"unpruned: box {unpruned.box:.4f}, mask {unpruned.mask:.4f}")
     print(f"sensitivity scan: {bench.damage(args.criterion).seconds:.0f} s\n")

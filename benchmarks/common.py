@@ -1,6 +1,8 @@
-"""What the benchmarks share: the calibration images drawn by a seed, cuts by name, and one measured row."""
+"""What the benchmarks share: arguments, calibration images drawn by a seed, cuts by name, and one measured row."""
 
+import argparse
 import tempfile
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,19 @@ from depgraph_hsic_only.sensitivity import Sensitivity, measure_sensitivity
 from depgraph_hsic_only.target import Target
 
 DEEP = {"h8": 64, "h6": 48, "w7": 192, "w6": 96, "w5": 64}
+
+
+def arguments(description: str | None, *, images: int = 256) -> argparse.ArgumentParser:
+    """The parser of a benchmark on a checkpoint and a data set; what all have in common is `Bench.of`'s."""
+    warnings.simplefilter("ignore")
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights")
+    parser.add_argument("data")
+    parser.add_argument("--layers", default="backbone")
+    parser.add_argument("--images", type=int, default=images, help="for calibration")
+    parser.add_argument("--imgsz", type=int, default=320)
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,16 +85,22 @@ class Bench:
         self._scores: dict[str, dict[str, torch.Tensor]] = {}
         self._damage: dict[str, Sensitivity] = {}
 
+    @classmethod
+    def of(cls, args: argparse.Namespace, *, seed: int | None = None) -> "Bench":
+        """As the arguments say (see `arguments`), or with another seed."""
+        seed = args.seed if seed is None else seed
+        return cls(args.weights, args.data, imgsz=args.imgsz, images=args.images, layers=args.layers, seed=seed)
+
     def _read(self, count: int) -> torch.Tensor:
         return calibration_images(self._drawn.images("train"), self.original.model, imgsz=self.imgsz, limit=count)
 
     def scores(self, variant: str) -> dict[str, torch.Tensor]:
-        """Scores by a criterion with options, "hsic_lasso:gamma=0.5:images=50", measured once; on 100 images."""
+        """Scores by a criterion with options, "hsic_lasso:gamma=0.5:images=50", measured once, by default on all."""
         if variant not in self._scores:
             criterion, *pairs = variant.split(":")
             options = {key: smart_value(value) for key, _, value in (pair.partition("=") for pair in pairs)}
-            count = options.pop("images", 100)
-            if criterion in ("hsic_lasso", "random"):
+            count = options.pop("images", len(self.images))
+            if criterion in ("hsic_lasso", "reconstruction", "random"):
                 options.setdefault("seed", self.seed)
             batches: Any = in_batches(self._read(count), 10)
             if criterion == "taylor":

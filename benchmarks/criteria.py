@@ -7,37 +7,29 @@ recovery (least squares), and validation. Each row is printed as soon as it is m
 compared with the first one, with a paired bootstrap interval over the validation images.
 """
 
-import argparse
 import itertools
-import warnings
 
 import torch
-from common import Bench
+from common import Bench, arguments
 from measure import Measured, paired_interval
 
 
 def main() -> None:
     """Measure every variant at every cut with every seed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights")
-    parser.add_argument("data")
+    parser = arguments(__doc__, images=100)
     parser.add_argument("--cuts", default="deep,0.25,0.5", help="'deep', ratios of a uniform cut, or targets")
     parser.add_argument(
         "--variants", default="hsic_lasso,magnitude,bn_scale,taylor,random", help="criterion:option=value:…"
     )
-    parser.add_argument("--images", type=int, default=100, help="of the recovery; scores are from 100, or images=")
-    parser.add_argument("--layers", default="backbone")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--imgsz", type=int, default=320)
     args = parser.parse_args()
-    warnings.simplefilter("ignore")
 
     variants, cuts = args.variants.split(","), args.cuts.split(",")
     found: dict[tuple[str, str], list[Measured]] = {}
     headings = ("cut", "seed", "criterion", "box mAP50-95", "mask mAP50-95", "recovery s")
     print(f"| {' | '.join(headings)} |\n|{'---|' * len(headings)}", flush=True)
-    for seed in range(args.seeds):
-        bench = Bench(args.weights, args.data, imgsz=args.imgsz, images=args.images, layers=args.layers, seed=seed)
+    for seed in range(args.seed, args.seed + args.seeds):
+        bench = Bench.of(args, seed=seed)
         for variant, cut in itertools.product(variants, cuts):
             row = bench.row(bench.widths(cut, variants[0]), variant)
             found.setdefault((cut, variant), []).append(row.measured)

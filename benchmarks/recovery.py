@@ -6,31 +6,21 @@ Each row is printed as soon as it is measured; at the end come the differences t
 bootstrap intervals over the validation images: each method against least squares, and each criterion against the first.
 """
 
-import argparse
-import warnings
-
 import torch
-from common import Bench, Row
+from common import Bench, Row, arguments
 from measure import paired_interval
 
 
 def main() -> None:
     """Measure every method for every criterion at every cut."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights")
-    parser.add_argument("data")
+    parser = arguments(__doc__)
     parser.add_argument("--cuts", default="params=0.83,params=0.75,0.25", help="ratios, or targets")
     parser.add_argument("--criteria", default="hsic_lasso,magnitude")
     parser.add_argument("--methods", default="none,bn,least_squares,distill")
-    parser.add_argument("--layers", default="backbone")
-    parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--seconds", type=float, default=600.0, help="that distill may train for")
-    parser.add_argument("--imgsz", type=int, default=320)
-    parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    warnings.simplefilter("ignore")
 
-    bench = Bench(args.weights, args.data, imgsz=args.imgsz, images=args.images, layers=args.layers, seed=args.seed)
+    bench = Bench.of(args)
     unpruned = bench.validated(bench.original)
     print(f"unpruned: box {unpruned.box:.4f}, mask {unpruned.mask:.4f}\n")
     headings = ("cut", "criterion", "method", "parameters", "GMACs", "box", "mask", "mask, of unpruned", "s")

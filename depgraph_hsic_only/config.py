@@ -17,7 +17,7 @@ from depgraph_hsic_only.errors import ConfigError, PruningError
 from depgraph_hsic_only.graph import check_layers
 from depgraph_hsic_only.limits import Limits, MaxRatio
 from depgraph_hsic_only.names import nearest
-from depgraph_hsic_only.planning import check_amount
+from depgraph_hsic_only.planning import check_amount, default_criterion
 from depgraph_hsic_only.recovery import check_method
 from depgraph_hsic_only.settings import read_yaml
 
@@ -138,7 +138,7 @@ DEFAULTS: dict[str, Any] = {
     "exist_ok": False,
     "calibration": {"images": 256},
     "train": {"epochs": 10},
-    "prune": asdict(PruneConfig()),
+    "prune": asdict(PruneConfig()) | {"criterion": None},
     "fine_tune": {"epochs": 10},
     "export": {"simplify": True, "dynamic": False, "images": 8},
 }
@@ -158,6 +158,9 @@ def load_config(cfg: str | Path | None = None, overrides: Mapping[str, Any] | No
     faults: list[str] = []
     for layer in (read_yaml(cfg) if cfg is not None else {}, _nested(overrides or {}, faults)):
         merged = _over(merged, _spread_flat(layer, faults))
+    if isinstance(merged["prune"], Mapping) and merged["prune"]["criterion"] is None:
+        criterion = default_criterion(merged["prune"]["target"])
+        merged["prune"] = {**merged["prune"], "criterion": criterion}
     faults += _faults(merged)
     if faults:
         raise ConfigError("; ".join(dict.fromkeys(faults)))

@@ -9,12 +9,15 @@ equal parts cost about equal mask mAP: measured on YOLOv8n-seg by cutting protot
 backbone and neck widths.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+
+from depgraph_hsic_only.errors import DataError
 
 _OBJECTS = 32  # the most confident anchors of an image, whose masks are compared
 _MARGIN = 5  # pixels of the prototypes, that many wide is the window in which a mask counts as near
@@ -58,6 +61,21 @@ def divergence(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> Diverg
     boxes = ((log_p.exp() * (log_p - log_q)).sum((1, 2)) * w).sum() / objects
     masks = _masks(student, teacher, w) if "proto" in teacher else torch.zeros_like(boxes)
     return Divergence(classes, boxes, masks)
+
+
+def mean_divergence(pairs: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> float:
+    """Mean D over the images of batches of outputs, (student, teacher) as in `divergence`; at least 0.
+
+    Raises:
+        DataError: It is not finite.
+    """
+    total, count = 0.0, 0
+    for student, teacher in pairs:
+        images = len(teacher["scores"])
+        total, count = total + images * float(divergence(student, teacher).total), count + images
+    if not math.isfinite(total):
+        raise DataError("expected finite predictions on the calibration images, got NaN or infinity; check the weights")
+    return max(total, 0.0) / count  # rounding may leave a little below 0
 
 
 def _masks(student: Mapping[str, Any], teacher: Mapping[str, Any], w: torch.Tensor) -> torch.Tensor:

@@ -86,6 +86,11 @@ class NormalEquations:
         change = torch.cholesky_solve(xy - xx @ w, torch.linalg.cholesky(damped))
         return w + change, mean_y - mean_x @ (w + change)
 
+    @property
+    def covariance(self) -> torch.Tensor:
+        """Weighted covariance (inputs, inputs) of x."""
+        return self._centred()[2] / self.count
+
     def error(self, w: torch.Tensor, c: torch.Tensor) -> float:
         """Σ s_i ‖y_i − x_i W − c‖², relative to the weighted variance of y; 0 where y is constant."""
         mean_x, mean_y, xx, xy, yy = self._centred()

@@ -28,10 +28,13 @@ class Places:
     Attributes:
         index: For each batch (b, count) indices into the grid of the samples (see `activations.grid`).
         weight: For each batch (b, count) weights of mean 1.
+        curvature: (c_out,), or (4 c_out,) of a transposed convolution, the curvature of the divergence along each
+            output: half of it times the mean squared error of the output is about what the error costs.
     """
 
     index: tuple[torch.Tensor, ...]
     weight: tuple[torch.Tensor, ...]
+    curvature: torch.Tensor
 
 
 def choose_places(
@@ -49,13 +52,17 @@ def choose_places(
     """
     chosen: dict[str, list[torch.Tensor]] = {name: [] for name in convolutions}
     found: dict[str, list[torch.Tensor]] = {name: [] for name in convolutions}
+    curvature: dict[str, torch.Tensor] = {}
     generators = {name: torch.Generator().manual_seed(seed) for name in convolutions}
     draws = torch.Generator().manual_seed(seed)
+    objects = 0.0  # about their number, by which the divergence is divided
 
     def tap(name: str) -> Any:
         def hook(conv: Any, _: Any, output: torch.Tensor) -> None:
             def weigh(gradient: torch.Tensor) -> None:
-                needed = grid(conv, gradient.square()).sum(1, keepdim=True).sqrt()
+                squared = grid(conv, gradient.square())
+                needed = squared.sum(1, keepdim=True).sqrt()
+                curvature[name] = curvature.get(name, 0) + squared.double().sum((0, 2, 3))
                 places = sample_places(needed, positions, generators[name])
                 chosen[name].append(places)
                 found[name].append(taken_outputs(needed, places).view(places.shape))
@@ -72,9 +79,13 @@ def choose_places(
         for part in track(parts, "weighing positions", len(parts)):
             with torch.enable_grad():
                 x = as_input(part, device).requires_grad_(True)  # so that gradients flow through frozen weights
-                loss = sampled_loss(original(x), draws)
-                torch.autograd.grad(loss, x)
-    return {name: Places(tuple(chosen[name]), _normalised(found[name])) for name in convolutions}
+                outputs = original(x)
+                torch.autograd.grad(sampled_loss(outputs, draws), x)
+                objects += float(outputs["scores"].detach().sigmoid().amax(1).sum())
+    return {
+        name: Places(tuple(chosen[name]), _normalised(found[name]), curvature[name] / max(objects, 1.0))
+        for name in convolutions
+    }
 
 
 def _normalised(weights: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:

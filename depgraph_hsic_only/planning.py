@@ -29,6 +29,11 @@ def check_ratio(ratio: object) -> Fraction:
     raise ConfigError(f"ratio: expected a number with 0 <= ratio < 1, got {ratio!r}; 0.25 cuts a quarter of each width")
 
 
+def default_criterion(target: object) -> str:
+    """What ranks channels where nothing is said: for a target, which is met by measuring, what measures best."""
+    return "magnitude" if target is None else "reconstruction"
+
+
 def check_amount(ratio: object, threshold: object, target: object = None) -> None:
     """Refuse anything but a ratio, a threshold or a target.
 

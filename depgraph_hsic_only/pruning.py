@@ -7,6 +7,7 @@ import torch
 
 from depgraph_hsic_only import surgery
 from depgraph_hsic_only.allocation import Allocation, Widths, allocate
+from depgraph_hsic_only.calibration import in_batches
 from depgraph_hsic_only.cost_model import CostModel
 from depgraph_hsic_only.costs import measure_cost
 from depgraph_hsic_only.criteria.registry import Batches, Measured, create_criterion
@@ -15,11 +16,12 @@ from depgraph_hsic_only.graph import OUTPUT_MULTIPLE, ChannelGraph, trace_channe
 from depgraph_hsic_only.latency import relative_latency
 from depgraph_hsic_only.limits import Limits, MaxRatio
 from depgraph_hsic_only.plan import PruningPlan
-from depgraph_hsic_only.planning import Scores, check_amount, make_plan, plan_cut
+from depgraph_hsic_only.planning import Scores, check_amount, default_criterion, make_plan, plan_cut
 from depgraph_hsic_only.recovery import check_method, recover
 from depgraph_hsic_only.report import PruningReport
 from depgraph_hsic_only.sensitivity import Sensitivity, measure_sensitivity
 from depgraph_hsic_only.target import Target
+from depgraph_hsic_only.walk import batch_size
 
 
 def plan_pruning(
@@ -28,7 +30,7 @@ def plan_pruning(
     *,
     threshold: float | None = None,
     target: object = None,
-    criterion: str = "magnitude",
+    criterion: str | None = None,
     layers: object = "backbone",
     round_to: int = OUTPUT_MULTIPLE,
     min_channels: int = 0,
@@ -49,12 +51,14 @@ def plan_pruning(
         target: Instead of a ratio: what may be left of the unpruned model, {"params": 0.8}, {"gmacs": 0.8} or
             {"latency": 0.8}. How much each width hurts is measured on `images` (see `sensitivity.py`), and the widths
             are those of least damage (see `allocation.py`).
-        criterion: Name of a registered criterion (see `list_criteria`).
+        criterion: Name of a registered criterion (see `list_criteria`); None for "magnitude", and for a target
+            "reconstruction".
         layers: "backbone" for layers 0–9, "all" for neck and prototypes too, or a list (see `graph.trace_channels`).
         round_to: What block outputs are multiples of: 8, 16 or 32.
         min_channels: No width is cut below this many channels.
         max_ratio: Largest share that may be cut of every width, or by layer or width (see `limits.Limits`).
-        batches: Images, for criteria that need them: labelled for "taylor", {"img": tensor} for "hsic_lasso".
+        batches: Images, for criteria that need them: labelled for "taylor", {"img": tensor} for "hsic_lasso" and
+            "reconstruction"; None for `images`, where labels are not needed.
         scores: What `score_channels` returned for this model; the criterion is not run again then.
         images: Calibration images for a target, (n, 3, h, w), float in [0, 1] or uint8.
         imgsz: Side of the square image that a target's multiply-adds and latency are of, pixels.
@@ -68,11 +72,14 @@ def plan_pruning(
     """
     check_amount(ratio, threshold, target)
     limits = Limits(round_to, min_channels, max_ratio)
+    criterion = criterion or default_criterion(target)
     scorer = create_criterion(criterion, **options)
     network = surgery.network_of(model)
     graph = trace_channels(network, layers)
     if target is not None and (images is None or not len(images)):
         raise DataError("target: expected calibration images, got none; pass images=")
+    if batches is None and images is not None and scorer.needs_batches and not scorer.needs_labels:
+        batches = in_batches(images, batch_size(images))
     scores = scorer.score(graph, batches) if scores is None else scores
     if target is not None and images is not None:
         damage = measure_sensitivity(network, graph, scores, images, limits=limits)

@@ -1,7 +1,6 @@
 """What a cut network lost, brought back from unlabelled images."""
 
 import copy
-import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -11,8 +10,9 @@ import torch
 from torch import nn
 from ultralytics.engine.model import Model
 
+from depgraph_hsic_only.augmentation import make_mosaics
 from depgraph_hsic_only.distillation import distill
-from depgraph_hsic_only.divergence import divergence
+from depgraph_hsic_only.divergence import mean_divergence
 from depgraph_hsic_only.errors import ConfigError, DataError
 from depgraph_hsic_only.least_squares import FittedLayer
 from depgraph_hsic_only.names import nearest
@@ -21,10 +21,11 @@ from depgraph_hsic_only.plan import PruningPlan
 from depgraph_hsic_only.progress import track
 from depgraph_hsic_only.reconstruction import fit_walks, kept_outputs, touched_convolutions
 from depgraph_hsic_only.surgery import network_of
-from depgraph_hsic_only.walk import Walk, as_input, raw_outputs
+from depgraph_hsic_only.threads import all_cores
+from depgraph_hsic_only.walk import Walk, as_input, batch_size, raw_outputs
 
+_ENOUGH = 512  # images, up to which mosaics are added: beyond, they bring little for the time they take
 METHODS = ("none", "bn", "least_squares", "distill")
-_PIXELS = 8 * 320 * 320  # of a batch: memory of a backward pass grows with it
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Recovery:
     Attributes:
         method: One of `METHODS`.
         images: Number of calibration images.
+        mosaics: Number of mosaics of these that were fitted too.
         seconds: Time it took.
         divergence: How far the predictions on calibration images (at most 64) are from the original's, before and
             after; see `divergence.py`.
@@ -42,6 +44,7 @@ class Recovery:
 
     method: str
     images: int
+    mosaics: int
     seconds: float
     divergence: tuple[float, float]
     layers: tuple[FittedLayer, ...] = ()
@@ -53,8 +56,9 @@ class Recovery:
 
     def __str__(self) -> str:
         before, after = self.divergence
+        mosaics = f" and {self.mosaics} mosaics of them" if self.mosaics else ""
         return (
-            f"{self.method} on {self.images} images in {self.seconds:.0f} s; "
+            f"{self.method} on {self.images} images{mosaics} in {self.seconds:.0f} s; "
             f"divergence from the original {before:.3g} -> {after:.3g}"
         )
 
@@ -70,6 +74,7 @@ def check_method(method: object) -> str:
     raise ConfigError(f"recover: expected one of {', '.join(METHODS)}, got {method!r}{nearest(str(method), METHODS)}")
 
 
+@all_cores()
 def recover(
     pruned: Any,
     original: Any,
@@ -79,6 +84,7 @@ def recover(
     method: str = "least_squares",
     positions: int = 400,
     ridge: float = 1e-3,
+    mosaics: int | None = None,
     seconds: float = 600.0,
     steps: int | None = None,
     seed: int = 0,
@@ -97,6 +103,8 @@ def recover(
         method: One of `METHODS`; "none" changes nothing.
         positions: Positions of each layer's output sampled from each image.
         ridge: Of the fit, as a share of the mean of the diagonal of the normal equations.
+        mosaics: So many mosaics of the images are fitted beside them (see `augmentation.py`); None for up to two for
+            each image, as long as there are no more than 512 in all.
         seconds: Time that "distill" may train for, after the re-fit.
         steps: Steps that it trains for instead, for a result that does not depend on the machine's speed.
         seed: Of every random choice.
@@ -112,17 +120,20 @@ def recover(
     if not len(images):
         raise DataError("expected calibration images, got none; pass images or a data set")
     start = time.perf_counter()
-    batch = max(1, _PIXELS // (images.shape[2] * images.shape[3]))
+    batch = batch_size(images)
     before = _distance(student, teacher, images, batch)
     changed = copy.deepcopy(student)
     layers: tuple[FittedLayer, ...] = ()
+    count = 0
     if method == "bn":
         reestimate_batchnorm(changed, images, batch)
     elif method != "none":
         names, kept = touched_convolutions(changed, teacher), kept_outputs(changed, teacher, plan)
+        count = min(2 * len(images), max(0, _ENOUGH - len(images))) if mosaics is None else mosaics
+        fitted = torch.cat([images, make_mosaics(images, count, seed)])
         with raw_outputs(changed), raw_outputs(teacher):
-            places = choose_places(teacher, names, images, positions=positions, seed=seed, batch=batch)
-            walks = Walk(changed, images, batch=batch), Walk(teacher, images, batch=batch)
+            places = choose_places(teacher, names, fitted, positions=positions, seed=seed, batch=batch)
+            walks = Walk(changed, fitted, batch=batch), Walk(teacher, fitted, batch=batch)
             layers = tuple(track(fit_walks(*walks, places, kept, ridge), "re-fitting", len(names)))
     if method == "distill":
         used = distill(changed, teacher, images, seconds=seconds, steps=steps, batch=min(batch, 8), seed=seed)
@@ -132,7 +143,7 @@ def recover(
     student.load_state_dict(changed.state_dict())
     if isinstance(pruned, Model):
         pruned.predictor = None  # holds a fused copy with the old weights
-    return Recovery(method, len(images), time.perf_counter() - start, (before, after), layers)
+    return Recovery(method, len(images), count, time.perf_counter() - start, (before, after), layers)
 
 
 def _hundredths(shares: Iterable[float]) -> Iterator[int]:
@@ -162,11 +173,7 @@ def reestimate_batchnorm(network: nn.Module, images: torch.Tensor, batch: int) -
 def _distance(student: Any, teacher: Any, images: torch.Tensor, batch: int) -> float:
     """Mean divergence over (at most 64 of) the images."""
     chosen = images[:: -(-len(images) // 64)]
-    total = 0.0
+    device = next(teacher.parameters()).device
     with raw_outputs(student), raw_outputs(teacher), torch.no_grad():
-        for part in torch.split(chosen, batch):
-            x = as_input(part, next(teacher.parameters()).device)
-            total += float(divergence(student(x), teacher(x)).total) * len(part)
-    if not math.isfinite(total):
-        raise DataError("expected finite predictions on the calibration images, got NaN or infinity; check the weights")
-    return max(total, 0.0) / len(chosen)  # rounding may leave a little below 0
+        inputs = (as_input(part, device) for part in torch.split(chosen, batch))
+        return mean_divergence((student(x), teacher(x)) for x in inputs)

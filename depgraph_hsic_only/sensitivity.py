@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from depgraph_hsic_only.divergence import divergence
+from depgraph_hsic_only.c2f import stock_output
+from depgraph_hsic_only.divergence import mean_divergence
 from depgraph_hsic_only.graph import ChannelGraph, WidthGroup, trace_channels
 from depgraph_hsic_only.limits import Limits
 from depgraph_hsic_only.places import Places, choose_places
@@ -22,7 +23,8 @@ from depgraph_hsic_only.planning import Scores, follow_ties, make_plan
 from depgraph_hsic_only.progress import track
 from depgraph_hsic_only.reconstruction import fit_walks, kept_outputs, touched_convolutions
 from depgraph_hsic_only.surgery import pruned_copy
-from depgraph_hsic_only.walk import Walk, raw_outputs
+from depgraph_hsic_only.threads import all_cores
+from depgraph_hsic_only.walk import Walk, batch_size, raw_outputs
 
 _SHARES = (0.75, 0.5, 0.25)  # of a width that are measured
 _QUICK_SHARES = (0.5,)
@@ -30,7 +32,7 @@ _IMAGES = 96  # of which the scan reads at most so many, evenly spaced
 _HELD = 3  # one image of so many is held out
 _POSITIONS = 100  # of each image: half the weights of a convolution have to be told apart, not its last digit
 _RIDGE = 1e-3
-_PIXELS = 8 * 320 * 320
+_EXPONENT = 1.5  # of the share cut, where one size alone was measured
 
 
 @dataclass(frozen=True)
@@ -89,9 +91,7 @@ class Sensitivity:
         return cls(damage, data["full"], data["images"], data["seconds"], data["quick"])
 
 
-_EXPONENT = 1.5  # of the share cut, where one size alone was measured
-
-
+@all_cores()
 def measure_sensitivity(
     network: Any,
     graph: ChannelGraph,
@@ -117,7 +117,7 @@ def measure_sensitivity(
         DataError: An activation is not finite.
     """
     start = time.perf_counter()
-    batch = max(1, _PIXELS // (images.shape[2] * images.shape[3]))
+    batch = batch_size(images)
     images = images[:: -(-len(images) // _IMAGES)]
     fitted, held = split_images(images)
     sizes = {w.name: _sizes(w, limits, _QUICK_SHARES if quick else _SHARES) for w in graph.widths if w.tie is None}
@@ -152,8 +152,7 @@ def _sizes(width: WidthGroup, limits: Limits, shares: tuple[float, ...]) -> list
 def _readers(graph: ChannelGraph) -> list[str]:
     """Paths, in the stock model, of the convolutions that read a channel group."""
     names = (m.name for group in graph.groups for m in group.members if m.role == "input")
-    halves = (name.replace(".first.conv", ".cv1.conv").replace(".second.conv", ".cv1.conv") for name in names)
-    return list(dict.fromkeys(halves))
+    return list(dict.fromkeys(stock_output(name, 0)[0] for name in names))
 
 
 def _damages(
@@ -187,7 +186,7 @@ def _damages(
                         continue
                     ahead = held.fork(student)
                     _to_head(ahead)
-                    yield width.name, channels, _mean_divergence(_outputs(ahead), wanted)
+                    yield width.name, channels, mean_divergence(zip(_outputs(ahead), wanted, strict=True))
         if i < walk.last:
             walk.step()
             held.step()
@@ -208,8 +207,3 @@ def _to_head(walk: Walk) -> None:
 def _outputs(walk: Walk) -> Iterator[dict[str, torch.Tensor]]:
     for x in walk.inputs():
         yield {name: t for name, t in walk.layer(x).items() if name != "feats"}
-
-
-def _mean_divergence(outputs: Iterator[dict[str, torch.Tensor]], wanted: list[dict[str, torch.Tensor]]) -> float:
-    parts = [(len(y["scores"]), float(divergence(x, y).total)) for x, y in zip(outputs, wanted, strict=True)]
-    return max(0.0, sum(n * d for n, d in parts) / sum(n for n, _ in parts))

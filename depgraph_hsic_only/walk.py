@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+_PIXELS = 8 * 320 * 320  # of a batch: memory of a backward pass grows with it
 _KEPT = 2**30  # bytes of activations kept between layers; past it they are computed again from the last ones kept
 
 
@@ -81,6 +82,11 @@ class Walk:
             state[i] = self._layers[i](self._read(state, i))
             state = {j: t for j, t in state.items() if self._last_reader.get(j, -1) > i}
         return state
+
+
+def batch_size(images: torch.Tensor) -> int:
+    """How many of the images (n, c, h, w) go through a network at a time."""
+    return max(1, _PIXELS // (images.shape[2] * images.shape[3]))
 
 
 def as_input(images: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -10,9 +10,11 @@ from torch.autograd.functional import hessian
 from ultralytics.nn.tasks import DetectionModel
 
 from depgraph_hsic_only import ConfigError, DataError, PlanError, apply_plan, load_model, plan_pruning, recover
+from depgraph_hsic_only.augmentation import make_mosaics
 from depgraph_hsic_only.divergence import divergence, sampled_loss
 from depgraph_hsic_only.images import load_images
 from depgraph_hsic_only.least_squares import NormalEquations
+from depgraph_hsic_only.reconstruction import touched_convolutions
 from depgraph_hsic_only.recovery import METHODS
 from depgraph_hsic_only.surgery import pruned_copy
 from depgraph_hsic_only.walk import Walk, raw_outputs
@@ -122,6 +124,28 @@ def test_divergence_is_0_where_predictions_agree_and_grows_with_distance() -> No
     assert far[0].abs().max() < 1e-6 and (far[1] > 0).all() and (far[2] > far[1]).all()
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.uint8])
+def test_mosaics_are_made_of_four_scaled_parts(kind: torch.dtype) -> None:
+    """Images that grow along both axes: in a mosaic each of the four parts does so too, in steps of 1 to 2."""
+    ramp = torch.arange(64, dtype=torch.float32)
+    images = torch.stack([ramp.expand(64, 64), 64 + ramp[:, None].expand(64, 64)])[:, None].to(kind)
+    made = make_mosaics(images, 40, seed=1)
+    assert made.shape == (40, 1, 64, 64) and made.dtype == kind
+    assert torch.equal(made, make_mosaics(images, 40, seed=1)) and not torch.equal(
+        made, make_mosaics(images, 40, seed=2)
+    )
+    rounding, seen = (0.01 if kind.is_floating_point else 1), set()
+    for mosaic in made[:, 0].float():
+        for corner in (mosaic[:12, :12], mosaic[:12, -12:], mosaic[-12:, :12], mosaic[-12:, -12:]):
+            across, down = corner.diff(dim=1)[2:-2, 2:-2], corner.diff(dim=0)[2:-2, 2:-2]
+            along, still = (across, down) if corner.max() < 64 else (down, across)
+            step = float(along.mean())
+            assert 0.9 <= abs(step) <= 2.2 and still.abs().max() <= rounding
+            assert float((along - step).abs().max()) <= 0.3 + rounding
+            seen.add((bool(corner.max() < 64), step > 0))
+    assert seen == {(True, True), (True, False), (False, True)}  # mirrored from left to right only
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_on_both_kinds_of_model(method: str) -> None:
     for network in (build(nc=3), DetectionModel("yolov8n.yaml", nc=3, verbose=False).eval()):
@@ -136,9 +160,9 @@ def test_every_method_on_both_kinds_of_model(method: str) -> None:
         assert all(torch.equal(network.state_dict()[k], t) for k, t in reference.items())
         assert pruned.training and network.training and not any(m._forward_hooks for m in pruned.modules())
         assert all(torch.equal(after[k], before[k]) for k in before) == (method == "none")
-        assert (
-            found.method == method and found.images == 4 and len(found.layers) == (29 + 3) * (method[0] == "l")
-        ) or 1
+        fitted = method in ("least_squares", "distill")
+        assert (found.method, found.images, found.mosaics) == (method, 4, 8 * fitted)
+        assert sorted(layer.name for layer in found.layers) == sorted(touched_convolutions(again, network) * fitted)
         assert str(found).startswith(method)
 
 

@@ -6,9 +6,7 @@ output (Yamada et al. 2014, arXiv:1202.0515) is followed along its whole path. A
 threshold τ leaves out exactly the channels that the lasso at λ = τ λ_max has let in nowhere.
 """
 
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -28,6 +26,7 @@ from depgraph_hsic_only.hsic import (
     nonnegative_lasso_path,
 )
 from depgraph_hsic_only.progress import track
+from depgraph_hsic_only.threads import all_cores
 
 _DEAD = 1e-6  # standard deviation, of the layer's largest, below which a channel says nothing
 _SAME = 1 - 1e-6  # cosine of two centred Gram matrices above which one channel repeats the other
@@ -95,7 +94,7 @@ class HsicLasso(Criterion):
             graph.model, list(dict.fromkeys(readers)), batches or (), positions=self.positions, seed=self.seed
         )
         at: dict[str, torch.Tensor] = {}
-        with _all_cores():
+        with all_cores():
             for s in track(samples, "HSIC-Lasso by layer", len(samples)):
                 at |= dict.fromkeys(s.convolutions, self.score_inputs(s))
         whole, *halves = ({g.name: _largest(g, at, row) for g in graph.groups} for row in range(_rows(at)))
@@ -224,14 +223,3 @@ def _largest(group: ChannelGroup, at: Mapping[str, torch.Tensor], row: int) -> t
         if member.role == "input":
             scores.scatter_reduce_(0, member.channel, at[member.name][row, member.index], "amax")
     return scores
-
-
-@contextmanager
-def _all_cores() -> Iterator[None]:
-    """Ultralytics leaves torch all cores but one, for data loading; here there is none."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

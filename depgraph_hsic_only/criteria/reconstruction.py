@@ -1,0 +1,173 @@
+"""Reconstruction: which channels can the others stand in for, once what reads them is re-fitted?
+
+Optimal Brain Surgeon for channels (Hassibi & Stork 1993; in blocks as Frantar & Alistarh 2022, arXiv:2208.11580). A
+convolution with weights W that reads channels of covariance Σ reproduces its outputs, without channel c and with the
+other weights re-fitted by least squares, up to the squared error
+
+    e_c = ½ tr(F W_cᵀ [(Σ⁻¹)_cc]⁻¹ W_c)
+
+with W_c (k², c_out) and (Σ⁻¹)_cc (k², k²) the channel's blocks, and F the curvature of the predictions' divergence
+along each output (see `divergence.sampled_loss`). Channels are taken away one at a time, each time the one with the
+least e_c over all that read the group, with W and Σ⁻¹ updated exactly. What is assumed is what `recovery.py` then does.
+"""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from depgraph_hsic_only.activations import grid, matrix, taken_patches
+from depgraph_hsic_only.criteria.registry import Batches, Criterion, register_criterion
+from depgraph_hsic_only.errors import ConfigError, DataError
+from depgraph_hsic_only.graph import ChannelGraph, ChannelGroup
+from depgraph_hsic_only.least_squares import NormalEquations
+from depgraph_hsic_only.places import Places, choose_places
+from depgraph_hsic_only.progress import track
+from depgraph_hsic_only.threads import all_cores
+from depgraph_hsic_only.walk import as_input, batch_size, raw_outputs
+
+
+@register_criterion("reconstruction")
+class Reconstruction(Criterion):
+    """The error that cutting a channel, and all that score below it, leaves after the readers were re-fitted.
+
+    Scores are sums of e_c in the order in which the channels go, estimates of the divergence of the predictions: of
+    channels with a score of at most τ, a group loses all for about τ.
+
+    Args:
+        positions: Positions of each reader's output sampled from each image.
+        ridge: Added to the diagonal of Σ, as a share of its mean: inputs that have been too rare to tell count little.
+        seed: Of positions.
+
+    Raises:
+        ConfigError: An option is out of range.
+    """
+
+    needs_batches = True
+    needs_labels = False
+
+    def __init__(self, *, positions: int = 200, ridge: float = 1e-2, seed: int = 0) -> None:
+        if type(positions) is not int or positions < 1:
+            raise ConfigError(f"positions: expected an integer of at least 1, got {positions!r}")
+        if isinstance(ridge, bool) or not isinstance(ridge, (int, float)) or not 0 < ridge < float("inf"):
+            raise ConfigError(f"ridge: expected a number above 0, got {ridge!r}")
+        if type(seed) is not int or seed < 0:
+            raise ConfigError(f"seed: expected an integer of at least 0, got {seed!r}")
+        self.positions, self.ridge, self.seed = positions, ridge, seed
+
+    @all_cores()
+    def score(self, graph: ChannelGraph, batches: Batches | None) -> dict[str, torch.Tensor]:
+        """Take the channels of every group away, the dispensable first.
+
+        Raises:
+            DataError: There are no images, or an activation is not finite.
+        """
+        images = [batch["img"] for batch in batches or ()]
+        if not images:
+            raise DataError("criterion reconstruction: expected calibration images, got none; pass a data set")
+        readers = self._readers(graph, torch.cat(images))
+        groups = track(graph.groups, "reconstruction by group", len(graph.groups))
+        return {group.name: taken_away(_parts(group, readers), group.channels) for group in groups}
+
+    def _readers(self, graph: ChannelGraph, images: torch.Tensor) -> dict[str, "_Reader"]:
+        """What each convolution that reads a group makes of its inputs."""
+        names = list(dict.fromkeys(m.name for group in graph.groups for m in group.members if m.role == "input"))
+        network: Any = graph.model
+        with raw_outputs(network):
+            places = choose_places(
+                network, names, images, positions=self.positions, seed=self.seed, batch=batch_size(images)
+            )
+            seen = _inputs(network, places, images)
+        readers = {}
+        for name, equations in seen.items():
+            covariance = equations.covariance.cpu()
+            if not bool(torch.isfinite(covariance).all()):
+                raise DataError(f"{name}: expected finite activations, got NaN or infinity; check weights and images")
+            strength = max(self.ridge * float(covariance.diagonal().mean()), torch.finfo(torch.float32).tiny)
+            inverse = torch.linalg.inv(covariance + strength * torch.eye(len(covariance), dtype=torch.float64))
+            root = (places[name].curvature.double().cpu() / 2).sqrt()
+            conv = network.get_submodule(name)
+            readers[name] = _Reader(inverse, matrix(conv).double().cpu().T * root, conv.in_channels)
+        return readers
+
+
+@dataclass(frozen=True, eq=False)
+class _Reader:
+    """A convolution as a linear map of its inputs.
+
+    Attributes:
+        inverse: (c_in k², c_in k²) Σ⁻¹.
+        weight: (c_in k², c_out) W, each output in units in which its squared error is half its divergence.
+        inputs: c_in.
+    """
+
+    inverse: torch.Tensor
+    weight: torch.Tensor
+    inputs: int
+
+
+def _inputs(network: Any, places: Mapping[str, Places], images: torch.Tensor) -> dict[str, NormalEquations]:
+    """The moments of what each convolution reads at its places."""
+    found: dict[str, NormalEquations] = {}
+    parts = torch.split(images, batch_size(images))
+
+    def tap(name: str) -> Any:
+        batches = iter(zip(places[name].index, places[name].weight, strict=True))
+
+        def hook(conv: Any, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            index, weight = next(batches)
+            x = taken_patches(arguments[0], conv, index, grid(conv, output).shape[3]).flatten(1)
+            sums = found.setdefault(name, NormalEquations(x.shape[1], 0, x.device))
+            sums.add(x, x[:, :0], weight.flatten())
+
+        return hook
+
+    with ExitStack() as stack, torch.no_grad():
+        for name in places:
+            stack.callback(network.get_submodule(name).register_forward_hook(tap(name)).remove)
+        for part in track(parts, "reading inputs", len(parts)):
+            network(as_input(part, next(network.parameters()).device))
+    return found
+
+
+def _parts(group: ChannelGroup, readers: Mapping[str, _Reader]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """For each reader of a group, Σ⁻¹ (C, b, C, b) and W (C, b, c_out) of its channels.
+
+    The rest of what a reader reads stays and makes good too: nothing is lost by leaving its rows out of Σ⁻¹.
+    """
+    parts = []
+    for member in group.members:
+        if member.role == "input":
+            reader = readers[member.name]
+            patch = len(reader.weight) // reader.inputs
+            places = member.index[member.channel.argsort(stable=True)]  # a shortcut puts a channel in several
+            rows = (places[:, None] * patch + torch.arange(patch)).flatten()
+            shape = (group.channels, len(rows) // group.channels)
+            inverse = reader.inverse[rows][:, rows]
+            parts.append((inverse.view(*shape, *shape), reader.weight[rows].view(*shape, -1)))
+    return parts
+
+
+def taken_away(parts: list[tuple[torch.Tensor, torch.Tensor]], channels: int) -> torch.Tensor:
+    """Scores (C,) of channels that are taken away one at a time; `parts` are used up."""
+    score, total = torch.zeros(channels, dtype=torch.float64), 0.0
+    gone = torch.zeros(channels, dtype=torch.bool)
+    for _ in range(channels):
+        errors = torch.zeros(channels, dtype=torch.float64)
+        for inverse, weight in parts:
+            own = inverse.diagonal(dim1=0, dim2=2).permute(2, 0, 1)  # (C, b, b)
+            own = torch.where(gone[:, None, None], torch.eye(own.shape[1], dtype=own.dtype), own)
+            errors += (weight * torch.linalg.solve(own, weight)).sum((1, 2)).clamp_min(0)
+        c = int(errors.masked_fill(gone, torch.inf).argmin())
+        total += float(errors[c])
+        score[c], gone[c] = total, True
+        for inverse, weight in parts:
+            solved = torch.linalg.solve(inverse[c, :, c], torch.cat([inverse[c].flatten(1), weight[c]], 1))
+            others, own = solved.split([inverse[c].flatten(1).shape[1], weight.shape[2]], 1)
+            across = inverse[:, :, c].clone()
+            weight -= across @ own
+            inverse -= (across @ others).view_as(inverse)
+            weight[c], inverse[c], inverse[:, :, c] = 0, 0, 0
+    return score
