@@ -179,25 +179,25 @@ def test_steps_reach_the_same_widths(checkpoint: Path, shapes: Path, tmp_path: P
 
 
 def test_a_target_is_met_step_by_step_and_its_scan_is_kept(checkpoint: Path, shapes: Path, tmp_path: Path) -> None:
-    budget = {"train.epochs": 0, "fine_tune.epochs": 0, "prune.target": "gmacs=0.7", "prune.layers": "all"}
+    budget = {"train.epochs": 0, "fine_tune.epochs": 0, "prune.target": "gmacs=0.8", "prune.layers": [7, 8, 15, 22]}
     DefaultYolov8SegPruner(checkpoint, **settings(tmp_path, shapes, **budget, **{"prune.steps": 2})).run()
     run = tmp_path / "run"
     data = json.loads((run / "report.json").read_text())
-    assert data["stages"][-1]["gmacs"] <= 0.7 * data["stages"][0]["gmacs"]
+    assert data["stages"][-1]["gmacs"] <= 0.8 * data["stages"][0]["gmacs"]
     parts = {part["name"]: part["gmacs"] for part in data["stages"][-1]["parts"]}
     assert list(parts) == ["backbone", "neck", "boxes", "classes", "prototypes", "masks"]
     assert sum(parts.values()) == pytest.approx(data["stages"][-1]["gmacs"])
     assert (run / "plots" / "sensitivity.png").is_file()
     plan = PruningPlan.load(run / "plan.json")
-    assert all(w.reason.startswith("gmacs=0.7: ") for w in plan.widths if w.name not in ("h9", "box", "class", "mask"))
+    assert all(w.reason.startswith("gmacs=0.8: ") for w in plan.widths if w.name not in ("h9", "box", "class", "mask"))
     assert data["widths"]["after"].items() >= plan.after.items()
 
     scan = (run / "sensitivity.json").read_text()
-    again = settings(tmp_path, shapes, **{**budget, "exist_ok": True, "prune.target": {"params": 0.8}})
+    again = settings(tmp_path, shapes, **{**budget, "exist_ok": True, "prune.target": {"params": 0.9}})
     report = DefaultYolov8SegPruner(checkpoint, **again).run()
     assert any("taken from the run folder" in note for note in report.stages[-1].notes)
     assert (run / "sensitivity.json").read_text() == scan
-    assert report.stages[-1].parameters <= 0.8 * report.stages[0].parameters
+    assert report.stages[-1].parameters <= 0.9 * report.stages[0].parameters
 
 
 def test_max_map_drop_keeps_the_last_good_step_and_says_so(

@@ -164,10 +164,10 @@ def taken_away(parts: list[tuple[torch.Tensor, torch.Tensor]], channels: int) ->
         total += float(errors[c])
         score[c], gone[c] = total, True
         for inverse, weight in parts:
-            solved = torch.linalg.solve(inverse[c, :, c], torch.cat([inverse[c].flatten(1), weight[c]], 1))
-            others, own = solved.split([inverse[c].flatten(1).shape[1], weight.shape[2]], 1)
-            across = inverse[:, :, c].clone()
-            weight -= across @ own
-            inverse -= (across @ others).view_as(inverse)
+            size, outputs = inverse.shape[1] * channels, weight.shape[2]
+            across = inverse[:, :, c].reshape(size, -1).clone()
+            solved = torch.linalg.solve(inverse[c, :, c], torch.cat([across.T, weight[c]], 1))
+            weight.view(size, outputs).addmm_(across, solved[:, size:], alpha=-1)
+            inverse.view(size, size).addmm_(across, solved[:, :size], alpha=-1)
             weight[c], inverse[c], inverse[:, :, c] = 0, 0, 0
     return score
