@@ -99,7 +99,7 @@ class _Reader:
 
     Attributes:
         inverse: (c_in k², c_in k²) Σ⁻¹.
-        weight: (c_in k², c_out) W, each output in units in which its squared error is half its divergence.
+        weight: (c_in k², c_out) W, each output scaled so that its squared error is what it adds to the divergence.
         inputs: c_in.
     """
 
