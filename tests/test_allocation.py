@@ -14,6 +14,7 @@ from ultralytics.nn.tasks import DetectionModel
 
 from depgraph_hsic_only import ConfigError, DataError, HsicLassoPruner, apply_plan, plan_pruning, recover
 from depgraph_hsic_only.allocation import allocate
+from depgraph_hsic_only.calibration import calibration_images
 from depgraph_hsic_only.cost_model import CostModel
 from depgraph_hsic_only.costs import measure_cost
 from depgraph_hsic_only.divergence import divergence
@@ -199,9 +200,7 @@ def test_planning_for_a_target_in_memory(tmp_path: Path) -> None:
 def test_the_prototypes_are_the_cheapest_saving_of_the_real_model(real_yolo: Any) -> None:
     if not COCO_MINI.exists():
         pytest.skip(f"no data set at {COCO_MINI}")
-    from depgraph_hsic_only.calibration import calibration_images
-
     images = calibration_images(COCO_MINI, real_yolo.model, imgsz=160, limit=32)
-    plan = plan_pruning(real_yolo, target="gmacs=0.85", layers="all", images=images)
+    plan = plan_pruning(real_yolo, target="gmacs=0.85", layers=[1, 2, 4, 15, 22], images=images)
     share = {w.name: w.after / w.before for w in plan.widths}
-    assert share["npr"] <= 0.75 and min(share[f"w{i}"] for i in (0, 1, 2)) >= 0.75
+    assert share["npr"] <= 0.5 and min(share[f"w{i}"] for i in (1, 2, 4)) >= 0.75
