@@ -107,5 +107,4 @@ def say(ratio: str, name: str, parameters: float, gmacs: float, m: Measured, unp
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)
     main()

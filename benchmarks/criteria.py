@@ -9,7 +9,6 @@ compared with the first one, with a paired bootstrap interval over the validatio
 
 import itertools
 
-import torch
 from common import Bench, arguments
 from measure import Measured, paired_interval
 
@@ -50,5 +49,4 @@ def compare(found: dict[tuple[str, str], list[Measured]], variants: list[str], c
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)
     main()

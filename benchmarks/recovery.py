@@ -6,7 +6,6 @@ Each row is printed as soon as it is measured; at the end come the differences t
 bootstrap intervals over the validation images: each method against least squares, and each criterion against the first.
 """
 
-import torch
 from common import Bench, Row, arguments
 from measure import paired_interval
 
@@ -53,5 +52,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(2)
     main()

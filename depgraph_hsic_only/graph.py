@@ -138,6 +138,12 @@ class ChannelGraph:
         """Every channel group, in the order of the network."""
         return tuple(group for width in self.widths for group in width.groups)
 
+    @property
+    def readers(self) -> tuple[str, ...]:
+        """Paths, in the split model, of the convolutions that read a channel group, each once."""
+        names = (m.name for group in self.groups for m in group.members if m.role == "input")
+        return tuple(dict.fromkeys(names))
+
 
 def check_layers(layers: object) -> None:
     """Refuse what chooses no layers of a YOLOv8 network.

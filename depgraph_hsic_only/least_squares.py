@@ -81,9 +81,7 @@ class NormalEquations:
             ridge: r as a share of the mean of the diagonal.
         """
         mean_x, mean_y, xx, xy, _ = self._centred()
-        strength = max(ridge * float(xx.diagonal().mean()), torch.finfo(torch.float32).tiny)
-        damped = xx + strength * torch.eye(len(xx), dtype=xx.dtype, device=xx.device)
-        change = torch.cholesky_solve(xy - xx @ w, torch.linalg.cholesky(damped))
+        change = torch.cholesky_solve(xy - xx @ w, torch.linalg.cholesky(damped(xx, ridge)))
         return w + change, mean_y - mean_x @ (w + change)
 
     @property
@@ -104,6 +102,12 @@ class NormalEquations:
         xx = self.xx - self.count * torch.outer(mean_x, mean_x)
         xy = self.xy - self.count * torch.outer(mean_x, mean_y)
         return mean_x, mean_y, xx, xy, self.yy - self.count * mean_y.square()
+
+
+def damped(gram: torch.Tensor, ridge: float) -> torch.Tensor:
+    """A Gram or covariance matrix with a share `ridge` of the mean of its diagonal added to the diagonal."""
+    strength = max(ridge * float(gram.diagonal().mean()), torch.finfo(torch.float32).tiny)
+    return gram + strength * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
 
 
 def fit_layer(

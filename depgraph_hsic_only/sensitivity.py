@@ -123,8 +123,9 @@ def measure_sensitivity(
     sizes = {w.name: _sizes(w, limits, _QUICK_SHARES if quick else _SHARES) for w in graph.widths if w.tie is None}
     damage: dict[str, dict[int, float]] = {name: {} for name in sizes}
     total = sum(map(len, sizes.values()))
+    readers = list(dict.fromkeys(stock_output(name, 0)[0] for name in graph.readers))
     with raw_outputs(network):
-        places = choose_places(network, _readers(graph), fitted, positions=_POSITIONS, seed=seed, batch=batch)
+        places = choose_places(network, readers, fitted, positions=_POSITIONS, seed=seed, batch=batch)
         walks = Walk(network, fitted, batch=batch), Walk(network, held, batch=batch)
         for name, channels, found in track(
             _damages(network, graph, scores, *walks, places, sizes), "sensitivity", total
@@ -147,12 +148,6 @@ def _sizes(width: WidthGroup, limits: Limits, shares: tuple[float, ...]) -> list
     multiple, smallest = limits.multiple(width), limits.smallest(width)
     rounded = {max(smallest, round(share * width.channels / multiple) * multiple) for share in shares}
     return sorted(channels for channels in rounded if channels < width.channels)
-
-
-def _readers(graph: ChannelGraph) -> list[str]:
-    """Paths, in the stock model, of the convolutions that read a channel group."""
-    names = (m.name for group in graph.groups for m in group.members if m.role == "input")
-    return list(dict.fromkeys(stock_output(name, 0)[0] for name in names))
 
 
 def _damages(

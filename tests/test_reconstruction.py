@@ -1,4 +1,4 @@
-"""The reconstruction criterion: its algebra against least squares, and what it predicts against what happens."""
+"""The reconstruction criterion: its algebra against least squares, and what is lost on real images."""
 
 import copy
 from typing import Any

@@ -22,7 +22,7 @@ from depgraph_hsic_only.activations import grid, matrix, taken_patches
 from depgraph_hsic_only.criteria.registry import Batches, Criterion, register_criterion
 from depgraph_hsic_only.errors import ConfigError, DataError
 from depgraph_hsic_only.graph import ChannelGraph, ChannelGroup
-from depgraph_hsic_only.least_squares import NormalEquations
+from depgraph_hsic_only.least_squares import NormalEquations, damped
 from depgraph_hsic_only.places import Places, choose_places
 from depgraph_hsic_only.progress import track
 from depgraph_hsic_only.threads import all_cores
@@ -73,11 +73,10 @@ class Reconstruction(Criterion):
 
     def _readers(self, graph: ChannelGraph, images: torch.Tensor) -> dict[str, "_Reader"]:
         """What each convolution that reads a group makes of its inputs."""
-        names = list(dict.fromkeys(m.name for group in graph.groups for m in group.members if m.role == "input"))
         network: Any = graph.model
         with raw_outputs(network):
             places = choose_places(
-                network, names, images, positions=self.positions, seed=self.seed, batch=batch_size(images)
+                network, graph.readers, images, positions=self.positions, seed=self.seed, batch=batch_size(images)
             )
             seen = _inputs(network, places, images)
         readers = {}
@@ -85,8 +84,7 @@ class Reconstruction(Criterion):
             covariance = equations.covariance.cpu()
             if not bool(torch.isfinite(covariance).all()):
                 raise DataError(f"{name}: expected finite activations, got NaN or infinity; check weights and images")
-            strength = max(self.ridge * float(covariance.diagonal().mean()), torch.finfo(torch.float32).tiny)
-            inverse = torch.linalg.inv(covariance + strength * torch.eye(len(covariance), dtype=torch.float64))
+            inverse = torch.linalg.inv(damped(covariance, self.ridge))
             root = (places[name].curvature.double().cpu() / 2).sqrt()
             conv = network.get_submodule(name)
             readers[name] = _Reader(inverse, matrix(conv).double().cpu().T * root, conv.in_channels)
