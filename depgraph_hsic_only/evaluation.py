@@ -17,6 +17,7 @@ from ultralytics.utils.torch_utils import select_device
 
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.loading import load_model
+from depgraph_hsic_only.nms import patient_nms
 
 _WARM_UPS, _ROUNDS = 3, 20
 
@@ -58,19 +59,21 @@ class Metrics:
     complete: bool = True
 
 
-def validate(weights: str | Path, data: str, validation: Validation, *, device: Any, workers: int) -> Metrics:
-    """mAP of a checkpoint as a fresh `YOLO(weights).val()` measures it.
+def validate_model(model: Any, data: str, validation: Validation, *, device: Any, workers: int) -> Metrics:
+    """mAP of a live `YOLO`, from the file it saves, as a fresh `YOLO(weights).val()` measures it.
 
     Args:
-        weights: A segmentation checkpoint.
+        model: A segmentation model.
         data: Path or name of the data set.
         validation: What the figures depend on.
         device: As Ultralytics takes it.
         workers: Data loading processes.
     """
     arguments = {"data": data, "device": device, "workers": workers, "plots": False, "verbose": False}
-    with tempfile.TemporaryDirectory() as folder, _NmsTimeouts() as timeouts:  # Ultralytics makes a folder every time
-        found = load_model(weights).val(project=folder, **arguments, **asdict(validation))
+    with tempfile.TemporaryDirectory() as folder, patient_nms(), _NmsTimeouts() as timeouts:
+        weights = Path(folder) / "model.pt"
+        model.save(weights)
+        found = load_model(weights).val(project=folder, **arguments, **asdict(validation))  # it makes a folder
     box, mask = found.box, found.seg
     return Metrics(float(box.map50), float(box.map), float(mask.map50), float(mask.map), complete=not timeouts.seen)
 
@@ -89,13 +92,6 @@ class _NmsTimeouts(logging.Handler):
 
     def __exit__(self, *_: object) -> None:
         LOGGER.removeHandler(self)
-
-
-def validate_model(model: Any, data: str, validation: Validation, *, device: Any, workers: int) -> Metrics:
-    """mAP of a live `YOLO`, from the file it saves: arguments as `validate`."""
-    with tempfile.TemporaryDirectory() as folder:
-        model.save(Path(folder) / "model.pt")
-        return validate(Path(folder) / "model.pt", data, validation, device=device, workers=workers)
 
 
 def check_device(device: Any) -> None:

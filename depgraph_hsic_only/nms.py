@@ -1,17 +1,38 @@
-"""A stand-in for torchvision where its compiled part can't load.
+"""A stand-in for torchvision where its compiled part can't load, and time for it to finish.
 
 Ultralytics imports torchvision in every validator, predictor and NMS export for one function, `torchvision.ops.nms`.
 Beside a torch build that it was not compiled for (CPU torch with a CUDA torchvision, say) the import fails with
 "operator torchvision::nms does not exist". Ultralytics has the same function in Python, so that takes its place.
 """
 
+import functools
 import importlib.machinery
 import importlib.metadata
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
+from ultralytics.utils import nms
 from ultralytics.utils.nms import TorchNMS
+
+_SECONDS_PER_IMAGE = 2.0
+
+
+@contextmanager
+def patient_nms() -> Iterator[None]:
+    """Give Ultralytics' validators time for NMS.
+
+    After 2 s and 0.05 s an image they leave the rest of a batch without detections, with a warning in the log and a mAP
+    that is too low: a busy machine is enough for that where NMS runs in Python.
+    """
+    hasty = nms.non_max_suppression
+    nms.non_max_suppression = functools.partial(hasty, max_time_img=_SECONDS_PER_IMAGE)
+    try:
+        yield
+    finally:
+        nms.non_max_suppression = hasty
 
 
 def ensure_nms() -> bool:

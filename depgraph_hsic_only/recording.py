@@ -15,7 +15,7 @@ from depgraph_hsic_only.config import Config
 from depgraph_hsic_only.costs import measure_cost
 from depgraph_hsic_only.dataset import Dataset
 from depgraph_hsic_only.errors import ConfigError
-from depgraph_hsic_only.evaluation import Validation, median_latency, onnx_run, torch_run, validate
+from depgraph_hsic_only.evaluation import Metrics, Validation, median_latency, onnx_run, torch_run
 from depgraph_hsic_only.loading import load_model
 from depgraph_hsic_only.progress import say
 from depgraph_hsic_only.run_report import TITLES, RunReport, StageReport
@@ -25,6 +25,7 @@ from depgraph_hsic_only.utils.hooks import read_epochs
 from depgraph_hsic_only.utils.plots import plot_metrics
 
 FILES = {"trained": "trained.pt", "pruned": "pruned.pt", "fine_tuned": "best.pt"}
+BLOCKS = {"trained": "train", "fine_tuned": "fine_tune"}  # of the configuration
 TRAININGS = {"trained": "train", "fine_tuned": "finetune"}  # folders that Ultralytics' trainings write
 
 
@@ -74,15 +75,24 @@ class Recorder:
 
     Args:
         folder: The run folder.
-        dataset: The data set; written into the folder where its keys were given themselves.
+        dataset: The data set.
         config: The configuration.
         model: The loaded `YOLO`, which becomes the baseline.
         remarks: Where stages leave what goes into their rows.
+        evaluate: Measures a model's mAP.
     """
 
-    def __init__(self, folder: RunFolder, dataset: Dataset, config: Config, model: Any, remarks: Remarks) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        dataset: Dataset,
+        config: Config,
+        model: Any,
+        remarks: Remarks,
+        evaluate: Callable[[Any], Metrics],
+    ) -> None:
         self._folder, self._config, self._names, self._remarks = folder, config, dataset.names, remarks
-        self._data = dataset.file(folder.path)
+        self._evaluate = evaluate
         self._validation = Validation(imgsz_of(model, config), config.batch)
         self._widths = layer_widths(model.model)
         self._stages: list[StageReport] = []
@@ -133,9 +143,7 @@ class Recorder:
             notes.append("it has other classes than the data set, so its mAP was not measured")
         else:
             say(f"validating {weights.name}")
-            config = self._config
-            found = validate(weights, self._data, self._validation, device=config.device, workers=config.workers)
-            figures = asdict(found)
+            figures = asdict(self._evaluate(model))
             if not figures.pop("complete"):
                 notes.append("NMS ran out of time on this machine, so the mAP is too low: measure it again")
             row = replace(row, **figures)

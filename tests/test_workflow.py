@@ -112,7 +112,13 @@ def test_a_run_from_an_80_class_model_to_a_proven_file(shapes: Path, tmp_path: P
     assert data["onnx"]["path"] == "weights/best.onnx" and data["onnx"]["max_abs_diff"] < 1e-3
     assert data["widths"]["before"]["w8"] == 256 and data["widths"]["after"]["w8"] == 128
     assert data["args"]["fine_tune"] == {"epochs": 2, "plots": False, "lr0": 1e-3}
-    assert yaml.safe_load((run / "args.yaml").read_text()) == json.loads(json.dumps(data["args"]))
+    args = yaml.safe_load((run / "args.yaml").read_text())
+    resolved = args.pop("fine_tune")
+    assert args.items() <= json.loads(json.dumps(data["args"])).items() and args["train"]["epochs"] == 1
+    assert resolved.items() > data["args"]["fine_tune"].items() and resolved["optimizer"] == "AdamW"
+    selection = tuned["details"]["selection"]
+    assert selection["input"] == pruned["map50_95_mask"] <= tuned["map50_95_mask"]
+    assert tuned["map50_95_mask"] == max(selection["input"], selection["best"])
     assert (run / "results.csv").read_text().startswith(CSV_HEADER)
     assert len(list(csv.DictReader((run / "results.csv").read_text().splitlines()))) == 4
     assert [e for e in events if "epoch" not in e] == ["start 1/1", f"end {pruned['parameters']}"]
@@ -204,12 +210,24 @@ def test_max_map_drop_keeps_the_last_good_step_and_says_so(
     checkpoint: Path, shapes: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     maps = iter([0.5, 0.49, 0.48, 0.3])  # before, after each step
-    monkeypatch.setattr(DefaultYolov8SegPruner, "evaluate", lambda self, model: Metrics(0, 0, 0, next(maps)))
+    measured: dict[int, Metrics] = {}
+
+    def evaluate(self: Any, model: Any) -> Metrics:
+        size = sum(p.numel() for p in model.model.parameters())
+        if size not in measured:
+            measured[size] = Metrics(0, 0, 0, next(maps))
+        return measured[size]
+
+    monkeypatch.setattr(DefaultYolov8SegPruner, "evaluate", evaluate)
     steps = {"prune.ratio": 0.6, "prune.steps": 3, "prune.max_map_drop": 0.05, "prune.recover": "none"}
     given = settings(tmp_path, shapes, **{"train.epochs": 0, "fine_tune.epochs": 0, **steps})
     report = DefaultYolov8SegPruner(checkpoint, **given).run()
     assert report.stages[-1].parameters == prune(load_model(checkpoint), 0.4).after.parameters
-    assert report.stages[-1].notes[-1] == "stopped by max_map_drop=0.05: step 2 is kept"
+    pruned = report.stages[-1]
+    assert pruned.notes[-1] == "stopped by max_map_drop=0.05: step 2 is kept"
+    steps = [(point["step"], point["map50_95_mask"]) for point in pruned.details["trajectory"]]
+    assert steps == [(0, 0.5), (1, 0.49), (1, 0.49), (2, 0.48), (2, 0.48), (3, 0.3), (3, 0.3)]
+    assert (report.folder / "plots" / "trajectory.png").is_file()
     assert PruningPlan.load(report.folder / "plan.json").after.items() <= report.widths_after.items()
 
 

@@ -1,7 +1,7 @@
 """The workflow: load → train → prune → fine-tune → export, with every stage measured."""
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, final
@@ -10,7 +10,7 @@ from depgraph_hsic_only.config import DEFAULT_CFG, Config, load_config
 from depgraph_hsic_only.dataset import Dataset, find_dataset
 from depgraph_hsic_only.evaluation import Metrics, Validation, check_device, validate_model
 from depgraph_hsic_only.progress import say
-from depgraph_hsic_only.recording import Exported, Recorder, Remarks, check_classes, imgsz_of
+from depgraph_hsic_only.recording import Exported, Recorder, Remarks, check_classes, fingerprint, imgsz_of
 from depgraph_hsic_only.run_report import RunReport
 from depgraph_hsic_only.runs import RunFolder
 from depgraph_hsic_only.utils.hooks import Callbacks
@@ -41,6 +41,8 @@ class Yolov8SegPruner(abc.ABC):
         self.config: Config = load_config(cfg, {**overrides, **given})
         self.callbacks = Callbacks()
         self._remarks = Remarks()
+        self._evaluated: dict[str, Metrics] = {}
+        self._resolved: dict[str, Any] = {}
 
     @abc.abstractmethod
     def load(self) -> Any:
@@ -73,7 +75,7 @@ class Yolov8SegPruner(abc.ABC):
         model = self.load()
         check_classes(model, self.dataset, self.config)
         check_device(self.config.device)
-        recorder = Recorder(self.folder, self.dataset, self.config, model, self._remarks)
+        recorder = Recorder(self.folder, self.dataset, self.config, model, self._remarks, self.evaluate)
         model = recorder.stage("trained", self.train, model)
         model = recorder.stage("pruned", self.prune, model)
         model = recorder.stage("fine_tuned", self.fine_tune, model)
@@ -95,6 +97,12 @@ class Yolov8SegPruner(abc.ABC):
         """Put figures of the stage at hand into its row of `report.json`, under `details`, as plain values."""
         self._remarks.details.update(figures)
 
+    @final
+    def resolve(self, block: str, settings: Mapping[str, Any]) -> None:
+        """Write a block of settings as it was used into `args.yaml`, for a run that repeats this one."""
+        self._resolved[block] = dict(settings)
+        self.folder.write_yaml("args.yaml", {**self.config.to_dict(), **self._resolved})
+
     @cached_property
     def folder(self) -> RunFolder:
         """The run folder, made when it is first asked for."""
@@ -108,14 +116,19 @@ class Yolov8SegPruner(abc.ABC):
         return find_dataset(self.config.data)
 
     @final
-    def validation(self, model: Any) -> Validation:
-        """The arguments that every mAP of this run is measured with."""
-        return Validation(imgsz_of(model, self.config), self.config.batch)
-
-    @final
     def evaluate(self, model: Any) -> Metrics:
-        """mAP of a model on the validation split, as a fresh `YOLO(weights).val()` measures it from its file."""
-        data = self.dataset.file(self.folder.path)
-        return validate_model(
-            model, data, self.validation(model), device=self.config.device, workers=self.config.workers
-        )
+        """mAP of a model on the validation split, as a fresh `YOLO(weights).val()` measures it from its file.
+
+        The same weights are measured once in a run.
+        """
+        key = fingerprint(model.model)
+        if key not in self._evaluated:
+            config = self.config
+            self._evaluated[key] = validate_model(
+                model,
+                self.dataset.file(self.folder.path),
+                Validation(imgsz_of(model, config), config.batch),
+                device=config.device,
+                workers=config.workers,
+            )
+        return self._evaluated[key]

@@ -22,13 +22,15 @@ from depgraph_hsic_only.plan import PruningPlan
 from depgraph_hsic_only.planning import agreement, make_plan, plan_cut
 from depgraph_hsic_only.pruners.base import Yolov8SegPruner
 from depgraph_hsic_only.pruning import apply_plan, widths_for
-from depgraph_hsic_only.recording import TRAININGS, Exported, fingerprint, imgsz_of, same_classes
+from depgraph_hsic_only.recipe import continued, keeps_statistics
+from depgraph_hsic_only.recording import BLOCKS, FILES, TRAININGS, Exported, fingerprint, imgsz_of, same_classes
 from depgraph_hsic_only.recovery import Recovery, recover
 from depgraph_hsic_only.report import stability_text
 from depgraph_hsic_only.sensitivity import Sensitivity, measure_sensitivity
 from depgraph_hsic_only.target import Target
+from depgraph_hsic_only.training import Trained, train_model
 from depgraph_hsic_only.utils.conversion import export_onnx, verify_onnx
-from depgraph_hsic_only.utils.hooks import PruneEvent
+from depgraph_hsic_only.utils.hooks import PruneEvent, keep_statistics
 
 
 class DefaultYolov8SegPruner(Yolov8SegPruner):
@@ -36,6 +38,8 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
 
     Every stage can be replaced by a subclass.
     """
+
+    _between = False  # whether the fine-tuning at hand is one between two cuts
 
     def load(self) -> Any:
         """Load the checkpoint with Ultralytics' restricted loader.
@@ -52,12 +56,21 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         return model
 
     def train(self, model: Any) -> Any:
-        """Train by Ultralytics for `train.epochs`; 0 leaves the model as it is."""
-        return self._train(model, TRAININGS["trained"], self.config.train)
+        """Train by Ultralytics for `train.epochs`; 0 leaves the model as it is.
+
+        A checkpoint of the data set's own classes is trained on gently (see `recipe.py`), and comes back as it was if
+        no epoch was better.
+        """
+        return self._trained(model, "trained", self.config.train, kept=1.0)
 
     def fine_tune(self, model: Any) -> Any:
-        """Train the cut model by Ultralytics for `fine_tune.epochs`; 0 leaves it as it is."""
-        return self._train(model, TRAININGS["fine_tuned"], self.config.fine_tune)
+        """Train the cut model by Ultralytics for its part of `fine_tune.epochs`; 0 leaves it as it is.
+
+        The gentler, the more of its mask mAP the cut has left (see `recipe.py`); it comes back as it was if no epoch
+        was better.
+        """
+        settings = {**self.config.fine_tune, "epochs": self._epochs()}
+        return self._trained(model, "fine_tuned", settings, kept=self._kept(model) if settings["epochs"] else 1.0)
 
     def prune(self, model: Any) -> Any:
         """Cut in `prune.steps` steps towards the final widths, with `fine_tune` in between.
@@ -70,15 +83,20 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         planned = self._planner(model, scored)
         reference = None if settings.max_map_drop is None else self.evaluate(model).map50_95_mask
         whole: PruningPlan | None = None
+        trajectory = [self._point(0, model)]
         for step in range(1, settings.steps + 1):
             scored = scored if step == 1 else self._scored(model)
             good = (model if reference is None else copy.deepcopy(model)), whole
             plan = planned(scored, Fraction(step, settings.steps))
             model = self._cut(model, plan, scored, step)
             whole = plan if whole is None else whole.then(plan)
+            trajectory.append(self._point(step, model))
             if step < settings.steps or reference is not None:
+                self._between = True
                 model = self.fine_tune(model)
+                self._between = False
                 self.folder.rename(TRAININGS["fine_tuned"], f"{TRAININGS['fine_tuned']}-{step}")
+                trajectory.append(self._point(step, model))
             if reference is not None:
                 change = self.evaluate(model).map50_95_mask - reference
                 self.note(f"step {step} of {settings.steps}: mask mAP50-95 {change:+.4f} against the unpruned model")
@@ -88,6 +106,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
                     break
         if whole is not None:
             self.folder.write_json("plan.json", whole.to_dict())
+        self.detail(trajectory=trajectory)
         return model
 
     def export(self, model: Any) -> Exported:
@@ -183,6 +202,15 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         self.callbacks.fire("on_prune_end", PruneEvent(step, settings.steps, model, plan, report))
         return model
 
+    def _point(self, step: int, model: Any) -> dict[str, Any]:
+        """Where a model stands between the unpruned one and the last cut; it is measured where there are several."""
+        measured = self.config.prune.steps > 1 and same_classes(model.names, self.dataset.names)
+        return {
+            "step": step,
+            "parameters": sum(p.numel() for p in model.model.parameters()),
+            "map50_95_mask": self.evaluate(model).map50_95_mask if measured else None,
+        }
+
     def _calibration(self, model: Any) -> list[dict[str, Any]]:
         """Training images with their labels, letterboxed as in validation."""
         images, imgsz = self.config.calibration["images"], imgsz_of(model, self.config)
@@ -203,24 +231,60 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         self.note(f"recovered by {recovery}")
         return recovery
 
-    def _train(self, model: Any, name: str, arguments: Mapping[str, Any]) -> Any:
-        """Train by Ultralytics in the folder `name` of the run and return its best checkpoint, loaded afresh."""
-        if arguments["epochs"] == 0:
+    def _epochs(self) -> int:
+        """The epochs of the fine-tuning at hand: the last one has twice the share of those between the steps."""
+        total, steps = int(self.config.fine_tune["epochs"]), self.config.prune.steps
+        between = total // (steps + 1) or int(total >= steps > 1)
+        return between if self._between else total - between * (steps - 1)
+
+    def _kept(self, model: Any) -> float:
+        """Share of the mask mAP50-95 before the cut that a model has; 1 where it can't be told."""
+        before = self.folder.weights / FILES["trained"]
+        trained = load_model(before) if before.is_file() else None
+        if trained is None or not same_classes(trained.names, self.dataset.names):
+            return 1.0
+        reference = self.evaluate(trained).map50_95_mask
+        return min(1.0, self.evaluate(model).map50_95_mask / reference) if reference > 0 else 1.0
+
+    def _trained(self, model: Any, stage: str, settings: Mapping[str, Any], *, kept: float) -> Any:
+        """The better of a model and the best epoch of its training, by mask mAP50-95.
+
+        Args:
+            model: A `YOLO`.
+            stage: "trained" or "fine_tuned".
+            settings: The user's train arguments.
+            kept: Share of the accuracy that the model has of what it once had.
+        """
+        if settings["epochs"] == 0:
             return model
-        config = self.config
-        self.callbacks.attach(model)
-        defaults = {
-            "imgsz": imgsz_of(model, config),
-            "batch": config.batch,
-            "device": config.device,
-            "workers": config.workers,
-            "seed": config.seed,
-        }
-        own = {"data": self.dataset.file(self.folder.path), "project": str(self.folder.path), "name": name}
-        model.train(**{**defaults, **arguments, **own, "exist_ok": True})
-        weights = self.folder.path / name / "weights"
-        best = weights / "best.pt"
-        return load_model(best if best.is_file() else weights / "last.pt")
+        works = bool(model.ckpt) and same_classes(model.names, self.dataset.names)
+        if works:
+            images = len(self.dataset.images("train"))
+            batch = int(settings.get("batch", self.config.batch))
+            recipe = continued(images=images, batch=batch, epochs=settings["epochs"], kept=kept)
+            settings = {**recipe, **settings}
+            self.note(f"trained with {', '.join(f'{key}={value}' for key, value in settings.items())}")
+        self.resolve(BLOCKS[stage], settings)
+        common = {key: getattr(self.config, key) for key in ("batch", "device", "workers", "seed")}
+        arguments = {**common, "imgsz": imgsz_of(model, self.config), **settings}
+        arguments["data"] = self.dataset.file(self.folder.path)
+        callbacks = self.callbacks.copy()
+        if works and keeps_statistics(kept):
+            callbacks.add("on_train_batch_start", keep_statistics)
+        trained = train_model(model, self.folder.path / TRAININGS[stage], arguments, callbacks)
+        return self._better(model, trained) if works else trained.model
+
+    def _better(self, model: Any, trained: Trained) -> Any:
+        """The better of what went into a training and what came out."""
+        before, after = self.evaluate(model).map50_95_mask, self.evaluate(trained.model).map50_95_mask
+        if not self._between:
+            self.detail(selection={"input": before, "best": after, "best_epoch": trained.epoch, "last": trained.last})
+        found = f"epoch {trained.epoch} of {trained.epochs} has the best mask mAP50-95, {after:.4f}"
+        if after > before:
+            self.note(f"{found}; it was {before:.4f} before")
+            return trained.model
+        self.note(f"{found}, which is no better than the {before:.4f} before: the model is kept as it was")
+        return model
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,19 +1,23 @@
-"""Training hooks: users' callbacks for a whole run, and the record of each epoch."""
+"""Training hooks: users' callbacks for a whole run, what keeps a training from harm, and the record of each epoch."""
 
 import csv
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from ultralytics.utils.callbacks.base import default_callbacks
 
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.names import nearest
 from depgraph_hsic_only.plan import PruningPlan
 from depgraph_hsic_only.report import PruningReport
+from depgraph_hsic_only.runs import write_atomically
 
 PRUNE_EVENTS = ("on_prune_start", "on_prune_end")
+MASK_MAP = "metrics/mAP50-95(M)"  # as Ultralytics names it
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +44,12 @@ class Callbacks:
 
     def __init__(self) -> None:
         self._functions: list[tuple[str, Callable[[Any], object]]] = []
+
+    def copy(self) -> "Callbacks":
+        """The same functions, to which others can be added."""
+        copied = Callbacks()
+        copied._functions = list(self._functions)
+        return copied
 
     def add(self, event: str, function: Callable[[Any], object]) -> None:
         """Call `function` at every `event` from now on.
@@ -68,6 +78,37 @@ class Callbacks:
         for name, function in self._functions:
             if name == event:
                 function(argument)
+
+
+def keep_statistics(trainer: Any) -> None:
+    """Callback for "on_train_batch_start": BatchNorm uses the statistics it has, and leaves them as they are.
+
+    Its scales and shifts are trained all the same. Ultralytics puts the model into training mode at every epoch.
+    """
+    for module in trainer.model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+
+
+@dataclass(frozen=True)
+class KeepBest:
+    """Callback for "on_model_save": keeps the checkpoint of the epoch with the best mask mAP50-95.
+
+    Ultralytics' own `best.pt` goes by box and mask together. All that is remembered is on the disk, in the training's
+    `results.csv`: it works in another process, and after a training was resumed.
+
+    Attributes:
+        file: Where the checkpoint is copied to.
+    """
+
+    file: Path
+
+    def __call__(self, trainer: Any) -> None:
+        """Copy the checkpoint just written if its epoch is the best so far."""
+        scores = [epoch.get(MASK_MAP) for epoch in read_epochs(trainer.save_dir)]
+        known = [score for score in scores if score is not None]
+        if known and scores[-1] is not None and known.index(max(known)) == len(known) - 1:
+            write_atomically(self.file, lambda temporary: shutil.copyfile(trainer.last, temporary))
 
 
 def read_epochs(folder: str | Path) -> list[dict[str, float | None]]:

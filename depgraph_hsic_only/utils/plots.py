@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -26,7 +27,8 @@ def plot_metrics(run_folder: str | Path) -> list[Path]:
 
     Returns:
         The PNG files: `stages.png`, `widths.png`, `scores.png` where channels were scored, `sensitivity.png` where
-            widths were chosen for a target, `training.png` where there was a training.
+            widths were chosen for a target, `trajectory.png` where the cut had several steps, `training.png` where
+            there was a training.
 
     Raises:
         DataError: The folder holds no report.
@@ -46,6 +48,9 @@ def plot_metrics(run_folder: str | Path) -> list[Path]:
     if sensitivity.is_file():
         damage = Sensitivity.from_dict(json.loads(sensitivity.read_text(encoding="utf-8")))
         figures["sensitivity"] = plot_sensitivity(damage, report["widths"]["after"])
+    for stage in report["stages"]:
+        if sum(point["map50_95_mask"] is not None for point in stage["details"].get("trajectory", ())) > 1:
+            figures["trajectory"] = plot_trajectory(stage["details"]["trajectory"])
     if any(stage["epochs"] for stage in report["stages"]):
         figures["training"] = plot_training(report["stages"])
     (folder / "plots").mkdir(exist_ok=True)
@@ -140,6 +145,31 @@ def plot_sensitivity(sensitivity: Sensitivity, after: Mapping[str, int]) -> Figu
     return figure
 
 
+def plot_trajectory(points: Sequence[Mapping[str, Any]]) -> Figure:
+    """Mask mAP against parameters through all cuts (blue) and the fine-tunings after them (orange).
+
+    Args:
+        points: `details.trajectory` of a stage of `report.json`: "step", "parameters", "map50_95_mask".
+    """
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    first = points[0]["parameters"]
+    x = [point["parameters"] / first for point in points]
+    y = [point["map50_95_mask"] for point in points]
+    for k in range(1, len(points)):
+        tuned = points[k]["step"] == points[k - 1]["step"]
+        color, label = (_ORANGE, "fine-tuned") if tuned else (_BLUE, "cut and recovered")
+        axes.plot(x[k - 1 : k + 1], y[k - 1 : k + 1], color=color, marker="o", markersize=4, label=label)
+    axes.invert_xaxis()
+    axes.set_ylim(0, None)
+    axes.set_xlabel("share of the parameters that is left")
+    axes.set_ylabel("mask mAP50-95")
+    axes.set_title("Steps of the cut")
+    _legend(axes)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
 def plot_training(stages: Sequence[Mapping[str, Any]]) -> Figure:
     """Losses, mAPs and learning rate of all trainings, one after the other along one axis of epochs.
 
@@ -173,11 +203,16 @@ def plot_training(stages: Sequence[Mapping[str, Any]]) -> Figure:
         axes.set_xlabel("epoch")
         axes.set_xlim(0.5, first + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        handles, labels = axes.get_legend_handles_labels()
-        named = dict(zip(labels, handles, strict=True))
-        axes.legend(named.values(), named.keys(), fontsize=8)
+        _legend(axes)
         axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _legend(axes: Axes) -> None:
+    """A legend in which every label stands once."""
+    handles, labels = axes.get_legend_handles_labels()
+    named = dict(zip(labels, handles, strict=True))
+    axes.legend(named.values(), named.keys(), fontsize=8)
 
 
 def _loss(epoch: Mapping[str, float | None], part: str) -> float | None:
