@@ -7,42 +7,69 @@ training: the warm-up's learning rate of the biases, BatchNorm's statistics of s
 """
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-_LEAST_RATE, _MOST_RATE = 1e-4, 2e-3  # of AdamW: where nothing was lost, and where everything was
+_LEAST_RATE, _MOST_RATE = 1e-4, 2e-3  # of AdamW, for batches of 4: where nothing was lost, and where everything was
+_SMALLEST_BATCH = 4
+_STEPS = 200  # that a training should have, if smaller batches can give it them
+_LONG = 2000  # steps of a training in which nothing needs to be held still
 _MOSAIC_EPOCHS = 20  # shorter trainings see whole images only
 _SETTLED = 0.5  # share of the accuracy: from there on BatchNorm's statistics are those to keep
+_DISTILLATION = 30.0  # weight of the features against the labels' losses: about equal parts
 
 
-def continued(*, images: int, batch: int, epochs: int, kept: float) -> dict[str, Any]:
-    """Train arguments for a model that works, to be put under the user's own.
+@dataclass(frozen=True)
+class Start:
+    """Where a training starts.
 
-    Args:
+    Attributes:
         images: Training images.
-        batch: Images per batch.
-        epochs: Epochs to train for.
+        batch: Images per batch that the run is configured for; a short training may take fewer.
+        epochs: Epochs to train for, at least 1.
         kept: Share of the accuracy that the model has now of what it once had, in [0, 1]; 1 for one that was not cut.
     """
-    steps = max(1, math.ceil(images / batch)) * epochs
+
+    images: int
+    batch: int
+    epochs: int
+    kept: float = 1.0
+
+    @property
+    def settled(self) -> bool:
+        """Whether BatchNorm should keep its statistics in the training: not where the cut has made them wrong."""
+        return self.kept >= _SETTLED
+
+
+def continued(start: Start) -> dict[str, Any]:
+    """Train arguments for a model that works, to be put under the user's own."""
+    batch = min(start.batch, max(_SMALLEST_BATCH, start.images * start.epochs // _STEPS))
+    lost = 1 - min(max(start.kept, 0.0), 1.0)
+    rate = _LEAST_RATE * (_MOST_RATE / _LEAST_RATE) ** lost * math.sqrt(batch / _SMALLEST_BATCH)
+    steps = math.ceil(start.images / batch)
     return {
-        "optimizer": "AdamW",
-        "lr0": float(f"{learning_rate(kept):.2g}"),
-        "lrf": 0.01,
-        "cos_lr": True,
+        "batch": batch,
         "nbs": batch,  # a step for every batch
-        "warmup_epochs": round(min(1.0, epochs * min(100, steps / 10) / steps), 3),
+        "optimizer": "AdamW",
+        "lr0": float(f"{rate:.2g}"),
+        "cos_lr": True,
+        "warmup_epochs": round(min(0.3, 100 / steps), 4),
         "warmup_bias_lr": 0.0,
-        "mosaic": 1.0 if epochs >= _MOSAIC_EPOCHS else 0.0,
-        "close_mosaic": epochs // 2,
+        "mosaic": 1.0 if start.epochs >= _MOSAIC_EPOCHS else 0.0,
+        "close_mosaic": start.epochs // 2,
     }
 
 
-def learning_rate(kept: float) -> float:
-    """Between the rates for a model that has lost nothing and one that has lost all, on a logarithmic scale."""
-    lost = 1 - min(max(kept, 0.0), 1.0)
-    return math.exp(math.log(_LEAST_RATE) + lost * math.log(_MOST_RATE / _LEAST_RATE))
+def taught(start: Start, teacher: Path, untouched: Sequence[int]) -> dict[str, Any]:
+    """Train arguments by which a cut model learns from the original beside the labels, over those of `continued`.
 
-
-def keeps_statistics(kept: float) -> bool:
-    """Whether BatchNorm should keep its statistics in the training: not where the cut has made them wrong."""
-    return kept >= _SETTLED
+    Args:
+        start: Where the training starts.
+        teacher: Checkpoint of the original.
+        untouched: Layers in which nothing was cut. In a short training they stay as they are: they hold what the
+            original has learnt of rare classes, which a few hundred images don't show.
+    """
+    short = start.settled and start.images * start.epochs / _SMALLEST_BATCH < _LONG
+    return {"distill_model": str(teacher), "dis": _DISTILLATION} | ({"freeze": list(untouched)} if short else {})

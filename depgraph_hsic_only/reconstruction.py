@@ -1,6 +1,7 @@
 """Which convolutions a cut has touched, and their re-fit one after the other along the network."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -63,3 +64,16 @@ def kept_outputs(pruned: nn.Module, original: nn.Module, plan: PruningPlan) -> d
                 f"{name}: expected the {len(channels)} channels that the plan keeps, got {has}; pass its plan"
             )
     return kept
+
+
+def untouched_layers(pruned: Any, original: Any) -> list[int]:
+    """Indices of the layers with weights that a cut has left as they were, but for the weights' values."""
+    touched = {int(name.split(".")[1]) for name in touched_convolutions(pruned, original)}
+    return [i for i, layer in enumerate(original.model) if i not in touched and list(layer.parameters())]
+
+
+def head_channels(pruned: Any, original: Any, plan: PruningPlan) -> tuple[tuple[int, ...] | None, ...]:
+    """The original's channels that each input of the head still has, ascending; None for all."""
+    kept = kept_outputs(pruned, original, plan)
+    outputs = (kept.get(f"model.{i}.cv2.conv") for i in original.model[-1].f)
+    return tuple(None if channels is None else tuple(channels.tolist()) for channels in outputs)

@@ -22,7 +22,8 @@ from depgraph_hsic_only.plan import PruningPlan
 from depgraph_hsic_only.planning import agreement, make_plan, plan_cut
 from depgraph_hsic_only.pruners.base import Yolov8SegPruner
 from depgraph_hsic_only.pruning import apply_plan, widths_for
-from depgraph_hsic_only.recipe import continued, keeps_statistics
+from depgraph_hsic_only.recipe import Start, continued, taught
+from depgraph_hsic_only.reconstruction import head_channels, untouched_layers
 from depgraph_hsic_only.recording import BLOCKS, FILES, TRAININGS, Exported, fingerprint, imgsz_of, same_classes
 from depgraph_hsic_only.recovery import Recovery, recover
 from depgraph_hsic_only.report import stability_text
@@ -30,7 +31,9 @@ from depgraph_hsic_only.sensitivity import Sensitivity, measure_sensitivity
 from depgraph_hsic_only.target import Target
 from depgraph_hsic_only.training import Trained, train_model
 from depgraph_hsic_only.utils.conversion import export_onnx, verify_onnx
-from depgraph_hsic_only.utils.hooks import PruneEvent, keep_statistics
+from depgraph_hsic_only.utils.hooks import Callbacks, IdentityProjectors, PruneEvent, keep_statistics
+
+_PLAN = "plan.json"
 
 
 class DefaultYolov8SegPruner(Yolov8SegPruner):
@@ -61,16 +64,15 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         A checkpoint of the data set's own classes is trained on gently (see `recipe.py`), and comes back as it was if
         no epoch was better.
         """
-        return self._trained(model, "trained", self.config.train, kept=1.0)
+        return self._trained(model, "trained", dict(self.config.train))
 
     def fine_tune(self, model: Any) -> Any:
         """Train the cut model by Ultralytics for its part of `fine_tune.epochs`; 0 leaves it as it is.
 
-        The gentler, the more of its mask mAP the cut has left (see `recipe.py`); it comes back as it was if no epoch
-        was better.
+        The gentler, the more of its mask mAP the cut has left, and taught by the model before the cut (see
+        `recipe.py`); it comes back as it was if no epoch was better.
         """
-        settings = {**self.config.fine_tune, "epochs": self._epochs()}
-        return self._trained(model, "fine_tuned", settings, kept=self._kept(model) if settings["epochs"] else 1.0)
+        return self._trained(model, "fine_tuned", {**self.config.fine_tune, "epochs": self._epochs()})
 
     def prune(self, model: Any) -> Any:
         """Cut in `prune.steps` steps towards the final widths, with `fine_tune` in between.
@@ -90,6 +92,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
             plan = planned(scored, Fraction(step, settings.steps))
             model = self._cut(model, plan, scored, step)
             whole = plan if whole is None else whole.then(plan)
+            self.folder.write_json(_PLAN, whole.to_dict())
             trajectory.append(self._point(step, model))
             if step < settings.steps or reference is not None:
                 self._between = True
@@ -104,8 +107,10 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
                     model, whole = good
                     self.note(f"stopped by max_map_drop={settings.max_map_drop:g}: step {step - 1} is kept")
                     break
-        if whole is not None:
-            self.folder.write_json("plan.json", whole.to_dict())
+        if whole is None:
+            (self.folder.path / _PLAN).unlink()
+        else:
+            self.folder.write_json(_PLAN, whole.to_dict())
         self.detail(trajectory=trajectory)
         return model
 
@@ -237,42 +242,46 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         between = total // (steps + 1) or int(total >= steps > 1)
         return between if self._between else total - between * (steps - 1)
 
-    def _kept(self, model: Any) -> float:
-        """Share of the mask mAP50-95 before the cut that a model has; 1 where it can't be told."""
-        before = self.folder.weights / FILES["trained"]
-        trained = load_model(before) if before.is_file() else None
-        if trained is None or not same_classes(trained.names, self.dataset.names):
-            return 1.0
-        reference = self.evaluate(trained).map50_95_mask
-        return min(1.0, self.evaluate(model).map50_95_mask / reference) if reference > 0 else 1.0
-
-    def _trained(self, model: Any, stage: str, settings: Mapping[str, Any], *, kept: float) -> Any:
+    def _trained(self, model: Any, stage: str, settings: dict[str, Any]) -> Any:
         """The better of a model and the best epoch of its training, by mask mAP50-95.
 
         Args:
             model: A `YOLO`.
             stage: "trained" or "fine_tuned".
             settings: The user's train arguments.
-            kept: Share of the accuracy that the model has of what it once had.
         """
         if settings["epochs"] == 0:
             return model
+        callbacks = self.callbacks.copy()
         works = bool(model.ckpt) and same_classes(model.names, self.dataset.names)
         if works:
-            images = len(self.dataset.images("train"))
-            batch = int(settings.get("batch", self.config.batch))
-            recipe = continued(images=images, batch=batch, epochs=settings["epochs"], kept=kept)
-            settings = {**recipe, **settings}
+            settings = {**self._recipe(model, stage, settings, callbacks), **settings}
             self.note(f"trained with {', '.join(f'{key}={value}' for key, value in settings.items())}")
         self.resolve(BLOCKS[stage], settings)
         common = {key: getattr(self.config, key) for key in ("batch", "device", "workers", "seed")}
         arguments = {**common, "imgsz": imgsz_of(model, self.config), **settings}
         arguments["data"] = self.dataset.file(self.folder.path)
-        callbacks = self.callbacks.copy()
-        if works and keeps_statistics(kept):
-            callbacks.add("on_train_batch_start", keep_statistics)
         trained = train_model(model, self.folder.path / TRAININGS[stage], arguments, callbacks)
         return self._better(model, trained) if works else trained.model
+
+    def _recipe(self, model: Any, stage: str, settings: Mapping[str, Any], callbacks: Callbacks) -> dict[str, Any]:
+        """Train arguments for a model that works (see `recipe.py`), and the callbacks that go with them."""
+        batch = int(settings.get("batch", self.config.batch))
+        start = Start(len(self.dataset.images("train")), batch, int(settings["epochs"]))
+        file, cut = self.folder.weights / FILES["trained"], self.folder.path / _PLAN
+        arguments: dict[str, Any] = {}
+        if stage == "fine_tuned" and file.is_file() and cut.is_file():
+            teacher = load_model(file)
+            reference = self.evaluate(teacher).map50_95_mask
+            start = replace(start, kept=self.evaluate(model).map50_95_mask / reference if reference > 0 else 1.0)
+            plan = PruningPlan.load(cut)
+            arguments = taught(start, file, untouched_layers(model.model, teacher.model))
+            if settings.get("distill_model", str(file)) == str(file):
+                projectors = IdentityProjectors(head_channels(model.model, teacher.model, plan))
+                callbacks.add("on_pretrain_routine_end", projectors)
+        if start.settled:
+            callbacks.add("on_train_batch_start", keep_statistics)
+        return continued(start) | arguments
 
     def _better(self, model: Any, trained: Trained) -> Any:
         """The better of what went into a training and what came out."""

@@ -1,0 +1,91 @@
+"""Training on from a model that works: what it starts from, what holds still, which epoch comes back."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import build
+from torch import nn
+from ultralytics.cfg import get_cfg
+from ultralytics.nn.distill_model import DistillationModel
+
+from depgraph_hsic_only import apply_plan, plan_pruning
+from depgraph_hsic_only.recipe import Start, continued, taught
+from depgraph_hsic_only.reconstruction import head_channels, untouched_layers
+from depgraph_hsic_only.utils.hooks import MASK_MAP, IdentityProjectors, KeepBest, keep_statistics
+
+
+class Trainer:
+    """What Ultralytics hands a callback, as far as these look at it."""
+
+    def __init__(self, model: Any, folder: Path | None = None) -> None:
+        self.model, self.start_epoch = model, 0
+        if folder is not None:
+            self.save_dir, self.last = folder, folder / "last.pt"
+
+
+@pytest.mark.parametrize("layers", ["backbone", "all"])
+def test_at_first_a_student_is_compared_with_what_it_was_cut_from(layers: str) -> None:
+    original = build(nc=5)
+    student = copy.deepcopy(original)
+    plan = plan_pruning(student, 0.5, layers=layers)
+    apply_plan(student, plan)
+    student.args = get_cfg(overrides={"imgsz": 64})
+    with torch.no_grad():
+        wrapped = DistillationModel(original, student)
+        kept = head_channels(student, original, plan)
+        IdentityProjectors(kept)(Trainer(wrapped))
+        for projector, channels in zip(wrapped.projector, kept, strict=True):
+            features = nn.functional.silu(torch.randn(2, projector[0].in_channels, 4, 4))
+            wanted = torch.zeros(2, projector[2].out_channels, 4, 4)
+            wanted[:, slice(None) if channels is None else list(channels)] = features
+            assert torch.allclose(projector(features), wanted, atol=1e-6)
+    assert (kept == (None, None, None)) == (layers == "backbone")
+    assert untouched_layers(student, original) == ([16, 18, 19, 22] if layers == "backbone" else [])
+
+
+def test_a_resumed_training_keeps_its_projectors() -> None:
+    original = build(nc=5)
+    student = copy.deepcopy(original)
+    student.args = get_cfg(overrides={"imgsz": 64})
+    trainer = Trainer(DistillationModel(original, student))
+    trainer.start_epoch = 1
+    before = copy.deepcopy(trainer.model.projector.state_dict())
+    IdentityProjectors((None, None, None))(trainer)
+    assert all(torch.equal(before[name], t) for name, t in trainer.model.projector.state_dict().items())
+
+
+def test_batchnorm_keeps_its_statistics_and_learns_its_scale() -> None:
+    model = build(nc=5).train()
+    norm = next(m for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+    mean = norm.running_mean.clone()
+    keep_statistics(Trainer(model))
+    sum(t.sum() for t in model(torch.rand(2, 3, 64, 64))["feats"]).backward()
+    assert torch.equal(norm.running_mean, mean) and bool(norm.weight.grad.abs().sum() > 0)
+
+
+def test_the_epoch_with_the_best_masks_is_kept(tmp_path: Path) -> None:
+    """Box mAP, which would have another epoch as the best, has no say; of equal ones the first is kept."""
+    trainer, kept = Trainer(None, tmp_path), tmp_path / "kept.pt"
+    rows = ["epoch,metrics/mAP50-95(B),val/seg_loss," + MASK_MAP]
+    for epoch, (box, mask, expected) in enumerate([(0.5, 0.2, 0), (0.4, 0.3, 1), (0.9, 0.25, 1), (0.9, 0.3, 1)]):
+        rows.append(f"{epoch + 1},{box},1.5,{mask}")
+        (tmp_path / "results.csv").write_text("\n".join(rows) + "\n")
+        trainer.last.write_text(str(epoch))
+        KeepBest(kept)(trainer)
+        assert kept.read_text() == str(expected)
+
+
+def test_the_more_was_lost_the_faster_and_the_fewer_the_images_the_smaller_the_batches() -> None:
+    rates = [continued(Start(260, 16, 3, kept))["lr0"] for kept in (1.0, 0.75, 0.5, 0.0)]
+    assert rates == sorted(rates) and rates[0] == 1e-4 and rates[-1] == 2e-3
+    assert [continued(Start(images, 16, 3))["batch"] for images in (100, 260, 1000, 10_000)] == [4, 4, 15, 16]
+    assert continued(Start(10_000, 16, 100))["lr0"] == 2e-4
+    short, long, broken = (
+        taught(start, Path("trained.pt"), [16, 22])
+        for start in (Start(260, 16, 3, 0.8), Start(10_000, 16, 10, 0.8), Start(260, 16, 3, 0.1))
+    )
+    assert short["freeze"] == [16, 22] and "freeze" not in long and "freeze" not in broken
+    assert short["distill_model"] == "trained.pt"
