@@ -1,8 +1,8 @@
 """Label-free distillation: the cut network learns the original's predictions on calibration images.
 
-What is minimised is the divergence of the predictions (see `divergence.py`) on the images, mirrored at random, with
-BatchNorm in evaluation mode, so that nothing depends on the batch (after Hinton et al. 2015, arXiv:1503.02531, with the
-original as teacher and no labels).
+What is minimised is the divergence of the predictions (see `divergence.py`) on the images, varied at random (see
+`augmentation.varied`), since a few hundred are soon learnt by heart, with BatchNorm in evaluation mode, so that nothing
+depends on the batch (after Hinton et al. 2015, arXiv:1503.02531, with the original as teacher and no labels).
 """
 
 import math
@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
+from depgraph_hsic_only.augmentation import varied
 from depgraph_hsic_only.divergence import divergence
 from depgraph_hsic_only.walk import as_input, raw_outputs
 
-_RATE = 5e-5  # learning rate of AdamW; at 3e-4 and above the predictions get worse before they get better, if they do
+_RATE = 1e-4  # learning rate of AdamW; at 3e-4 and above the predictions get worse before they get better, if they do
 _WARM_UP = 10  # steps
 _CLIP = 10.0  # largest norm of a gradient
 
@@ -32,7 +33,7 @@ def distill(
         seconds: Time budget; the learning rate falls to 0 along it.
         steps: Instead of a time budget, for a result that does not depend on the machine's speed.
         batch: Images in a step.
-        seed: Of the order of the images and the mirroring.
+        seed: Of every random choice.
 
     Yields:
         After each step the share of the budget that is used up, in (0, 1].
@@ -43,14 +44,9 @@ def distill(
     trained = [p for name, p in student.named_parameters() if ".dfl." not in name]  # a constant
     optimizer = torch.optim.AdamW(trained, lr=_RATE, betas=(0.9, 0.99), weight_decay=0.0)
     device, start, step, used = trained[0].device, time.perf_counter(), 0, 0.0
-    order: list[int] = []
     with raw_outputs(student), raw_outputs(teacher), torch.enable_grad():
         while used < 1:
-            if len(order) < batch:
-                order += torch.randperm(len(images), generator=generator).tolist()
-            chosen, order = order[:batch], order[batch:]
-            x = as_input(images[chosen], device)
-            x = torch.where(torch.rand(len(x), 1, 1, 1, generator=generator).to(device) < 0.5, x.flip(3), x)
+            x = as_input(varied(images, batch, generator), device)
             with torch.no_grad():
                 wanted = teacher(x)
             for group in optimizer.param_groups:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_LEAST_RATE, _MOST_RATE = 1e-4, 2e-3  # of AdamW, for batches of 4: where nothing was lost, and where everything was
+_LEAST_RATE, _MOST_RATE = 2e-5, 2e-3  # of AdamW, for batches of 4: where nothing was lost, and where everything was
 _SMALLEST_BATCH = 4
 _STEPS = 200  # that a training should have, if smaller batches can give it them
 _LONG = 2000  # steps of a training in which nothing needs to be held still
@@ -63,13 +63,16 @@ def continued(start: Start) -> dict[str, Any]:
 
 
 def taught(start: Start, teacher: Path, untouched: Sequence[int]) -> dict[str, Any]:
-    """Train arguments by which a cut model learns from the original beside the labels, over those of `continued`.
+    """Train arguments by which a model learns from the original beside the labels, over those of `continued`.
+
+    A few hundred images don't show what the original has learnt of rare classes: without it as teacher, the unpruned
+    model itself forgets.
 
     Args:
         start: Where the training starts.
-        teacher: Checkpoint of the original.
-        untouched: Layers in which nothing was cut. In a short training they stay as they are: they hold what the
-            original has learnt of rare classes, which a few hundred images don't show.
+        teacher: Checkpoint of the original: the model before the cut, or the one that is trained on, as it was.
+        untouched: Layers of a cut model in which nothing was cut; they stay as they are in a short training.
     """
     short = start.settled and start.images * start.epochs / _SMALLEST_BATCH < _LONG
-    return {"distill_model": str(teacher), "dis": _DISTILLATION} | ({"freeze": list(untouched)} if short else {})
+    arguments: dict[str, Any] = {"distill_model": str(teacher), "dis": _DISTILLATION}
+    return arguments | ({"freeze": list(untouched)} if short and untouched else {})

@@ -22,18 +22,17 @@ from depgraph_hsic_only.plan import PruningPlan
 from depgraph_hsic_only.planning import agreement, make_plan, plan_cut
 from depgraph_hsic_only.pruners.base import Yolov8SegPruner
 from depgraph_hsic_only.pruning import apply_plan, widths_for
-from depgraph_hsic_only.recipe import Start, continued, taught
-from depgraph_hsic_only.reconstruction import head_channels, untouched_layers
+from depgraph_hsic_only.recipe import Start
 from depgraph_hsic_only.recording import BLOCKS, FILES, TRAININGS, Exported, fingerprint, imgsz_of, same_classes
 from depgraph_hsic_only.recovery import Recovery, recover
 from depgraph_hsic_only.report import stability_text
 from depgraph_hsic_only.sensitivity import Sensitivity, measure_sensitivity
 from depgraph_hsic_only.target import Target
-from depgraph_hsic_only.training import Trained, train_model
+from depgraph_hsic_only.training import Recipe, Trained, make_recipe, train_model
 from depgraph_hsic_only.utils.conversion import export_onnx, verify_onnx
-from depgraph_hsic_only.utils.hooks import Callbacks, IdentityProjectors, PruneEvent, keep_statistics
+from depgraph_hsic_only.utils.hooks import PruneEvent
 
-_PLAN = "plan.json"
+_PLAN, _TEACHER = "plan.json", ".teacher.pt"
 
 
 class DefaultYolov8SegPruner(Yolov8SegPruner):
@@ -61,8 +60,8 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
     def train(self, model: Any) -> Any:
         """Train by Ultralytics for `train.epochs`; 0 leaves the model as it is.
 
-        A checkpoint of the data set's own classes is trained on gently (see `recipe.py`), and comes back as it was if
-        no epoch was better.
+        A checkpoint of the data set's own classes is trained on gently, with itself as teacher (see `recipe.py`), and
+        comes back as it was if no epoch was better.
         """
         return self._trained(model, "trained", dict(self.config.train))
 
@@ -252,36 +251,38 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         """
         if settings["epochs"] == 0:
             return model
-        callbacks = self.callbacks.copy()
+        callbacks, given = self.callbacks.copy(), settings
         works = bool(model.ckpt) and same_classes(model.names, self.dataset.names)
         if works:
-            settings = {**self._recipe(model, stage, settings, callbacks), **settings}
+            recipe = self._recipe(model, stage, settings)
+            settings = {**recipe.arguments, **settings}
+            for event, function in recipe.callbacks:
+                callbacks.add(event, function)
             self.note(f"trained with {', '.join(f'{key}={value}' for key, value in settings.items())}")
-        self.resolve(BLOCKS[stage], settings)
+        kept = {key: value for key, value in settings.items() if key != "distill_model" or key in given}
+        self.resolve(BLOCKS[stage], kept)  # without the teacher, which another run has in its own folder
         common = {key: getattr(self.config, key) for key in ("batch", "device", "workers", "seed")}
         arguments = {**common, "imgsz": imgsz_of(model, self.config), **settings}
         arguments["data"] = self.dataset.file(self.folder.path)
         trained = train_model(model, self.folder.path / TRAININGS[stage], arguments, callbacks)
+        (self.folder.path / _TEACHER).unlink(missing_ok=True)
         return self._better(model, trained) if works else trained.model
 
-    def _recipe(self, model: Any, stage: str, settings: Mapping[str, Any], callbacks: Callbacks) -> dict[str, Any]:
-        """Train arguments for a model that works (see `recipe.py`), and the callbacks that go with them."""
+    def _recipe(self, model: Any, stage: str, settings: Mapping[str, Any]) -> Recipe:
+        """How to train on a model that works: one that was cut is taught by the one before, any other by itself."""
         batch = int(settings.get("batch", self.config.batch))
         start = Start(len(self.dataset.images("train")), batch, int(settings["epochs"]))
-        file, cut = self.folder.weights / FILES["trained"], self.folder.path / _PLAN
-        arguments: dict[str, Any] = {}
-        if stage == "fine_tuned" and file.is_file() and cut.is_file():
-            teacher = load_model(file)
-            reference = self.evaluate(teacher).map50_95_mask
-            start = replace(start, kept=self.evaluate(model).map50_95_mask / reference if reference > 0 else 1.0)
-            plan = PruningPlan.load(cut)
-            arguments = taught(start, file, untouched_layers(model.model, teacher.model))
-            if settings.get("distill_model", str(file)) == str(file):
-                projectors = IdentityProjectors(head_channels(model.model, teacher.model, plan))
-                callbacks.add("on_pretrain_routine_end", projectors)
-        if start.settled:
-            callbacks.add("on_train_batch_start", keep_statistics)
-        return continued(start) | arguments
+        own = "distill_model" in settings
+        if stage == "trained":
+            teacher = self.folder.path / _TEACHER
+            model.save(teacher)  # not the user's file: see `make_recipe`
+            return make_recipe(model.model, start, None if own else teacher)
+        teacher, cut = self.folder.weights / FILES["trained"], self.folder.path / _PLAN
+        if not (teacher.is_file() and cut.is_file()):
+            return make_recipe(model.model, start)
+        reference = self.evaluate(load_model(teacher)).map50_95_mask
+        start = replace(start, kept=self.evaluate(model).map50_95_mask / reference if reference > 0 else 1.0)
+        return make_recipe(model.model, start, None if own else teacher, PruningPlan.load(cut))
 
     def _better(self, model: Any, trained: Trained) -> Any:
         """The better of what went into a training and what came out."""
