@@ -9,9 +9,13 @@ import torch
 
 @contextmanager
 def all_cores() -> Iterator[None]:
-    """Every core for torch; Ultralytics leaves it all but one, for data loading, and our own loops load nothing."""
+    """Every core for torch; Ultralytics leaves it all but one, for data loading, and our own loops load nothing.
+
+    Where OMP_NUM_THREADS is set, it says how many: somebody shares the machine out among processes.
+    """
     threads = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or threads)
+    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # one number for each level of nesting
+    torch.set_num_threads(int(given) if given.isdecimal() else os.cpu_count() or threads)
     try:
         yield
     finally:

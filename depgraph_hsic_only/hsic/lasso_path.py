@@ -65,7 +65,7 @@ def _follow(A: Array, b: Array, max_features: int, min_lambda: float) -> LassoPa
     lam_max = max(float(b.max()), 0.0)
     tie = _TIE * lam_max
     S = ActiveSet(A, max_features)
-    lam, alpha, entry = lam_max, np.zeros(d), np.zeros(d)
+    lam, alpha, waiting = lam_max, np.zeros(d), np.zeros(d, dtype=bool)
     outside, blocked = np.ones(d, dtype=bool), np.zeros(d, dtype=bool)
     lambdas, coefs, active = [lam], [alpha.copy()], [~outside]
 
@@ -77,7 +77,6 @@ def _follow(A: Array, b: Array, max_features: int, min_lambda: float) -> LassoPa
             gamma = rest
         if gamma > tie:
             active[-1] = ~outside
-            entry[~outside & (entry == 0)] = lam
             alpha[S.members] = np.maximum(alpha[S.members] + gamma * v, 0.0)
             lam = lam - gamma if gamma < rest else min_lambda
             lambdas.append(lam)
@@ -92,9 +91,9 @@ def _follow(A: Array, b: Array, max_features: int, min_lambda: float) -> LassoPa
             coefs[-1][k] = 0.0
             blocked[:] = False
         elif len(S) == max_features:
-            active[-1] = ~outside
+            waiting = ~outside
+            active[-1] = waiting.copy()
             active[-1][k] = True
-            entry[~outside & (entry == 0)] = lam
             break
         elif S.append(k):
             outside[k] = False
@@ -109,12 +108,26 @@ def _follow(A: Array, b: Array, max_features: int, min_lambda: float) -> LassoPa
         raise ArithmeticError(
             f"The path did not end in {100 * (d + 10)} exchanges (λ = {lam:.3g}); is b in the range of A?"
         )
+    entry = _entries(np.array(lambdas), np.array(coefs), waiting)
     path = certified_path(A, b, np.array(lambdas), np.array(coefs), np.array(active), entry)
     if path.kkt_violation > _WRONG * lam_max:
         raise ArithmeticError(
             f"The path violates its optimality conditions by {path.kkt_violation:.3g}; is b in A's range?"
         )
     return path
+
+
+def _entries(lambdas: Array, coefs: Array, waiting: np.ndarray) -> Array:
+    """λ of the knot from which each coefficient first grows; a feature that meets λ and stays at 0 has not entered.
+
+    Args:
+        lambdas: (K,) the knots.
+        coefs: (K, d) the coefficients there.
+        waiting: (d,) features that enter at the last knot, where a path ends for want of room.
+    """
+    grown = coefs > 0
+    entry = np.where(grown.any(0), lambdas[np.maximum(grown.argmax(0) - 1, 0)], 0.0)
+    return np.where(waiting & (entry == 0), lambdas[-1], entry)
 
 
 def _exchange(S: ActiveSet, alpha: Array, k: int, lam: float) -> int:

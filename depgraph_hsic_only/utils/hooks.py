@@ -119,7 +119,7 @@ class IdentityProjectors:
     """Callback for "on_pretrain_routine_end": lets distillation compare features as they are, from the first step on.
 
     Ultralytics' distillation puts the student's features through a projector of two random 1×1 convolutions with a ReLU
-    in between, which takes thousands of steps to learn. The features of a cut model are some of the original's, so the
+    in between, which would have to be learnt first. The features of a cut model are some of the original's, so the
     projector starts as what puts each where it was: the identity, shifted past the ReLU's kink and back.
 
     Attributes:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import nnls
 
@@ -88,6 +88,7 @@ def test_fuzz_against_coordinate_descent(d: int, r: int, seed: int, share: float
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(1, 8), st.integers(1, 8), st.integers(0, 10**6))
+@example(6, 5, 1629)  # feature 4 meets λ_max, stays at 0 and leaves; it enters for good only at the fifth knot
 def test_fuzz_of_ties_duplicates_zeros_and_dependence(d: int, r: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     A, b = system(rng.integers(-1, 3, (r, d)).astype(float), rng.integers(-2, 4, r).astype(float))
