@@ -52,4 +52,5 @@ def parse_override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"expected an override such as train.epochs=5, got {text!r}; write key=value without spaces")
-    return key.strip(), smart_value(value.strip())
+    value = value.strip()
+    return key.strip(), None if value.lower() == "null" else smart_value(value)  # which knows "none" only

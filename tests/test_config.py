@@ -43,6 +43,7 @@ def test_defaults_then_file_then_overrides(tmp_path: Path, monkeypatch: Any) -> 
         ("prune.layers=[3,4]", [3, 4]),
         ("cos_lr=true", True),
         ("device=none", None),
+        ("fine_tune.freeze=null", None),
         ("name=a=b", "a=b"),
     ],
 )

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,10 +48,13 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         """Load the checkpoint with Ultralytics' restricted loader.
 
         Raises:
-            CheckpointError, UnsupportedModelError: It can't be used.
+            CheckpointError, UnsupportedModelError: It can't be used, or a teacher (`distill_model`) can't.
             ConfigError: The target is out of reach: said now rather than after the training.
         """
         model = load_model(self.config.pretrained)
+        for block in (self.config.train, self.config.fine_tune):
+            if block.get("distill_model"):
+                load_model(block["distill_model"])
         settings = self.config.prune
         if settings.target is not None:
             graph = trace_channels(model.model, settings.layers)
@@ -264,6 +268,8 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         common = {key: getattr(self.config, key) for key in ("batch", "device", "workers", "seed")}
         arguments = {**common, "imgsz": imgsz_of(model, self.config), **settings}
         arguments["data"] = self.dataset.file(self.folder.path)
+        if given.get("distill_model"):
+            arguments["distill_model"] = self._safe_copy(load_model(given["distill_model"]))
         trained = train_model(model, self.folder.path / TRAININGS[stage], arguments, callbacks)
         (self.folder.path / _TEACHER).unlink(missing_ok=True)
         return self._better(model, trained) if works else trained.model
@@ -274,15 +280,18 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         start = Start(len(self.dataset.images("train")), batch, int(settings["epochs"]))
         own = "distill_model" in settings
         if stage == "trained":
-            teacher = self.folder.path / _TEACHER
-            model.save(teacher)  # not the user's file: see `make_recipe`
-            return make_recipe(model.model, start, None if own else teacher)
+            return make_recipe(model.model, start, None if own else self._safe_copy(model))
         teacher, cut = self.folder.weights / FILES["trained"], self.folder.path / _PLAN
         if not (teacher.is_file() and cut.is_file()):
             return make_recipe(model.model, start)
         reference = self.evaluate(load_model(teacher)).map50_95_mask
         start = replace(start, kept=self.evaluate(model).map50_95_mask / reference if reference > 0 else 1.0)
         return make_recipe(model.model, start, None if own else teacher, PruningPlan.load(cut))
+
+    def _safe_copy(self, teacher: Any) -> Path:
+        """A teacher's checkpoint written by ourselves: Ultralytics would load the user's with all the code in it."""
+        teacher.save(self.folder.path / _TEACHER)
+        return self.folder.path / _TEACHER
 
     def _better(self, model: Any, trained: Trained) -> Any:
         """The better of what went into a training and what came out."""
