@@ -198,6 +198,7 @@ def plot_training(stages: Sequence[Mapping[str, Any]]) -> Figure:
             axes.text(first + 0.6, 1.0, _NAMES[stage["name"]], transform=axes.get_xaxis_transform(), fontsize=8)
         first += len(epochs)
     panels[1].set_ylim(0, 1.05 * panels[1].get_ylim()[1])
+    panels[2].yaxis.set_major_formatter("{x:g}")
     for axes, title in zip(panels, ("sum of the losses", "mAP50-95", "learning rate"), strict=True):
         axes.set_title(title, pad=14)
         axes.set_xlabel("epoch")
