@@ -48,6 +48,7 @@ def continued(start: Start) -> dict[str, Any]:
     batch = min(start.batch, max(_SMALLEST_BATCH, start.images * start.epochs // _STEPS))
     lost = 1 - min(max(start.kept, 0.0), 1.0)
     rate = _LEAST_RATE * (_MOST_RATE / _LEAST_RATE) ** lost * math.sqrt(batch / _SMALLEST_BATCH)
+    rate = min(rate, _MOST_RATE)  # that of a training from random weights, whatever the batch
     steps = math.ceil(start.images / batch)
     return {
         "batch": batch,

@@ -83,6 +83,7 @@ def test_the_more_was_lost_the_faster_and_the_fewer_the_images_the_smaller_the_b
     assert rates == sorted(rates) and rates[0] == 2e-5 and rates[-1] == 2e-3
     assert [continued(Start(images, 16, 3))["batch"] for images in (100, 260, 1000, 10_000)] == [4, 4, 15, 16]
     assert continued(Start(10_000, 16, 100))["lr0"] == 4e-5
+    assert continued(Start(10_000, 16, 100, kept=0.0))["lr0"] == 2e-3
     short, long, broken = (
         taught(start, Path("trained.pt"), [16, 22])
         for start in (Start(260, 16, 3, 0.8), Start(10_000, 16, 10, 0.8), Start(260, 16, 3, 0.1))
