@@ -8,7 +8,6 @@ a stock YOLOv8 of as many parameters by its width alone, from scratch and with w
 """
 
 import argparse
-import copy
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -64,13 +63,10 @@ class Arms:
     def run(self, arm: str, seed: int) -> tuple[Measured, Measured]:
         """An arm's last epoch and its best one."""
         model, recipe = self.recipe(arm)
-        callbacks = Callbacks()
-        for event, function in recipe.callbacks:
-            callbacks.add(event, function)
         given = {"data": self.bench.dataset.source, "epochs": self.args.epochs, "imgsz": self.bench.imgsz, "seed": seed}
         settings = {**recipe.arguments, **given, "plots": False, "workers": 0, "device": "cpu"}
         folder = self.folder / f"{arm.replace('/', '-').replace(' ', '-')}-{seed}"
-        best = train_model(copy.deepcopy(model), folder, settings, callbacks).model
+        best = train_model(model, folder, settings, Callbacks().with_others(recipe.callbacks)).model
         return self.bench.validated(load_model(folder / "weights" / "last.pt")), self.bench.validated(best)
 
 
@@ -78,9 +74,9 @@ def smaller(parameters: int, classes: int, folder: Path) -> Any:
     """A stock YOLOv8n-seg of about so many parameters, by a smaller width multiple, untrained."""
     keys = yaml_model_load("yolov8n-seg.yaml")
     made = []
-    for eighths in range(8, 33):  # the width of the first layer's 64 channels is a multiple of 8
-        path = folder / f"smaller-{eighths}.yaml"
-        keys |= {"nc": classes, "scales": {"n": [0.33, eighths / 128, 1024]}, "scale": "n"}
+    for width in range(8, 33):  # in 128ths: 32 is YOLOv8n's own
+        path = folder / f"smaller-{width}.yaml"
+        keys |= {"nc": classes, "scales": {"n": [0.33, width / 128, 1024]}, "scale": "n"}
         path.write_text(yaml.safe_dump(keys), encoding="utf-8")
         made.append(YOLO(path, task="segment"))
     return min(made, key=lambda yolo: abs(sum(p.numel() for p in yolo.model.parameters()) - parameters))

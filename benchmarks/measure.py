@@ -12,6 +12,7 @@ from ultralytics.utils.metrics import ap_per_class
 
 from depgraph_hsic_only import load_model
 from depgraph_hsic_only.evaluation import Validation
+from depgraph_hsic_only.nms import patient_nms
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +37,7 @@ def measure(model: Any, data: str, validation: Validation) -> Measured:
     def keep(validator: Any) -> None:
         kept.update({key: list(values) for key, values in validator.metrics.stats.items()})
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, patient_nms():
         model.save(Path(folder) / "model.pt")
         yolo = load_model(Path(folder) / "model.pt")
         yolo.add_callback("on_val_batch_end", keep)

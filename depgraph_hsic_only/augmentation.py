@@ -10,6 +10,8 @@ import math
 import torch
 import torch.nn.functional as F
 
+from depgraph_hsic_only.walk import as_input
+
 _SCALES = 0.5, 1.0  # of an image's side
 _ZOOM = 1.6  # largest factor by which an image grows or shrinks
 _ZOOMED = 0.7  # share of the images that are
@@ -57,9 +59,8 @@ def varied(images: torch.Tensor, count: int, generator: torch.Generator) -> torc
     """
     mosaics = make_mosaics(images, count // 2, int(torch.randint(2**31, (), generator=generator)))
     chosen = images[torch.randint(len(images), (count - len(mosaics),), generator=generator)]
-    scale = 1 / 255 if images.dtype == torch.uint8 else 1.0
-    whole = torch.stack([_zoomed(image * scale, generator) for image in chosen.float()])
-    made = torch.cat([mosaics.float() * scale, whole])
+    whole = [_zoomed(image, generator) for image in as_input(chosen, images.device)]
+    made = torch.cat([as_input(mosaics, images.device), torch.stack(whole)])
     light = 1 + _BRIGHTNESS * (2 * torch.rand(count, 1, 1, 1, generator=generator) - 1)
     colour = 1 + _COLOUR * (2 * torch.rand(count, images.shape[1], 1, 1, generator=generator) - 1)
     return (made * (light * colour).to(made.device)).clamp(0, 1)

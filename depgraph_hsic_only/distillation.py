@@ -14,7 +14,7 @@ import torch
 
 from depgraph_hsic_only.augmentation import varied
 from depgraph_hsic_only.divergence import divergence
-from depgraph_hsic_only.walk import as_input, raw_outputs
+from depgraph_hsic_only.walk import raw_outputs
 
 _RATE = 1e-4  # learning rate of AdamW; at 3e-4 and above the predictions get worse before they get better, if they do
 _WARM_UP = 10  # steps
@@ -46,7 +46,7 @@ def distill(
     device, start, step, used = trained[0].device, time.perf_counter(), 0, 0.0
     with raw_outputs(student), raw_outputs(teacher), torch.enable_grad():
         while used < 1:
-            x = as_input(varied(images, batch, generator), device)
+            x = varied(images, batch, generator).to(device)
             with torch.no_grad():
                 wanted = teacher(x)
             for group in optimizer.param_groups:

@@ -1,4 +1,4 @@
-"""A stand-in for torchvision where its compiled part can't load, and time for it to finish.
+"""A stand-in for torchvision where its compiled part can't load, and the time that NMS in Python takes.
 
 Ultralytics imports torchvision in every validator, predictor and NMS export for one function, `torchvision.ops.nms`.
 Beside a torch build that it was not compiled for (CPU torch with a CUDA torchvision, say) the import fails with

@@ -5,9 +5,7 @@ import functools
 import os
 
 os.environ["YOLO_AUTOINSTALL"] = "false"  # before ultralytics is imported: what is missing must fail, not be fetched
-os.environ["OMP_NUM_THREADS"] = (
-    "1"  # before torch is: two processes run the tests, and small models gain nothing by more
-)
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is: two processes run the tests
 
 from pathlib import Path
 from typing import Any

@@ -108,8 +108,8 @@ def _follow(A: Array, b: Array, max_features: int, min_lambda: float) -> LassoPa
         raise ArithmeticError(
             f"The path did not end in {100 * (d + 10)} exchanges (λ = {lam:.3g}); is b in the range of A?"
         )
-    entry = _entries(np.array(lambdas), np.array(coefs), waiting)
-    path = certified_path(A, b, np.array(lambdas), np.array(coefs), np.array(active), entry)
+    knots, alphas = np.array(lambdas), np.array(coefs)
+    path = certified_path(A, b, knots, alphas, np.array(active), _entries(knots, alphas, waiting))
     if path.kkt_violation > _WRONG * lam_max:
         raise ArithmeticError(
             f"The path violates its optimality conditions by {path.kkt_violation:.3g}; is b in A's range?"

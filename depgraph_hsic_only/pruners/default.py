@@ -95,7 +95,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
             plan = planned(scored, Fraction(step, settings.steps))
             model = self._cut(model, plan, scored, step)
             whole = plan if whole is None else whole.then(plan)
-            self.folder.write_json(_PLAN, whole.to_dict())
+            self._write_plan(whole)
             trajectory.append(self._point(step, model))
             if step < settings.steps or reference is not None:
                 self._between = True
@@ -108,12 +108,9 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
                 self.note(f"step {step} of {settings.steps}: mask mAP50-95 {change:+.4f} against the unpruned model")
                 if -change > (settings.max_map_drop or 0):
                     model, whole = good
+                    self._write_plan(whole)
                     self.note(f"stopped by max_map_drop={settings.max_map_drop:g}: step {step - 1} is kept")
                     break
-        if whole is None:
-            (self.folder.path / _PLAN).unlink()
-        else:
-            self.folder.write_json(_PLAN, whole.to_dict())
         self.detail(trajectory=trajectory)
         return model
 
@@ -210,6 +207,13 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         self.callbacks.fire("on_prune_end", PruneEvent(step, settings.steps, model, plan, report))
         return model
 
+    def _write_plan(self, plan: PruningPlan | None) -> None:
+        """Write what has been cut so far, which the fine-tuning goes by; nothing cut leaves no file."""
+        if plan is None:
+            (self.folder.path / _PLAN).unlink(missing_ok=True)
+        else:
+            self.folder.write_json(_PLAN, plan.to_dict())
+
     def _point(self, step: int, model: Any) -> dict[str, Any]:
         """Where a model stands between the unpruned one and the last cut; it is measured where there are several."""
         measured = self.config.prune.steps > 1 and same_classes(model.names, self.dataset.names)
@@ -255,13 +259,12 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         """
         if settings["epochs"] == 0:
             return model
-        callbacks, given = self.callbacks.copy(), settings
+        callbacks, given = self.callbacks, settings
         works = bool(model.ckpt) and same_classes(model.names, self.dataset.names)
         if works:
             recipe = self._recipe(model, stage, settings)
             settings = {**recipe.arguments, **settings}
-            for event, function in recipe.callbacks:
-                callbacks.add(event, function)
+            callbacks = callbacks.with_others(recipe.callbacks)
             self.note(f"trained with {', '.join(f'{key}={value}' for key, value in settings.items())}")
         kept = {key: value for key, value in settings.items() if key != "distill_model" or key in given}
         self.resolve(BLOCKS[stage], kept)  # without the teacher, which another run has in its own folder

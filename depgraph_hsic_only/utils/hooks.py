@@ -2,7 +2,7 @@
 
 import csv
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,11 +48,12 @@ class Callbacks:
     def __init__(self) -> None:
         self._functions: list[tuple[str, Callable[[Any], object]]] = []
 
-    def copy(self) -> "Callbacks":
-        """The same functions, to which others can be added."""
-        copied = Callbacks()
-        copied._functions = list(self._functions)
-        return copied
+    def with_others(self, others: Iterable[tuple[str, Callable[[Any], object]]]) -> "Callbacks":
+        """These functions and others, as (event, function); these are left as they are."""
+        both = Callbacks()
+        for event, function in (*self._functions, *others):
+            both.add(event, function)
+        return both
 
     def add(self, event: str, function: Callable[[Any], object]) -> None:
         """Call `function` at every `event` from now on.
