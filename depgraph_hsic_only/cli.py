@@ -51,6 +51,9 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(f"--{flag}", type=kind, help=meaning)
     parser.add_argument("--cfg", default="default.yaml", help="YAML file of settings (default: default.yaml)")
     parser.add_argument("--exist-ok", action="store_true", default=None, help="use an existing run folder again")
+    parser.add_argument(
+        "--verbose", action="store_true", default=None, help="Ultralytics' own output here, not only in run.log"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print what would be cut and write nothing")
     parser.add_argument("--demo", action="store_true", help="train, prune and export on drawn shapes, in minutes")
     parser.add_argument("--version", action="version", version=f"depgraph_hsic_only {__version__}")
@@ -67,18 +70,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; None for those of the process.
 
     Returns:
-        Exit code: 0, or 2 where something given can't be used.
+        Exit code: 0, 2 where something given can't be used, or 130 after Ctrl-C.
     """
     arguments = _parser().parse_intermixed_args(argv)  # overrides may stand between flags
     warnings.showwarning = lambda message, *_: say(f"warning: {message}")
     try:
         given: dict[str, Any] = dict(DEMO) if arguments.demo else {}
         given |= {key: v for flag, (key, _, _) in _FLAGS.items() if (v := getattr(arguments, flag)) is not None}
-        given |= {"exist_ok": True} if arguments.exist_ok else {}
+        given |= {flag: True for flag in ("exist_ok", "verbose") if getattr(arguments, flag)}
         given |= dict(parse_override(text) for text in arguments.overrides)
         pruner = DefaultYolov8SegPruner(cfg=arguments.cfg, **given)
         show(preview(pruner.config) if arguments.dry_run else pruner.run())
     except PruningError as error:
         print(f"depgraph-hsic: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130  # as a shell says it of a process that SIGINT ended
     return 0

@@ -97,6 +97,7 @@ class Config:
         project: Folder of the run folders.
         name: Name of the run folder.
         exist_ok: Whether an existing run folder is used again.
+        verbose: Whether Ultralytics writes to the terminal as it does by itself, instead of only to the run's log.
         calibration: Of the training images that criteria and recovery measure on: `images`, how many.
         train: Ultralytics train arguments of the stage before pruning.
         prune: What to cut.
@@ -114,6 +115,7 @@ class Config:
     project: str
     name: str
     exist_ok: bool
+    verbose: bool
     calibration: Mapping[str, Any]
     train: Mapping[str, Any]
     prune: PruneConfig
@@ -136,6 +138,7 @@ DEFAULTS: dict[str, Any] = {
     "project": "runs/prune",
     "name": "exp",
     "exist_ok": False,
+    "verbose": False,
     "calibration": {"images": 256},
     "train": {"epochs": 10},
     "prune": asdict(PruneConfig()) | {"criterion": None},
@@ -257,6 +260,7 @@ _TOP: dict[str, tuple[Callable[[Any], bool], str]] = {
     "project": (_is_text, "a folder"),
     "name": (lambda v: _is_text(v) and Path(str(v)).name == str(v), "the name of a folder, without slashes"),
     "exist_ok": (lambda v: isinstance(v, bool), "true or false"),
+    "verbose": (lambda v: isinstance(v, bool), "true or false"),
 }
 
 

@@ -18,6 +18,7 @@ from ultralytics.utils.torch_utils import select_device
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.loading import load_model
 from depgraph_hsic_only.nms import patient_nms
+from depgraph_hsic_only.utils.hooks import VALIDATION_PROGRESS
 
 _WARM_UPS, _ROUNDS = 3, 20
 
@@ -73,7 +74,10 @@ def validate_model(model: Any, data: str, validation: Validation, *, device: Any
     with tempfile.TemporaryDirectory() as folder, patient_nms(), _NmsTimeouts() as timeouts:
         weights = Path(folder) / "model.pt"
         model.save(weights)
-        found = load_model(weights).val(project=folder, **arguments, **asdict(validation))  # it makes a folder
+        fresh = load_model(weights)
+        for event, function in VALIDATION_PROGRESS:
+            fresh.add_callback(event, function)
+        found = fresh.val(project=folder, **arguments, **asdict(validation))  # it makes a folder
     box, mask = found.box, found.seg
     return Metrics(float(box.map50), float(box.map), float(mask.map50), float(mask.map), complete=not timeouts.seen)
 

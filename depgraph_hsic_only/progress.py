@@ -1,11 +1,18 @@
-"""What a run says on its way: plain lines where there is no terminal."""
+"""What a run says on its way: one live line in a terminal, plain lines elsewhere.
 
+`say`, `track` and `step` are called wherever something takes time; a `Display`, while it is open, gathers what they say
+into one line for the whole run and into its log. Without one each bar stands for itself.
+"""
+
+import importlib.util
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TextIO, TypeVar
 
 from rich.console import Console
-from rich.progress import track as bar
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
 _TABLE_WIDTH = 120  # columns: no figure is cut off, however narrow the terminal
@@ -14,9 +21,127 @@ _SILENCE = 10.0  # seconds between plain lines
 T = TypeVar("T")
 
 
+@dataclass
+class _Work:
+    """Something that is under way.
+
+    Attributes:
+        total: Amount of work, in any unit.
+        start: When it began, by the monotonic clock.
+        said: When a plain line told of it.
+        done: What is done of it.
+        figure: What it has come to.
+        bar: Its bar, where bars are drawn.
+    """
+
+    total: float
+    start: float
+    said: float
+    done: float = 0.0
+    figure: str = ""
+    bar: TaskID | None = None
+
+
+class Display:
+    """The display of a run: while it is open, everything in this module goes to it.
+
+    Args:
+        stages: How many stages the run has; 0 for none.
+        bars: Whether to draw bars where there is a terminal or a notebook that can.
+    """
+
+    def __init__(self, stages: int = 0, *, bars: bool = True) -> None:
+        self.console = Console()
+        self.log: TextIO | None = None
+        self._stages, self._stage, self._title = stages, 0, ""
+        self._work: dict[str, _Work] = {}
+        self._bars = _bars(self.console) if bars and _draws(self.console) else None
+
+    def __enter__(self) -> "Display":
+        self._outer = _open[-1] if _open else None
+        if self._outer is not None:  # one terminal has one live line
+            self.console, self._bars = self._outer.console, self._outer._bars
+        elif self._bars is not None:
+            self._bars.start()
+        _open.append(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _open.remove(self)
+        for label in list(self._work):
+            self.end(label)
+        if self._outer is None and self._bars is not None:
+            self._bars.stop()
+
+    def stage(self, title: str) -> None:
+        """The next stage begins."""
+        self._stage += 1
+        self._title = f"{self._stage}/{self._stages} {title}"
+        self.say(f"{title} (stage {self._stage} of {self._stages})")
+
+    def say(self, line: str) -> None:
+        """Print a line, and write it to the log."""
+        self.console.print(Text("pruning » ", "bold cyan") + Text(line), highlight=False, soft_wrap=True)
+        if self.log is not None:
+            print(f"pruning » {line}", file=self.log, flush=True)
+
+    def begin(self, label: str, total: float) -> None:
+        """Something that takes time begins."""
+        self.end(label)
+        now = time.monotonic()
+        self._work[label] = work = _Work(total, now, now)
+        if self._bars is not None:
+            work.bar = self._bars.add_task(label, total=total, stage=self._title, figure="")
+
+    def step(self, label: str, amount: float, figure: str = "") -> None:
+        """Some of it is done; what has not begun is passed over.
+
+        Args:
+            label: What.
+            amount: How much more, in the unit of its total.
+            figure: What it has come to, such as "mask mAP50-95 0.185": told at once, also where no bars are drawn.
+        """
+        work = self._work.get(label)
+        if work is None:
+            return
+        work.done += amount
+        work.figure = figure or work.figure
+        if self._bars is not None and work.bar is not None:
+            self._bars.update(work.bar, completed=work.done, figure=work.figure)
+        now = time.monotonic()
+        due = self._bars is None and now - work.said >= _SILENCE and work.done < work.total
+        if figure or due:
+            left = (now - work.start) / work.done * (work.total - work.done)
+            rest = f", about {_duration(left)} left" if work.done < work.total else ""
+            self.say(f"{label}: {work.done:.4g} of {work.total:g}{', ' if figure else ''}{figure}{rest}")
+            work.said = now
+
+    def end(self, label: str) -> None:
+        """It is done, or given up."""
+        work = self._work.pop(label, None)
+        if work is not None and self._bars is not None and work.bar is not None:
+            self._bars.remove_task(work.bar)
+
+
+_open: list[Display] = []
+
+
+def current() -> Display | None:
+    """The display that is open, the innermost one; None where there is none."""
+    return _open[-1] if _open else None
+
+
 def say(line: str) -> None:
     """Print one line about the stage at hand."""
-    Console().print(Text("pruning » ", "bold cyan") + Text(line), highlight=False, soft_wrap=True)
+    (current() or Display(bars=False)).say(line)
+
+
+def begin_stage(title: str) -> None:
+    """The next stage of the run begins."""
+    if (display := current()) is not None:
+        display.stage(title)
+    else:
+        say(title)
 
 
 def show(result: Any) -> None:
@@ -34,14 +159,48 @@ def track(items: Iterable[T], label: str, total: int) -> Iterator[T]:
         label: What is being done.
         total: Number of items.
     """
-    console = Console()
-    if console.is_terminal or console.is_jupyter:
-        yield from bar(items, label, total, console=console, transient=True)
-        return
-    start = said = time.monotonic()
-    for done, item in enumerate(items, 1):
-        yield item
-        now = time.monotonic()
-        if now - said >= _SILENCE and done < total:
-            say(f"{label}: {done} of {total}, about {(now - start) / done * (total - done):.0f} s left")
-            said = now
+    with _some_display() as display:
+        display.begin(label, total)
+        try:
+            for item in items:
+                yield item
+                display.step(label, 1)
+        finally:
+            display.end(label)
+
+
+@contextmanager
+def _some_display() -> Iterator[Display]:
+    """The display that is open, or one for this piece of work."""
+    if (display := current()) is not None:
+        yield display
+    else:
+        with Display() as display:
+            yield display
+
+
+def _draws(console: Console) -> bool:
+    """Whether a live line can be drawn: rich needs ipywidgets for that in a notebook."""
+    return console.is_terminal or (console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None)
+
+
+def _bars(console: Console) -> Progress:
+    columns = (
+        TextColumn("[bold cyan]{task.fields[stage]}"),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figure]}"),
+    )
+    return Progress(*columns, console=console, transient=True)
+
+
+def _duration(seconds: float) -> str:
+    """A time that people take in: "45 s", "12 min", "3 h 05 min"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

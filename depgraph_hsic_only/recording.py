@@ -17,8 +17,8 @@ from depgraph_hsic_only.dataset import Dataset
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.evaluation import Metrics, Validation, median_latency, onnx_run, torch_run
 from depgraph_hsic_only.loading import load_model
-from depgraph_hsic_only.progress import say
-from depgraph_hsic_only.run_report import TITLES, RunReport, StageReport
+from depgraph_hsic_only.progress import begin_stage, say
+from depgraph_hsic_only.run_report import RunReport, StageReport
 from depgraph_hsic_only.runs import RunFolder
 from depgraph_hsic_only.utils.conversion import OnnxParity, export_onnx
 from depgraph_hsic_only.utils.hooks import read_epochs
@@ -26,6 +26,8 @@ from depgraph_hsic_only.utils.plots import plot_metrics
 
 FILES = {"trained": "trained.pt", "pruned": "pruned.pt", "fine_tuned": "best.pt"}
 BLOCKS = {"trained": "train", "fine_tuned": "fine_tune"}  # of the configuration
+ACTIVITIES = {"trained": "training", "pruned": "pruning", "fine_tuned": "fine-tuning"}
+STAGES = (*ACTIVITIES.values(), "export", "latency")  # of a run, as its display names them
 TRAININGS = {"trained": "train", "fine_tuned": "finetune"}  # folders that Ultralytics' trainings write
 
 
@@ -110,7 +112,7 @@ class Recorder:
         Returns:
             What the stage returned.
         """
-        say(TITLES[name])
+        begin_stage(ACTIVITIES[name])
         before, start = fingerprint(model.model), time.perf_counter()
         result = run(model)
         seconds = time.perf_counter() - start
@@ -124,9 +126,9 @@ class Recorder:
 
     def finish(self, model: Any, export: Callable[[Any], Exported]) -> RunReport:
         """Export the result, measure latency, write the report and the figures, and print the table."""
-        say("export")
+        begin_stage("export")
         exported = export(model)
-        say("latency")
+        begin_stage("latency")
         self._measure_latency(exported.path)
         report = self._write(model, exported)
         plot_metrics(self._folder.path)

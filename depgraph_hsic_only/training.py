@@ -15,6 +15,7 @@ from depgraph_hsic_only.recipe import Start, continued, taught
 from depgraph_hsic_only.reconstruction import head_channels, untouched_layers
 from depgraph_hsic_only.utils.hooks import (
     MASK_MAP,
+    TRAINING_PROGRESS,
     Callbacks,
     IdentityProjectors,
     KeepBest,
@@ -90,16 +91,15 @@ def train_model(model: Any, folder: Path, arguments: Mapping[str, Any], callback
     best = folder.with_name(f".{folder.name}-best.pt")  # Ultralytics removes what it finds in its folder
     best.unlink(missing_ok=True)
     trainee = copy.deepcopy(model)
-    callbacks.attach(trainee)
-    trainee.add_callback("on_model_save", KeepBest(best))
-    with patient_nms():
-        trainee.train(**{**arguments, "project": str(folder.parent), "name": folder.name, "exist_ok": True})
-    scores = [epoch.get(MASK_MAP) for epoch in read_epochs(folder)]
-    if not best.is_file():
-        return Trained(load_model(folder / "weights" / "last.pt"), len(scores), len(scores), None)
+    callbacks.with_others([*TRAINING_PROGRESS, ("on_model_save", KeepBest(best))]).attach(trainee)
     try:
+        with patient_nms():
+            trainee.train(**{**arguments, "project": str(folder.parent), "name": folder.name, "exist_ok": True})
+        scores = [epoch.get(MASK_MAP) for epoch in read_epochs(folder)]
+        if not best.is_file():
+            return Trained(load_model(folder / "weights" / "last.pt"), len(scores), len(scores), None)
         strip_optimizer(best)
         found = load_model(best)
     finally:
-        best.unlink()
+        best.unlink(missing_ok=True)
     return Trained(found, 1 + scores.index(max(s for s in scores if s is not None)), len(scores), scores[-1])

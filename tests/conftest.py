@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from ultralytics import YOLO
 from ultralytics.nn.tasks import SegmentationModel
 
 from depgraph_hsic_only import load_model
+from depgraph_hsic_only.shapes import shapes_dataset
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 WEIGHTS = SHARED / "weights" / "yolov8n-seg.pt"
@@ -65,3 +67,21 @@ def outputs(model: nn.Module, image: torch.Tensor) -> list[torch.Tensor]:
     """Predictions and prototypes in evaluation mode."""
     with torch.no_grad():
         return list(model.eval()(image)[0])
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: Any) -> Path:
+    return shapes_dataset(tmp_path_factory.mktemp("shapes") / "set", train=16, val=6, imgsz=64)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: Any) -> Path:
+    """A 5-class checkpoint whose names are those of the shapes."""
+    path: Path = tmp_path_factory.mktemp("checkpoint") / "five.pt"
+    yolo = YOLO("yolov8n-seg.yaml")
+    yolo.model = type(yolo.model)("yolov8n-seg.yaml", nc=5, verbose=False)
+    yolo.model.args, yolo.model.task = {"imgsz": 64, "task": "segment"}, "segment"
+    yolo.model.names = dict(enumerate(["circle", "square", "triangle", "star", "cross"]))
+    yolo.ckpt = {"train_args": {"imgsz": 64, "task": "segment"}}
+    yolo.save(path)
+    return path

@@ -24,29 +24,10 @@ from depgraph_hsic_only import (
 )
 from depgraph_hsic_only.dataset import find_dataset, labelled_batches
 from depgraph_hsic_only.evaluation import Metrics
-from depgraph_hsic_only.shapes import shapes_dataset
 from depgraph_hsic_only.utils.conversion import export_onnx, verify_onnx
 from depgraph_hsic_only.utils.plots import plot_metrics
 
 CSV_HEADER = "stage,parameters,gmacs,size_mb,metrics/mAP50-95(B),metrics/mAP50-95(M),latency_ms"
-
-
-@pytest.fixture(scope="module")
-def shapes(tmp_path_factory: Any) -> Path:
-    return shapes_dataset(tmp_path_factory.mktemp("shapes") / "set", train=16, val=6, imgsz=64)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: Any) -> Path:
-    """A 5-class checkpoint whose names are those of the shapes."""
-    path: Path = tmp_path_factory.mktemp("checkpoint") / "five.pt"
-    yolo = YOLO("yolov8n-seg.yaml")
-    yolo.model = type(yolo.model)("yolov8n-seg.yaml", nc=5, verbose=False)
-    yolo.model.args, yolo.model.task = {"imgsz": 64, "task": "segment"}, "segment"
-    yolo.model.names = dict(enumerate(["circle", "square", "triangle", "star", "cross"]))
-    yolo.ckpt = {"train_args": {"imgsz": 64, "task": "segment"}}
-    yolo.save(path)
-    return path
 
 
 def settings(folder: Path, data: Path, **more: Any) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from typing import Any, final
 from depgraph_hsic_only.config import DEFAULT_CFG, Config, load_config
 from depgraph_hsic_only.dataset import Dataset, find_dataset
 from depgraph_hsic_only.evaluation import Metrics, Validation, check_device, validate_model
+from depgraph_hsic_only.logs import run_display
 from depgraph_hsic_only.progress import say
-from depgraph_hsic_only.recording import Exported, Recorder, Remarks, check_classes, fingerprint, imgsz_of
+from depgraph_hsic_only.recording import STAGES, Exported, Recorder, Remarks, check_classes, fingerprint, imgsz_of
 from depgraph_hsic_only.run_report import RunReport
 from depgraph_hsic_only.runs import RunFolder
 from depgraph_hsic_only.utils.hooks import Callbacks
@@ -75,11 +76,16 @@ class Yolov8SegPruner(abc.ABC):
         model = self.load()
         check_classes(model, self.dataset, self.config)
         check_device(self.config.device)
-        recorder = Recorder(self.folder, self.dataset, self.config, model, self._remarks, self.evaluate)
-        model = recorder.stage("trained", self.train, model)
-        model = recorder.stage("pruned", self.prune, model)
-        model = recorder.stage("fine_tuned", self.fine_tune, model)
-        return recorder.finish(model, self.export)
+        with run_display(len(STAGES), self.folder.path / "run.log", verbose=self.config.verbose):
+            try:
+                recorder = Recorder(self.folder, self.dataset, self.config, model, self._remarks, self.evaluate)
+                model = recorder.stage("trained", self.train, model)
+                model = recorder.stage("pruned", self.prune, model)
+                model = recorder.stage("fine_tuned", self.fine_tune, model)
+                return recorder.finish(model, self.export)
+            except KeyboardInterrupt:
+                say(f"interrupted; every stage that was finished is in {self.folder.path}")
+                raise
 
     @final
     def add_callback(self, event: str, function: Callable[[Any], object]) -> None:

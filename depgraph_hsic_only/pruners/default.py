@@ -273,8 +273,10 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         arguments["data"] = self.dataset.file(self.folder.path)
         if given.get("distill_model"):
             arguments["distill_model"] = self._safe_copy(load_model(given["distill_model"]))
-        trained = train_model(model, self.folder.path / TRAININGS[stage], arguments, callbacks)
-        (self.folder.path / _TEACHER).unlink(missing_ok=True)
+        try:
+            trained = train_model(model, self.folder.path / TRAININGS[stage], arguments, callbacks)
+        finally:
+            (self.folder.path / _TEACHER).unlink(missing_ok=True)
         return self._better(model, trained) if works else trained.model
 
     def _recipe(self, model: Any, stage: str, settings: Mapping[str, Any]) -> Recipe:

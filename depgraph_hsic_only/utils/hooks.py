@@ -15,11 +15,13 @@ from ultralytics.utils.torch_utils import unwrap_model
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.names import nearest
 from depgraph_hsic_only.plan import PruningPlan
+from depgraph_hsic_only.progress import current
 from depgraph_hsic_only.report import PruningReport
 from depgraph_hsic_only.runs import write_atomically
 
 PRUNE_EVENTS = ("on_prune_start", "on_prune_end")
 _SHIFT = 1.0  # SiLU is never below -0.28
+_TRAINING, _VALIDATION = "epochs", "validating"
 MASK_MAP = "metrics/mAP50-95(M)"  # as Ultralytics names it
 
 
@@ -142,6 +144,60 @@ class IdentityProjectors:
             with torch.no_grad():
                 last.weight[range(len(last.weight)), range(len(last.weight))] = 1.0
                 first.weight[list(channels), range(len(channels))] = 1.0
+
+
+def _training_begins(trainer: Any) -> None:
+    if (display := current()) is not None:
+        display.begin(_TRAINING, trainer.epochs)
+        display.step(_TRAINING, trainer.start_epoch)
+
+
+def _batch_done(trainer: Any) -> None:
+    if (display := current()) is not None:
+        display.step(_TRAINING, 1 / len(trainer.train_loader))
+
+
+def _epoch_done(trainer: Any) -> None:
+    if (display := current()) is not None:
+        found = trainer.metrics.get(MASK_MAP)
+        display.step(
+            _TRAINING, 0, f"loss {float(sum(trainer.tloss)):.3f}" if found is None else f"mask mAP50-95 {found:.4f}"
+        )
+
+
+def _training_ends(_: Any) -> None:
+    if (display := current()) is not None:
+        display.end(_TRAINING)
+
+
+def _validation_begins(validator: Any) -> None:
+    if (display := current()) is not None:
+        display.begin(_VALIDATION, len(validator.dataloader))
+
+
+def _images_done(_: Any) -> None:
+    if (display := current()) is not None:
+        display.step(_VALIDATION, 1)
+
+
+def _validation_ends(_: Any) -> None:
+    if (display := current()) is not None:
+        display.end(_VALIDATION)
+
+
+# Callbacks by event that show how far a training or a validation is. They are functions of a module, and what they tell
+# of is found when they are called: Ultralytics pickles them for the processes of several GPUs, where nothing is shown.
+TRAINING_PROGRESS = (
+    ("on_train_start", _training_begins),
+    ("on_train_batch_end", _batch_done),
+    ("on_model_save", _epoch_done),
+    ("on_train_end", _training_ends),
+)
+VALIDATION_PROGRESS = (
+    ("on_val_start", _validation_begins),
+    ("on_val_batch_end", _images_done),
+    ("on_val_end", _validation_ends),
+)
 
 
 def read_epochs(folder: str | Path) -> list[dict[str, float | None]]:
