@@ -66,7 +66,8 @@ class Arms:
         given = {"data": self.bench.dataset.source, "epochs": self.args.epochs, "imgsz": self.bench.imgsz, "seed": seed}
         settings = {**recipe.arguments, **given, "plots": False, "workers": 0, "device": "cpu"}
         folder = self.folder / f"{arm.replace('/', '-').replace(' ', '-')}-{seed}"
-        best = train_model(model, folder, settings, Callbacks().with_others(recipe.callbacks)).model
+        scratch, callbacks = folder.with_name(f"{folder.name}-scratch"), Callbacks().with_others(recipe.callbacks)
+        best = train_model(model, folder, settings, callbacks, scratch=scratch).model
         return self.bench.validated(load_model(folder / "weights" / "last.pt")), self.bench.validated(best)
 
 

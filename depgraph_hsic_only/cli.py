@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from depgraph_hsic_only._version import __version__
+from depgraph_hsic_only.config import DEFAULT_CFG
 from depgraph_hsic_only.demo import DEMO
 from depgraph_hsic_only.errors import PruningError
 from depgraph_hsic_only.preview import preview
 from depgraph_hsic_only.progress import say, show
 from depgraph_hsic_only.pruners import DefaultYolov8SegPruner
 from depgraph_hsic_only.settings import parse_override
+from depgraph_hsic_only.state import read_state
 
 _FLAGS = {  # flag: (key of the configuration, type, meaning)
     "pretrained": ("pretrained", str, "checkpoint to prune (.pt), or a YOLOv8 segmentation YAML to train from scratch"),
@@ -49,7 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     for flag, (_, kind, meaning) in _FLAGS.items():
         parser.add_argument(f"--{flag}", type=kind, help=meaning)
-    parser.add_argument("--cfg", default="default.yaml", help="YAML file of settings (default: default.yaml)")
+    parser.add_argument("--cfg", help="YAML file of settings (default: default.yaml)")
+    parser.add_argument("--resume", metavar="FOLDER", help="go on with a run that was cut off")
     parser.add_argument("--exist-ok", action="store_true", default=None, help="use an existing run folder again")
     parser.add_argument(
         "--verbose", action="store_true", default=None, help="Ultralytics' own output here, not only in run.log"
@@ -79,8 +82,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         given |= {key: v for flag, (key, _, _) in _FLAGS.items() if (v := getattr(arguments, flag)) is not None}
         given |= {flag: True for flag in ("exist_ok", "verbose") if getattr(arguments, flag)}
         given |= dict(parse_override(text) for text in arguments.overrides)
-        pruner = DefaultYolov8SegPruner(cfg=arguments.cfg, **given)
-        show(preview(pruner.config) if arguments.dry_run else pruner.run())
+        cfg = arguments.cfg or DEFAULT_CFG
+        if arguments.resume is not None and arguments.cfg is None:
+            cfg, given = None, {**read_state(arguments.resume).settings, **given}
+        pruner = DefaultYolov8SegPruner(cfg=cfg, **given)
+        show(preview(pruner.config) if arguments.dry_run else pruner.run(arguments.resume))
     except PruningError as error:
         print(f"depgraph-hsic: error: {error}", file=sys.stderr)
         return 2

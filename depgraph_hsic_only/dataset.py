@@ -1,5 +1,6 @@
 """The data set of a run: found, checked before anything is written, and read as labelled batches."""
 
+import hashlib
 import itertools
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -38,6 +39,20 @@ class Dataset:
     def images(self, split: str) -> list[Path]:
         """Image files of a split, "train" or "val", sorted."""
         return image_files(self.keys[split])
+
+    def digest(self) -> str:
+        """A digest of the class names, the names and sizes of all images, and the content of their labels.
+
+        It is the same wherever the data set lies.
+        """
+        digest = hashlib.sha256(repr(sorted(self.names.items())).encode())
+        for split in ("train", "val"):
+            images = self.images(split)
+            labels = [Path(label) for label in img2label_paths([str(image) for image in images])]
+            for image, label in sorted(zip(images, labels, strict=True), key=lambda pair: pair[0].name):
+                digest.update(f"{split}/{image.name}/{image.stat().st_size}".encode())
+                digest.update(label.read_bytes() if label.is_file() else b"none")
+        return digest.hexdigest()
 
     def file(self, folder: Path) -> str:
         """What Ultralytics takes as `data`; keys that were given themselves are written to `folder`/data.yaml."""

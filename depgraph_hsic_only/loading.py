@@ -1,5 +1,6 @@
 """Checkpoints are pickles from the internet: load them through Ultralytics' restricted loader, with clear errors."""
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,19 +15,27 @@ from depgraph_hsic_only.architecture import check_yolov8
 from depgraph_hsic_only.errors import CheckpointError, UnsupportedModelError
 from depgraph_hsic_only.nms import ensure_nms
 
-_lock = threading.Lock()
+_lock = threading.RLock()
+_FLAG = "ULTRALYTICS_SAFE_LOAD"  # what Ultralytics reads at its import, so in the processes that it starts
 
 
 @contextmanager
-def _restricted() -> Iterator[None]:
-    """Make `YOLO(path)` load tensors and known classes only: it has no argument for that, and reads this global."""
+def restricted() -> Iterator[None]:
+    """Make Ultralytics load tensors and known classes only, here and in processes that it starts.
+
+    `YOLO(path)` and its trainers have no argument for that, and read a global.
+    """
     with _lock:
-        before = tasks.SAFE_LOAD
-        tasks.SAFE_LOAD = True
+        before, flag = tasks.SAFE_LOAD, os.environ.get(_FLAG)
+        tasks.SAFE_LOAD, os.environ[_FLAG] = True, "1"
         try:
             yield
         finally:
             tasks.SAFE_LOAD = before
+            if flag is None:
+                del os.environ[_FLAG]
+            else:
+                os.environ[_FLAG] = flag
 
 
 def load_model(path: str | Path, *, task: str | None = "segment") -> Any:
@@ -55,7 +64,7 @@ def load_model(path: str | Path, *, task: str | None = "segment") -> Any:
     if path.suffix not in {".pt", ".yaml", ".yml"}:
         raise CheckpointError(f"{expected}, got a file that does not end in .pt; pass the .pt file from training")
     try:
-        with _restricted():
+        with restricted():
             yolo = YOLO(str(path))
     except Exception as error:  # a damaged pickle raises anything
         if downloadable and not path.exists():

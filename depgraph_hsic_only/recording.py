@@ -1,6 +1,7 @@
 """The record of a run: after every stage its checkpoint is written and measured, and the report brought up to date."""
 
 import hashlib
+import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ultralytics.utils.torch_utils import init_seeds
 
 from depgraph_hsic_only.architecture import layer_widths
 from depgraph_hsic_only.config import Config
@@ -20,6 +22,7 @@ from depgraph_hsic_only.loading import load_model
 from depgraph_hsic_only.progress import begin_stage, say
 from depgraph_hsic_only.run_report import RunReport, StageReport
 from depgraph_hsic_only.runs import RunFolder
+from depgraph_hsic_only.state import STATE, RunState
 from depgraph_hsic_only.utils.conversion import OnnxParity, export_onnx
 from depgraph_hsic_only.utils.hooks import read_epochs
 from depgraph_hsic_only.utils.plots import plot_metrics
@@ -79,6 +82,7 @@ class Recorder:
         folder: The run folder.
         dataset: The data set.
         config: The configuration.
+        state: How far the run is; the rows of what is done are taken from the report in the folder.
         model: The loaded `YOLO`, which becomes the baseline.
         remarks: Where stages leave what goes into their rows.
         evaluate: Measures a model's mAP.
@@ -89,20 +93,30 @@ class Recorder:
         folder: RunFolder,
         dataset: Dataset,
         config: Config,
+        state: RunState,
         model: Any,
         remarks: Remarks,
         evaluate: Callable[[Any], Metrics],
     ) -> None:
+        self._state = state
         self._folder, self._config, self._names, self._remarks = folder, config, dataset.names, remarks
         self._evaluate = evaluate
         self._validation = Validation(imgsz_of(model, config), config.batch)
         self._widths = layer_widths(model.model)
         self._stages: list[StageReport] = []
-        self._add("baseline", model, Path(model.ckpt_path).resolve() if model.ckpt_path else None, 0.0)
-        self._write(model, None)
+        if state.done:
+            rows = json.loads((folder.path / "report.json").read_text(encoding="utf-8"))["stages"]
+            known = [StageReport.from_dict(row) for row in rows]
+            self._stages = [row for row in known if row.name in ("baseline", *state.done)]
+        else:
+            self._add("baseline", model, Path(model.ckpt_path).resolve() if model.ckpt_path else None, 0.0)
+            self._write(model, None)
 
     def stage(self, name: str, run: Callable[[Any], Any], model: Any) -> Any:
         """Run a stage, write its checkpoint and measure it; one that did and said nothing is left out of the report.
+
+        Every stage has the same random state at its start, and takes the model as the file before it holds it, so that
+        a run that was cut off between two stages goes on to the same result.
 
         Args:
             name: "trained", "pruned" or "fine_tuned".
@@ -110,9 +124,13 @@ class Recorder:
             model: What the stage takes.
 
         Returns:
-            What the stage returned.
+            What the stage returned, as its checkpoint holds it.
         """
         begin_stage(ACTIVITIES[name])
+        if name in self._state.done:
+            say("done before")
+            return load_model(self._folder.weights / FILES[name])
+        init_seeds(self._config.seed)
         before, start = fingerprint(model.model), time.perf_counter()
         result = run(model)
         seconds = time.perf_counter() - start
@@ -122,7 +140,8 @@ class Recorder:
         if fingerprint(result.model) != before or self._remarks.notes:
             self._add(name, result, weights, seconds)
         self._write(result, None)
-        return result
+        self._finished(name)
+        return load_model(weights)
 
     def finish(self, model: Any, export: Callable[[Any], Exported]) -> RunReport:
         """Export the result, measure latency, write the report and the figures, and print the table."""
@@ -132,7 +151,14 @@ class Recorder:
         self._measure_latency(exported.path)
         report = self._write(model, exported)
         plot_metrics(self._folder.path)
+        self._finished("exported")
         return report
+
+    def _finished(self, stage: str) -> None:
+        """Note that everything of a stage is written; what it could have gone on from is not needed any more."""
+        self._state = self._state.finished(stage)
+        self._folder.write_json(STATE, self._state.to_dict())
+        self._folder.clear_scratch()
 
     def _add(self, name: str, model: Any, weights: Path | None, seconds: float) -> None:
         """Measure a model and add its row."""

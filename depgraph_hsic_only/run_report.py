@@ -1,5 +1,6 @@
 """What a run measured, stage by stage, as a value that shows itself."""
 
+import json
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -63,6 +64,12 @@ class StageReport:
     epochs: tuple[Mapping[str, float | None], ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "StageReport":
+        """A row of `report.json`."""
+        parts = tuple(PartCost(**part) for part in data["parts"])
+        return cls(**{**data, "notes": tuple(data["notes"]), "parts": parts, "epochs": tuple(data["epochs"])})
+
     def csv_row(self) -> dict[str, Any]:
         """The row of `results.csv`, with Ultralytics' names for the mAPs."""
         return {
@@ -124,6 +131,16 @@ class RunReport:
         return to_text(self, width=140)
 
     __repr__ = __str__
+
+
+def read_report(folder: Path) -> RunReport:
+    """The report of a run from the `report.json` in its folder."""
+    data = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    stages = tuple(StageReport.from_dict(row) for row in data["stages"])
+    widths, validation, onnx = data["widths"], Validation(**data["validation"]), None
+    if data["onnx"] is not None:
+        onnx = data["onnx"].pop("path"), OnnxParity(**data["onnx"])
+    return RunReport(folder, data["args"], stages, validation, widths["before"], widths["after"], onnx)
 
 
 def stage_table(stages: tuple[StageReport, ...], validation: Validation) -> Table:

@@ -5,11 +5,13 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 from ultralytics.utils.files import increment_path
 
 from depgraph_hsic_only.errors import ConfigError
@@ -22,11 +24,12 @@ class RunFolder:
         path: The folder, absolute: Ultralytics puts relative projects under a folder of its own.
         weights: Folder of the checkpoints and exports.
         plots: Folder of the figures.
+        scratch: Folder of what an unfinished stage goes on from; not there when a run is complete.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
-        self.weights, self.plots = self.path / "weights", self.path / "plots"
+        self.weights, self.plots, self.scratch = (self.path / name for name in ("weights", "plots", "resume"))
 
     @classmethod
     def create(cls, project: str | Path, name: str, *, exist_ok: bool = False) -> "RunFolder":
@@ -35,15 +38,51 @@ class RunFolder:
         Raises:
             ConfigError: It can't be made.
         """
-        folder = cls(increment_path(Path(project).expanduser().resolve() / name, exist_ok=exist_ok))
+        wanted = Path(project).expanduser().resolve() / name
+        while True:
+            folder = cls(increment_path(wanted, exist_ok=exist_ok))
+            try:
+                folder.path.mkdir(parents=True, exist_ok=exist_ok)
+                break
+            except FileExistsError as error:
+                if not folder.path.is_dir():
+                    raise _unusable(folder.path, error) from error  # else another run was faster
+            except OSError as error:
+                raise _unusable(folder.path, error) from error
         try:
-            folder.weights.mkdir(parents=True, exist_ok=True)
+            folder.weights.mkdir(exist_ok=True)
             folder.plots.mkdir(exist_ok=True)
         except OSError as error:
-            raise ConfigError(
-                f"project: expected a folder that can be made, got {folder.path} ({error.strerror}); pass another"
-            ) from error
+            raise _unusable(folder.path, error) from error
         return folder
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep the folder from every other run; a run that was killed leaves no lock.
+
+        Raises:
+            ConfigError: Another run has it.
+        """
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ConfigError(
+                f"{self.path}: expected a run folder that no run writes to, but another one does at this moment; wait "
+                "for it, or pass another --name"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def clear_scratch(self, but: Sequence[str] = ()) -> None:
+        """Remove what unfinished stages left, but for some folders in it, and the folder itself if that was all."""
+        for path in self.scratch.iterdir() if self.scratch.is_dir() else ():
+            if path.name not in but:
+                shutil.rmtree(path)
+        if self.scratch.is_dir() and not any(self.scratch.iterdir()):
+            self.scratch.rmdir()
 
     def rename(self, name: str, new: str) -> None:
         """Give a folder in the run folder another name, where there is one; what had that name is replaced."""
@@ -75,6 +114,10 @@ class RunFolder:
         """Write a `YOLO` as a checkpoint of that name under `weights` and return its path."""
         write_atomically(self.weights / name, model.save)
         return self.weights / name
+
+
+def _unusable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"project: expected a folder that can be made, got {path} ({error.strerror}); pass another")
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -6,13 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ultralytics import YOLO
 from ultralytics.utils.torch_utils import strip_optimizer
 
-from depgraph_hsic_only.loading import load_model
+from depgraph_hsic_only.loading import load_model, restricted
 from depgraph_hsic_only.nms import patient_nms
 from depgraph_hsic_only.plan import PruningPlan
+from depgraph_hsic_only.progress import say
 from depgraph_hsic_only.recipe import Start, continued, taught
 from depgraph_hsic_only.reconstruction import head_channels, untouched_layers
+from depgraph_hsic_only.runs import write_atomically
+from depgraph_hsic_only.snapshot import Snapshot, TakeSnapshot
 from depgraph_hsic_only.utils.hooks import (
     MASK_MAP,
     TRAINING_PROGRESS,
@@ -22,6 +26,8 @@ from depgraph_hsic_only.utils.hooks import (
     keep_statistics,
     read_epochs,
 )
+
+_PLACES = ("data", "device", "workers", "distill_model")  # train arguments that may have changed since a training began
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,27 +85,62 @@ def make_recipe(network: Any, start: Start, teacher: Path | None = None, plan: P
     return Recipe(arguments, tuple(callbacks))
 
 
-def train_model(model: Any, folder: Path, arguments: Mapping[str, Any], callbacks: Callbacks) -> Trained:
+def train_model(
+    model: Any, folder: Path, arguments: Mapping[str, Any], callbacks: Callbacks, *, scratch: Path
+) -> Trained:
     """Train a copy of a `YOLO`; the model itself is left as it is.
+
+    A training that was cut off, and whose snapshot is in `scratch`, goes on from the last epoch that was finished.
 
     Args:
         model: What to train.
-        folder: The training's folder, which Ultralytics writes.
+        folder: The training's folder, which Ultralytics writes, and removes what it finds in it.
         arguments: Ultralytics train arguments, without those of the folder.
         callbacks: Called at Ultralytics' events.
+        scratch: Folder for what the training goes on from when it is cut off: its snapshot, and the best checkpoint.
+            It is made where it is missing, and is the caller's to remove when the result is safe.
+
+    Raises:
+        CheckpointError: The snapshot is damaged.
     """
-    best = folder.with_name(f".{folder.name}-best.pt")  # Ultralytics removes what it finds in its folder
-    best.unlink(missing_ok=True)
-    trainee = copy.deepcopy(model)
-    callbacks.with_others([*TRAINING_PROGRESS, ("on_model_save", KeepBest(best))]).attach(trainee)
-    try:
-        with patient_nms():
+    scratch.mkdir(parents=True, exist_ok=True)
+    best, state = KeepBest(scratch / "best.pt"), scratch / "snapshot.pt"
+    # what is told of is on the disk by then
+    keep: list[tuple[str, Callable[[Any], object]]] = [
+        ("on_model_save", TakeSnapshot(state)),
+        ("on_model_save", best),
+        *TRAINING_PROGRESS,
+    ]
+    callbacks = callbacks.with_others(keep)
+    snapshot = Snapshot.read(state)
+    with patient_nms(), restricted():
+        if snapshot is None:
+            best.file.unlink(missing_ok=True)
+            trainee = copy.deepcopy(model)
+            callbacks.attach(trainee)
             trainee.train(**{**arguments, "project": str(folder.parent), "name": folder.name, "exist_ok": True})
-        scores = [epoch.get(MASK_MAP) for epoch in read_epochs(folder)]
-        if not best.is_file():
-            return Trained(load_model(folder / "weights" / "last.pt"), len(scores), len(scores), None)
-        strip_optimizer(best)
-        found = load_model(best)
-    finally:
-        best.unlink(missing_ok=True)
-    return Trained(found, 1 + scores.index(max(s for s in scores if s is not None)), len(scores), scores[-1])
+        else:
+            _go_on(snapshot, folder, arguments, callbacks, best)
+    scores = [epoch.get(MASK_MAP) for epoch in read_epochs(folder)]
+    known = [score for score in scores if score is not None]
+    kept, result = best.file if known else folder / "weights" / "last.pt", scratch / "result.pt"
+    with restricted():
+        YOLO(str(kept))  # refuses code in it, which the next line would run
+    write_atomically(result, lambda temporary: strip_optimizer(kept, str(temporary)))
+    epoch = 1 + scores.index(max(known)) if known else len(scores)
+    return Trained(load_model(result), epoch, len(scores), scores[-1])
+
+
+def _go_on(
+    snapshot: Snapshot, folder: Path, arguments: Mapping[str, Any], callbacks: Callbacks, best: KeepBest
+) -> None:
+    """Finish a training from its last snapshot."""
+    last = snapshot.restore_files(folder)
+    best.keep(folder, last)  # the kill may have come between the snapshot and this
+    left = arguments["epochs"] - snapshot.epoch - 1
+    say(f"going on after epoch {snapshot.epoch + 1} of {arguments['epochs']}")
+    if left > 0:
+        trainee = YOLO(str(last))
+        callbacks.with_others([("on_train_start", snapshot)]).attach(trainee)
+        again = {key: value for key, value in arguments.items() if key in _PLACES}
+        trainee.train(resume=True, save_dir=str(folder), **again)

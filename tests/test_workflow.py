@@ -60,7 +60,8 @@ def test_a_run_from_an_80_class_model_to_a_proven_file(shapes: Path, tmp_path: P
 
     run = tmp_path / "run"
     assert report.folder == run
-    names = ["args.yaml", "finetune", "plan.json", "plots", "report.json", "results.csv", "train", "weights"]
+    names = [".lock", "args.yaml", "finetune", "plan.json", "plots", "report.json", "results.csv", "run.log"]
+    names += ["state.json", "train", "weights"]
     assert sorted(p.name for p in run.iterdir()) == names
     assert sorted(p.name for p in (run / "weights").iterdir()) == [
         "best.onnx",

@@ -11,9 +11,20 @@ from depgraph_hsic_only.dataset import Dataset, find_dataset
 from depgraph_hsic_only.evaluation import Metrics, Validation, check_device, validate_model
 from depgraph_hsic_only.logs import run_display
 from depgraph_hsic_only.progress import say
-from depgraph_hsic_only.recording import STAGES, Exported, Recorder, Remarks, check_classes, fingerprint, imgsz_of
-from depgraph_hsic_only.run_report import RunReport
+from depgraph_hsic_only.recording import (
+    BLOCKS,
+    STAGES,
+    Exported,
+    Recorder,
+    Remarks,
+    check_classes,
+    fingerprint,
+    imgsz_of,
+)
+from depgraph_hsic_only.run_report import RunReport, read_report
 from depgraph_hsic_only.runs import RunFolder
+from depgraph_hsic_only.settings import read_yaml
+from depgraph_hsic_only.state import STATE, RunState, read_state
 from depgraph_hsic_only.utils.hooks import Callbacks
 
 
@@ -66,26 +77,50 @@ class Yolov8SegPruner(abc.ABC):
         """Export the result into `folder.weights` and prove that the file does the same."""
 
     @final
-    def run(self) -> RunReport:
+    def run(self, resume: str | Path | None = None) -> RunReport:
         """Run and measure all stages; everything is in the run folder, complete after every stage.
 
+        Args:
+            resume: Folder of a run that was cut off, to go on where it was: from the stage before, in a training from
+                the last epoch. Settings, checkpoint and data set must be those it was started with; only where it runs
+                (`device`, `workers`) may differ. None for a new run.
+
         Raises:
-            PruningError: A setting, the checkpoint or the data set can't be used (then nothing has been written), or
-                the exported file differs from the model.
+            PruningError: A setting, the checkpoint or the data set can't be used (then nothing has been written), the
+                exported file differs from the model, or `resume` is of another run, or of one that is running.
         """
         model = self.load()
         check_classes(model, self.dataset, self.config)
         check_device(self.config.device)
-        with run_display(len(STAGES), self.folder.path / "run.log", verbose=self.config.verbose):
+        sources = {"checkpoint": fingerprint(model.model), "data": self.dataset.digest()}
+        state = RunState(self.config.to_dict(), sources)
+        if resume is not None:
+            state = read_state(resume)
+            state.check_same(self.config.to_dict(), sources, Path(resume))
+            self.folder = RunFolder(Path(resume))
+        with self.folder.locked(), run_display(len(STAGES), self.folder.path / "run.log", verbose=self.config.verbose):
             try:
-                recorder = Recorder(self.folder, self.dataset, self.config, model, self._remarks, self.evaluate)
-                model = recorder.stage("trained", self.train, model)
-                model = recorder.stage("pruned", self.prune, model)
-                model = recorder.stage("fine_tuned", self.fine_tune, model)
-                return recorder.finish(model, self.export)
+                if resume is None:
+                    self.folder.clear_scratch()
+                    self.folder.write_yaml("args.yaml", self.config.to_dict())
+                    self.folder.write_json(STATE, state.to_dict())
+                return self._run(model, state)
             except KeyboardInterrupt:
-                say(f"interrupted; every stage that was finished is in {self.folder.path}")
+                say(f"interrupted; to go on: --resume {self.folder.path}")
                 raise
+
+    def _run(self, model: Any, state: RunState) -> RunReport:
+        if "exported" in state.done:
+            say("this run is complete")
+            return read_report(self.folder.path)
+        if state.done:
+            before = read_yaml(self.folder.path / "args.yaml")
+            self._resolved = {BLOCKS[stage]: before[BLOCKS[stage]] for stage in state.done if stage in BLOCKS}
+        recorder = Recorder(self.folder, self.dataset, self.config, state, model, self._remarks, self.evaluate)
+        model = recorder.stage("trained", self.train, model)
+        model = recorder.stage("pruned", self.prune, model)
+        model = recorder.stage("fine_tuned", self.fine_tune, model)
+        return recorder.finish(model, self.export)
 
     @final
     def add_callback(self, event: str, function: Callable[[Any], object]) -> None:
@@ -112,9 +147,7 @@ class Yolov8SegPruner(abc.ABC):
     @cached_property
     def folder(self) -> RunFolder:
         """The run folder, made when it is first asked for."""
-        folder = RunFolder.create(self.config.project, self.config.name, exist_ok=self.config.exist_ok)
-        folder.write_yaml("args.yaml", self.config.to_dict())
-        return folder
+        return RunFolder.create(self.config.project, self.config.name, exist_ok=self.config.exist_ok)
 
     @cached_property
     def dataset(self) -> Dataset:

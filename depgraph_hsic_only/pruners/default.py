@@ -21,19 +21,22 @@ from depgraph_hsic_only.graph import ChannelGraph, trace_channels
 from depgraph_hsic_only.loading import load_model
 from depgraph_hsic_only.plan import PruningPlan
 from depgraph_hsic_only.planning import agreement, make_plan, plan_cut
+from depgraph_hsic_only.progress import say
 from depgraph_hsic_only.pruners.base import Yolov8SegPruner
 from depgraph_hsic_only.pruning import apply_plan, widths_for
 from depgraph_hsic_only.recipe import Start
 from depgraph_hsic_only.recording import BLOCKS, FILES, TRAININGS, Exported, fingerprint, imgsz_of, same_classes
 from depgraph_hsic_only.recovery import Recovery, recover
 from depgraph_hsic_only.report import stability_text
+from depgraph_hsic_only.runs import write_atomically
 from depgraph_hsic_only.sensitivity import Sensitivity, measure_sensitivity
+from depgraph_hsic_only.steps import Step, keep_step, read_step
 from depgraph_hsic_only.target import Target
 from depgraph_hsic_only.training import Recipe, Trained, make_recipe, train_model
 from depgraph_hsic_only.utils.conversion import export_onnx, verify_onnx
 from depgraph_hsic_only.utils.hooks import PruneEvent
 
-_PLAN, _TEACHER = "plan.json", ".teacher.pt"
+_PLAN = "plan.json"
 
 
 class DefaultYolov8SegPruner(Yolov8SegPruner):
@@ -42,7 +45,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
     Every stage can be replaced by a subclass.
     """
 
-    _between = False  # whether the fine-tuning at hand is one between two cuts
+    _between = 0  # the cut that the fine-tuning at hand follows, where others follow it
 
     def load(self) -> Any:
         """Load the checkpoint with Ultralytics' restricted loader.
@@ -87,9 +90,13 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         scored = self._scored(model)
         planned = self._planner(model, scored)
         reference = None if settings.max_map_drop is None else self.evaluate(model).map50_95_mask
-        whole: PruningPlan | None = None
-        trajectory = [self._point(0, model)]
-        for step in range(1, settings.steps + 1):
+        done, whole, trajectory = 0, None, [self._point(0, model)]
+        if (kept := read_step(self.folder)) is not None:
+            done, model, whole, trajectory = kept.number, kept.model, kept.plan, kept.trajectory
+            self._remarks.notes, self._remarks.details = list(kept.notes), dict(kept.details)
+            self._write_plan(whole)
+            say(f"going on after step {done}")
+        for step in range(done + 1, settings.steps + 1):
             scored = scored if step == 1 else self._scored(model)
             good = (model if reference is None else copy.deepcopy(model)), whole
             plan = planned(scored, Fraction(step, settings.steps))
@@ -98,9 +105,9 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
             self._write_plan(whole)
             trajectory.append(self._point(step, model))
             if step < settings.steps or reference is not None:
-                self._between = True
+                self._between = step
                 model = self.fine_tune(model)
-                self._between = False
+                self._between = 0
                 self.folder.rename(TRAININGS["fine_tuned"], f"{TRAININGS['fine_tuned']}-{step}")
                 trajectory.append(self._point(step, model))
             if reference is not None:
@@ -111,6 +118,9 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
                     self._write_plan(whole)
                     self.note(f"stopped by max_map_drop={settings.max_map_drop:g}: step {step - 1} is kept")
                     break
+            if step < settings.steps:
+                remarks = self._remarks.notes, self._remarks.details
+                model = keep_step(self.folder, Step(step, model, whole, trajectory, *remarks))
         self.detail(trajectory=trajectory)
         return model
 
@@ -260,9 +270,10 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         if settings["epochs"] == 0:
             return model
         callbacks, given = self.callbacks, settings
-        works = bool(model.ckpt) and same_classes(model.names, self.dataset.names)
+        scratch = self.folder.scratch / (f"{TRAININGS[stage]}-{self._between}" if self._between else TRAININGS[stage])
+        works = self._has_learnt(stage) and same_classes(model.names, self.dataset.names)
         if works:
-            recipe = self._recipe(model, stage, settings)
+            recipe = self._recipe(model, stage, settings, scratch)
             settings = {**recipe.arguments, **settings}
             callbacks = callbacks.with_others(recipe.callbacks)
             self.note(f"trained with {', '.join(f'{key}={value}' for key, value in settings.items())}")
@@ -271,32 +282,31 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         common = {key: getattr(self.config, key) for key in ("batch", "device", "workers", "seed")}
         arguments = {**common, "imgsz": imgsz_of(model, self.config), **settings}
         arguments["data"] = self.dataset.file(self.folder.path)
-        if given.get("distill_model"):
-            arguments["distill_model"] = self._safe_copy(load_model(given["distill_model"]))
-        try:
-            trained = train_model(model, self.folder.path / TRAININGS[stage], arguments, callbacks)
-        finally:
-            (self.folder.path / _TEACHER).unlink(missing_ok=True)
+        trained = train_model(model, self.folder.path / TRAININGS[stage], arguments, callbacks, scratch=scratch)
         return self._better(model, trained) if works else trained.model
 
-    def _recipe(self, model: Any, stage: str, settings: Mapping[str, Any]) -> Recipe:
+    def _has_learnt(self, stage: str) -> bool:
+        """Whether what a stage is given was trained before: it comes from a checkpoint, or from the first training."""
+        from_yaml = Path(self.config.pretrained).suffix in {".yaml", ".yml"}
+        return not from_yaml or (stage == "fine_tuned" and self.config.train["epochs"] > 0)
+
+    def _recipe(self, model: Any, stage: str, settings: Mapping[str, Any], scratch: Path) -> Recipe:
         """How to train on a model that works: one that was cut is taught by the one before, any other by itself."""
         batch = int(settings.get("batch", self.config.batch))
         start = Start(len(self.dataset.images("train")), batch, int(settings["epochs"]))
         own = "distill_model" in settings
         if stage == "trained":
-            return make_recipe(model.model, start, None if own else self._safe_copy(model))
+            if own:
+                return make_recipe(model.model, start)
+            scratch.mkdir(parents=True, exist_ok=True)
+            write_atomically(scratch / "teacher.pt", model.save)
+            return make_recipe(model.model, start, scratch / "teacher.pt")
         teacher, cut = self.folder.weights / FILES["trained"], self.folder.path / _PLAN
         if not (teacher.is_file() and cut.is_file()):
             return make_recipe(model.model, start)
         reference = self.evaluate(load_model(teacher)).map50_95_mask
         start = replace(start, kept=self.evaluate(model).map50_95_mask / reference if reference > 0 else 1.0)
         return make_recipe(model.model, start, None if own else teacher, PruningPlan.load(cut))
-
-    def _safe_copy(self, teacher: Any) -> Path:
-        """A teacher's checkpoint written by ourselves: Ultralytics would load the user's with all the code in it."""
-        teacher.save(self.folder.path / _TEACHER)
-        return self.folder.path / _TEACHER
 
     def _better(self, model: Any, trained: Trained) -> Any:
         """The better of what went into a training and what came out."""

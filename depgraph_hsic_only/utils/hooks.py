@@ -111,10 +111,14 @@ class KeepBest:
 
     def __call__(self, trainer: Any) -> None:
         """Copy the checkpoint just written if its epoch is the best so far."""
-        scores = [epoch.get(MASK_MAP) for epoch in read_epochs(trainer.save_dir)]
+        self.keep(trainer.save_dir, trainer.last)
+
+    def keep(self, folder: Path, last: Path) -> None:
+        """Copy a checkpoint if the last epoch of a training's folder is the best so far."""
+        scores = [epoch.get(MASK_MAP) for epoch in read_epochs(folder)]
         known = [score for score in scores if score is not None]
         if known and scores[-1] is not None and known.index(max(known)) == len(known) - 1:
-            write_atomically(self.file, lambda temporary: shutil.copyfile(trainer.last, temporary))
+            write_atomically(self.file, lambda temporary: shutil.copyfile(last, temporary))
 
 
 @dataclass(frozen=True)

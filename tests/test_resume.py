@@ -1,0 +1,199 @@
+"""Runs that are cut off by a real SIGKILL and go on: same plan, same weights or all epochs, and nothing lost."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from depgraph_hsic_only import CheckpointError, ConfigError, DefaultYolov8SegPruner, load_model
+from depgraph_hsic_only.runs import RunFolder
+from depgraph_hsic_only.snapshot import Snapshot
+from depgraph_hsic_only.state import RunState
+
+
+def command(project: Path, checkpoint: Path, data: Path, *more: str) -> list[str]:
+    return [
+        *(sys.executable, "-m", "depgraph_hsic_only", "--pretrained", str(checkpoint), "--data", str(data)),
+        *("--imgsz", "64", "--batch", "8", "--workers", "0", "--device", "cpu", "--project", str(project)),
+        *("--name", "run", "plots=false", "calibration.images=8", "prune.ratio=0.25", "export.images=2", *more),
+    ]
+
+
+def killed_at(arguments: list[str], line: str) -> str:
+    """Run a command, kill it when it prints a line, and return what it had printed."""
+    seen = ""
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        for text in process.stdout:
+            seen += text
+            if line in text:
+                process.kill()
+                break
+    assert process.returncode == -signal.SIGKILL, seen
+    return seen
+
+
+def resumed(folder: Path, *more: str) -> str:
+    arguments = [sys.executable, "-m", "depgraph_hsic_only", "--resume", str(folder), *more]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = load_model(folder / "weights" / "best.pt").model.state_dict()
+    return state
+
+
+def report(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    return found
+
+
+def test_killed_between_stages_a_moved_run_goes_on_to_the_same_weights(
+    checkpoint: Path, shapes: Path, tmp_path: Path
+) -> None:
+    more = ("train.epochs=0", "fine_tune.epochs=1")
+    whole = subprocess.run(command(tmp_path / "whole", checkpoint, shapes, *more), capture_output=True, check=False)
+    assert whole.returncode == 0
+    killed_at(command(tmp_path / "cut", checkpoint, shapes, *more), "fine-tuning (stage 3 of 5)")
+    moved = tmp_path / "elsewhere"
+    (tmp_path / "cut" / "run").rename(moved)
+    said = resumed(moved)
+    assert said.count("done before") == 2
+    expected, found = weights(tmp_path / "whole" / "run"), weights(moved)
+    assert all(torch.equal(expected[name], tensor) for name, tensor in found.items())
+    for name in ("plan.json", "weights/pruned.yaml"):
+        assert (moved / name).read_text() == (tmp_path / "whole" / "run" / name).read_text()
+    stages = [[stage["name"] for stage in report(run)["stages"]] for run in (tmp_path / "whole" / "run", moved)]
+    assert stages[0] == stages[1]
+    assert not (moved / "resume").exists()
+    assert "this run is complete" in resumed(moved)
+
+
+def test_killed_in_a_training_it_completes_all_epochs(checkpoint: Path, shapes: Path, tmp_path: Path) -> None:
+    killed_at(command(tmp_path, checkpoint, shapes, "train.epochs=4", "fine_tune.epochs=0"), "epochs: 2 of 4")
+    run = tmp_path / "run"
+    last = run / "train" / "weights" / "last.pt"
+    last.write_bytes(last.read_bytes()[:1000])  # as a kill while it is written leaves it
+    with (run / "train" / "results.csv").open("a") as file:
+        file.write("3,1.0,")  # and a row that was begun
+    said = resumed(run)
+    assert "going on after epoch 2 of 4" in said
+    epochs = report(run)["stages"][1]["epochs"]
+    assert [epoch["epoch"] for epoch in epochs] == [1, 2, 3, 4]
+    assert load_model(run / "weights" / "best.pt").task == "segment"
+    assert not (run / "resume").exists()
+
+
+def test_another_configuration_or_data_set_is_refused_by_name(checkpoint: Path, shapes: Path, tmp_path: Path) -> None:
+    more = ("train.epochs=0", "fine_tune.epochs=0")
+    killed_at(command(tmp_path, checkpoint, shapes, *more), "pruning (stage 2 of 5)")
+    run = tmp_path / "run"
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    for arguments, named in {
+        ("prune.ratio=0.5",): "prune.ratio=0.5 instead of 0.25",
+        ("--seed", "3"): "seed=3 instead of 0",
+    }.items():
+        done = subprocess.run(
+            [sys.executable, "-m", "depgraph_hsic_only", "--resume", str(run), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (
+            done.returncode == 2
+            and named in done.stderr
+            and done.stderr.count("\n") == 1 + done.stderr.count("warning")
+        )
+    other = tmp_path / "other"
+    shutil.copytree(shapes.parent, other)
+    label = next((other / "labels" / "train").glob("*.txt"))
+    label.write_text(label.read_text() + label.read_text())
+    keys = yaml.safe_load(shapes.read_text())
+    (other / shapes.name).write_text(yaml.safe_dump({**keys, "path": str(other)}))
+    state = json.loads((run / "state.json").read_text())
+    pruner = DefaultYolov8SegPruner(cfg=None, **{**state["settings"], "data": str(other / shapes.name)})
+    with pytest.raises(ConfigError, match="got another data; undo that"):
+        pruner.run(resume=run)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"} == {
+        path: content for path, content in before.items() if path.name != ".lock"
+    }
+    with pytest.raises(ConfigError, match=r"expected the folder of a run.*state\.json"):
+        pruner.run(resume=tmp_path)
+
+
+def test_two_runs_never_write_one_folder(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, "run")
+    refused = pytest.raises(ConfigError, match="another one does at this moment")
+    with folder.locked(), refused, RunFolder(folder.path).locked():
+        raise AssertionError("locked twice")
+    with folder.locked():
+        assert RunFolder.create(tmp_path, "run").path != folder.path
+
+
+def test_what_may_differ_after_a_resume_is_where_it_runs() -> None:
+    state = RunState({"device": "0", "prune": {"ratio": 0.5}}, {"data": "a"})
+    state.check_same({"device": "cpu", "name": "x", "prune": {"ratio": 0.5}}, {"data": "a"}, Path("run"))
+    with pytest.raises(ConfigError, match=r"prune\.ratio=0\.4 instead of 0\.5; another data"):
+        state.check_same({"prune": {"ratio": 0.4}}, {"data": "b"}, Path("run"))
+
+
+def test_a_damaged_or_hostile_snapshot_is_refused(tmp_path: Path) -> None:
+    marker, file = tmp_path / "marker", tmp_path / "snapshot.pt"
+
+    class Hostile:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (marker,)
+
+    torch.save({"epoch": Hostile()}, file)
+    with pytest.raises(CheckpointError, match="could not be read"):
+        Snapshot.read(file)
+    assert not marker.exists()
+    file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(CheckpointError, match="remove the file to train anew"):
+        Snapshot.read(file)
+    assert Snapshot.read(tmp_path / "none.pt") is None
+
+
+@pytest.mark.slow
+def test_a_run_in_steps_survives_twenty_kills(checkpoint: Path, shapes: Path, tmp_path: Path) -> None:
+    more = ("train.epochs=3", "fine_tune.epochs=6", "prune.steps=2")
+    start = time.monotonic()
+    whole = subprocess.run(command(tmp_path / "whole", checkpoint, shapes, *more), capture_output=True, check=False)
+    assert whole.returncode == 0
+    length, rng, run = time.monotonic() - start, random.Random(0), tmp_path / "cut" / "run"
+    kills = rounds = 0
+    while kills < 20:
+        shutil.rmtree(tmp_path / "cut", ignore_errors=True)
+        rounds += 1
+        arguments = command(tmp_path / "cut", checkpoint, shapes, *more)
+        while True:
+            with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+                try:
+                    output, _ = process.communicate(timeout=rng.uniform(2, 0.6 * length))
+                    assert process.returncode == 0, output
+                    break
+                except subprocess.TimeoutExpired:
+                    os.kill(process.pid, signal.SIGKILL)
+                    kills += 1
+            if (run / "state.json").exists():
+                arguments = [sys.executable, "-m", "depgraph_hsic_only", "--resume", str(run)]
+        expected, found = report(tmp_path / "whole" / "run"), report(run)
+        assert found["widths"] == expected["widths"]
+        assert [stage["name"] for stage in found["stages"]] == [stage["name"] for stage in expected["stages"]]
+        for one, two in zip(found["stages"], expected["stages"], strict=True):
+            assert len(one["epochs"]) == len(two["epochs"])
+            assert abs((one["map50_95_mask"] or 0) - (two["map50_95_mask"] or 0)) <= 0.01
+        assert not (run / "resume").exists()
+    print(f"{kills} kills in {rounds} runs")
