@@ -9,10 +9,11 @@ from depgraph_hsic_only.commands.command import PROGRAM, Command
 
 _SHELLS = ("bash", "zsh")
 _EPILOG = f"""\
-Completes the installed {PROGRAM}; not python -m depgraph_hsic_only, nor python prune.py.
+Completes the installed {PROGRAM}, not python -m depgraph_hsic_only.
 
 examples:
-  {PROGRAM} completion bash > ~/.local/share/bash-completion/completions/{PROGRAM}
+  {PROGRAM} completion bash \\
+      > ~/.local/share/bash-completion/completions/{PROGRAM}
   {PROGRAM} completion zsh > "${{fpath[1]}}/_{PROGRAM}"
 """
 

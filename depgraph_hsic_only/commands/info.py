@@ -10,7 +10,7 @@ from depgraph_hsic_only.info import describe
 from depgraph_hsic_only.loading import load_model
 
 _EPILOG = """\
-Runs no code from the file, and changes nothing. Segmentation and detection models.
+For segmentation and detection models. Runs no code from the file.
 
 examples:
   depgraph-hsic info runs/prune/exp/weights/best.pt
