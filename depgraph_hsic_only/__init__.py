@@ -12,6 +12,7 @@ from depgraph_hsic_only.errors import (
     UnsupportedModelError,
 )
 from depgraph_hsic_only.graph import ChannelGroup
+from depgraph_hsic_only.info import ModelInfo, describe
 from depgraph_hsic_only.loading import load_model
 from depgraph_hsic_only.nms import ensure_nms
 from depgraph_hsic_only.plan import PruningPlan
@@ -31,6 +32,7 @@ __all__ = [
     "ExportError",
     "Exported",
     "HsicLassoPruner",
+    "ModelInfo",
     "PlanError",
     "PruningError",
     "PruningPlan",
@@ -41,6 +43,7 @@ __all__ = [
     "Yolov8SegPruner",
     "__version__",
     "apply_plan",
+    "describe",
     "ensure_nms",
     "list_criteria",
     "load_model",

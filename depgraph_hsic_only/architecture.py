@@ -63,7 +63,7 @@ def check_yolov8(model: Any) -> None:
 def _check_matches_yaml(model: Any, expected: str) -> None:
     """Refuse a model whose weights are not those of its YAML: Ultralytics' train() would rebuild another network."""
     has = {name: tuple(t.shape) for name, t in model.state_dict().items()}
-    wants = {name: tuple(t.shape) for name, t in _skeleton(model.yaml).state_dict(prefix="model.").items()}
+    wants = {name: tuple(t.shape) for name, t in skeleton(model.yaml)[0].state_dict(prefix="model.").items()}
     head = f"model.{len(model.model) - 1}"
     wrong = [
         name
@@ -79,10 +79,15 @@ def _check_matches_yaml(model: Any, expected: str) -> None:
         )
 
 
-def _skeleton(yaml: dict[str, Any]) -> nn.Module:
-    """The layers that Ultralytics builds from a YAML dict, shapes without memory or random numbers."""
+def skeleton(yaml: dict[str, Any]) -> tuple[nn.Sequential, list[int]]:
+    """The layers that Ultralytics builds from a YAML dict, shapes without memory or random numbers.
+
+    Returns:
+        The layers, and the indices of those whose outputs later ones read, as Ultralytics' models keep them.
+    """
     with torch.device("meta"):
-        return cast(nn.Module, parse_model(copy.deepcopy(yaml), ch=yaml.get("channels", 3), verbose=False)[0])
+        built = parse_model(copy.deepcopy(yaml), ch=yaml.get("channels", 3), verbose=False)
+    return cast(tuple[nn.Sequential, list[int]], built)
 
 
 def stock_yaml(model: Any) -> dict[str, Any]:
@@ -97,14 +102,21 @@ def stock_yaml(model: Any) -> dict[str, Any]:
     yaml = {key: value for key, value in copy.deepcopy(model.yaml).items() if key not in _SCALING}
     rows = yaml["backbone"] + yaml["head"]
     explicit = [
-        [row[0], _repeats(layer), row[2], _arguments(layer, row[3])]
+        [row[0], repeats(layer), row[2], _arguments(layer, row[3])]
         for row, layer in zip(rows, model.model, strict=True)
     ]
     split = len(yaml["backbone"])
     return yaml | {"backbone": explicit[:split], "head": explicit[split:]}
 
 
-def _repeats(layer: nn.Module) -> int:
+def is_written_out(yaml: dict[str, Any]) -> bool:
+    """Whether a YAML dict has the form of `stock_yaml`: no scale, and a hidden width of its own for every C2f."""
+    rows = [row for row in yaml["backbone"] + yaml["head"] if row[2] == "C2f"]
+    return not any(yaml.get(key) for key in _SCALING if key != "scale") and all(len(row[3]) > 3 for row in rows)
+
+
+def repeats(layer: nn.Module) -> int:
+    """How many times a layer's block is repeated, as its YAML row says it."""
     return len(layer.m) if isinstance(layer, C2f) else 1
 
 

@@ -4,70 +4,108 @@ import argparse
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
+
+import shtab
 
 from depgraph_hsic_only._version import __version__
+from depgraph_hsic_only.commands import COMMANDS
+from depgraph_hsic_only.commands.command import MODEL_FILES, PROGRAM, YAML_FILES, Command, Parser, complete_as
+from depgraph_hsic_only.commands.completion import completion
 from depgraph_hsic_only.config import DEFAULT_CFG
+from depgraph_hsic_only.criteria import list_criteria
 from depgraph_hsic_only.demo import DEMO
 from depgraph_hsic_only.errors import PruningError
+from depgraph_hsic_only.logs import aside
+from depgraph_hsic_only.names import nearest
 from depgraph_hsic_only.preview import preview
 from depgraph_hsic_only.progress import say, show
 from depgraph_hsic_only.pruners import DefaultYolov8SegPruner
 from depgraph_hsic_only.settings import parse_override
 from depgraph_hsic_only.state import read_state
 
-_FLAGS = {  # flag: (key of the configuration, type, meaning)
-    "pretrained": ("pretrained", str, "checkpoint to prune (.pt), or a YOLOv8 segmentation YAML to train from scratch"),
-    "data": ("data", str, "data set: a name, the path of its data.yaml, or 'shapes'"),
-    "criterion": ("prune.criterion", str, "what ranks channels"),
-    "ratio": ("prune.ratio", float, "share of the channels to cut from each width, 0 <= ratio < 1"),
-    "threshold": ("prune.threshold", float, "instead of a ratio: the smallest score that stays"),
-    "target": (
-        "prune.target",
-        str,
-        "instead of a ratio: what may be left, such as params=0.8, gmacs=0.8 or latency=0.8",
-    ),
-    "imgsz": ("imgsz", int, "side of the input image in pixels (default: the checkpoint's own)"),
-    "batch": ("batch", int, "images per batch"),
-    "device": ("device", str, "cpu, 0, 0,1 or mps (default: Ultralytics' choice)"),
-    "workers": ("workers", int, "data loading processes"),
-    "seed": ("seed", int, "of every random choice"),
-    "project": ("project", str, "folder of the run folders"),
-    "name": ("name", str, "name of the run folder"),
+_FLAGS = {  # flag: (key of the configuration, type, what the value is called, meaning)
+    "pretrained": ("pretrained", str, "FILE", "checkpoint (.pt), or a YOLOv8 YAML to train from scratch"),
+    "data": ("data", str, "NAME", "data set: a name, the path of its data.yaml, or 'shapes'"),
+    "criterion": ("prune.criterion", str, "NAME", "what ranks channels, such as magnitude or hsic_lasso"),
+    "ratio": ("prune.ratio", float, "R", "share of the channels to cut from each width, 0 <= R < 1"),
+    "threshold": ("prune.threshold", float, "T", "instead of a ratio: the smallest score that stays"),
+    "target": ("prune.target", str, "WHAT=R", "instead: the share left, of params, gmacs or latency"),
+    "imgsz": ("imgsz", int, "PX", "side of the input image (default: the checkpoint's own)"),
+    "batch": ("batch", int, "N", "images per batch"),
+    "device": ("device", str, "NAME", "cpu, 0, 0,1 or mps (default: Ultralytics' choice)"),
+    "workers": ("workers", int, "N", "data loading processes"),
+    "seed": ("seed", int, "N", "of every random choice"),
+    "project": ("project", str, "FOLDER", "folder of the run folders"),
+    "name": ("name", str, "NAME", "name of the run folder"),
 }
+_COMPLETED = {  # how a shell completes a flag's value
+    "pretrained": MODEL_FILES,
+    "data": YAML_FILES,
+    "cfg": YAML_FILES,
+    "criterion": shtab.cmd(f"echo {' '.join(list_criteria())}"),
+    "project": shtab.DIRECTORY,
+    "resume": shtab.DIRECTORY,
+}
+_EXAMPLES = f"""\
+examples:
+  {PROGRAM} --pretrained best.pt --ratio 0.25 --dry-run
+  {PROGRAM} --pretrained yolov8n-seg.pt --data my/data.yaml --ratio 0.25
+  {PROGRAM} --pretrained best.pt --data my/data.yaml --target gmacs=0.75
+  {PROGRAM} --demo
+"""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """One line, as for every other mistake."""
-        self.exit(2, f"{self.prog}: error: {message}; --help lists what there is\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="depgraph-hsic",
-        description="Prune a YOLOv8 segmentation model into an ordinary, narrower Ultralytics model.",
-        epilog="Everything else is set as key=value: train.epochs=0 fine_tune.epochs=5 prune.layers=[3,4] lr0=0.001",
-    )
-    for flag, (_, kind, meaning) in _FLAGS.items():
-        parser.add_argument(f"--{flag}", type=kind, help=meaning)
-    parser.add_argument("--cfg", help="YAML file of settings (default: default.yaml)")
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the plain run."""
+    for flag, (_, kind, metavar, meaning) in _FLAGS.items():
+        parser.add_argument(f"--{flag}", type=kind, metavar=metavar, help=meaning)
+    parser.add_argument("--cfg", metavar="FILE", help="settings (default: default.yaml)")
     parser.add_argument("--resume", metavar="FOLDER", help="go on with a run that was cut off")
     parser.add_argument("--exist-ok", action="store_true", default=None, help="use an existing run folder again")
     parser.add_argument(
-        "--verbose", action="store_true", default=None, help="Ultralytics' own output here, not only in run.log"
+        "--verbose", action="store_true", default=None, help="Ultralytics' output too, not only in run.log"
     )
     parser.add_argument("--dry-run", action="store_true", help="print what would be cut and write nothing")
     parser.add_argument("--demo", action="store_true", help="train, prune and export on drawn shapes, in minutes")
-    parser.add_argument("--version", action="version", version=f"depgraph_hsic_only {__version__}")
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="any setting of default.yaml, over the file's"
+        "--version", action="version", version=f"depgraph_hsic_only {__version__}", help="print the version"
     )
+    for action in parser._actions:
+        if action.dest in _COMPLETED:
+            complete_as(action, _COMPLETED[action.dest])
+
+
+def _parser() -> Parser:
+    """The parser of the plain run."""
+    commands = "\n".join(f"  {command.name:<19}{command.summary}" for command in _COMMANDS.values())
+    parser = Parser(
+        prog=PROGRAM,
+        usage=f"{PROGRAM} [COMMAND] [--flag value ...] [key=value ...]",
+        description="Prune a YOLOv8 segmentation model into an ordinary, narrower Ultralytics model.",
+        epilog=f"commands:\n{commands}\n\n{_EXAMPLES}",
+    )
+    _add_flags(parser)
+    settings = parser.add_argument_group("any setting of default.yaml")
+    settings.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.epochs=0 prune.layers=[3,4]")
     return parser
 
 
+def _whole() -> Parser:
+    """A parser of the plain run's flags and of every command, for shells to complete from."""
+    parser = Parser(prog=PROGRAM)
+    _add_flags(parser)
+    commands = parser.add_subparsers()
+    for command in _COMMANDS.values():
+        command.add_arguments(commands.add_parser(command.name, help=command.summary))
+    return parser
+
+
+_COMMANDS = COMMANDS | {"completion": completion(_whole)}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
+    """Run the command line: a command where the first argument names one, else the plain run.
 
     Args:
         argv: Arguments without the program's name; None for those of the process.
@@ -75,21 +113,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0, 2 where something given can't be used, or 130 after Ctrl-C.
     """
-    arguments = _parser().parse_intermixed_args(argv)  # overrides may stand between flags
+    given = list(sys.argv[1:] if argv is None else argv)
     warnings.showwarning = lambda message, *_: say(f"warning: {message}")
     try:
-        given: dict[str, Any] = dict(DEMO) if arguments.demo else {}
-        given |= {key: v for flag, (key, _, _) in _FLAGS.items() if (v := getattr(arguments, flag)) is not None}
-        given |= {flag: True for flag in ("exist_ok", "verbose") if getattr(arguments, flag)}
-        given |= dict(parse_override(text) for text in arguments.overrides)
-        cfg = arguments.cfg or DEFAULT_CFG
-        if arguments.resume is not None and arguments.cfg is None:
-            cfg, given = None, {**read_state(arguments.resume).settings, **given}
-        pruner = DefaultYolov8SegPruner(cfg=cfg, **given)
-        show(preview(pruner.config) if arguments.dry_run else pruner.run(arguments.resume))
+        if given and given[0] in _COMMANDS:
+            _answer(_COMMANDS[given[0]], given[1:])
+        else:
+            _prune(given)
     except PruningError as error:
-        print(f"depgraph-hsic: error: {error}", file=sys.stderr)
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130  # as a shell says it of a process that SIGINT ended
     return 0
+
+
+def _answer(command: Command, given: Sequence[str]) -> None:
+    """Run a command and print what it returns, and nothing else, on stdout."""
+    arguments = command.parser().parse(given)
+    with aside():
+        answer = command.run(arguments)
+    if isinstance(answer, str):
+        print(answer)
+    elif answer is not None:
+        show(answer)
+
+
+def _prune(words: Sequence[str]) -> None:
+    """The plain run."""
+    parser = _parser()
+    if words and not words[0].startswith("-") and "=" not in words[0]:
+        known = ", ".join(_COMMANDS)
+        parser.error(
+            f"expected a command ({known}), a flag or key=value, got {words[0]!r}{nearest(words[0], _COMMANDS)}"
+        )
+    arguments = parser.parse(words)
+    given: dict[str, Any] = dict(DEMO) if arguments.demo else {}
+    given |= {key: v for flag, (key, *_) in _FLAGS.items() if (v := getattr(arguments, flag)) is not None}
+    given |= {flag: True for flag in ("exist_ok", "verbose") if getattr(arguments, flag)}
+    given |= dict(parse_override(text) for text in arguments.overrides)  # they may stand between flags
+    cfg = arguments.cfg or DEFAULT_CFG
+    if arguments.resume is not None and arguments.cfg is None:
+        cfg, given = None, {**read_state(arguments.resume).settings, **given}
+    pruner = DefaultYolov8SegPruner(cfg=cfg, **given)
+    show(preview(pruner.config) if arguments.dry_run else pruner.run(arguments.resume))

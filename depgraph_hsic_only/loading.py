@@ -52,7 +52,6 @@ def load_model(path: str | Path, *, task: str | None = "segment") -> Any:
         CheckpointError: The file is missing, can't be read, or is no checkpoint.
         UnsupportedModelError: It holds another kind of model; the message says which.
     """
-    ensure_nms()
     path = Path(path).expanduser()
     expected = f"{path}: expected a YOLOv8 {_NAMES.get(task or '', 'segmentation or detection')} checkpoint"
     downloadable = str(path) in GITHUB_ASSETS_NAMES
@@ -63,6 +62,7 @@ def load_model(path: str | Path, *, task: str | None = "segment") -> Any:
         raise CheckpointError(f"{expected}, but there is no such file; check the path, or pass yolov8n-seg.pt")
     if path.suffix not in {".pt", ".yaml", ".yml"}:
         raise CheckpointError(f"{expected}, got a file that does not end in .pt; pass the .pt file from training")
+    ensure_nms()
     try:
         with restricted():
             yolo = YOLO(str(path))
@@ -82,6 +82,11 @@ def load_model(path: str | Path, *, task: str | None = "segment") -> Any:
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"{path}: {error}") from error
     return yolo
+
+
+def own_imgsz(yolo: Any) -> int:
+    """Side of the input image that a `YOLO` was trained for, pixels; 640 where it doesn't say."""
+    return int(yolo.overrides.get("imgsz") or 640)
 
 
 _NAMES = {"segment": "segmentation", "detect": "detection"}

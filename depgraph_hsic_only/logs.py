@@ -1,9 +1,10 @@
-"""What Ultralytics says goes into the log of a run instead of over its display."""
+"""What Ultralytics says goes into the log of a run instead of over its display, and beside the answer of a command."""
 
 import functools
 import logging
+import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -32,6 +33,19 @@ def run_display(stages: int, log: Path, *, verbose: bool) -> Iterator[Display]:
             stack.enter_context(_silenced(file))
             stack.enter_context(_heard(_Warnings(display)))
         yield display
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """Everything that is said on the way goes to stderr: stdout is for the answer of a command."""
+    streams = [h for h in LOGGER.handlers if type(h) is logging.StreamHandler]
+    before = [h.setStream(sys.stderr) for h in streams]
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        for handler, stream in zip(streams, before, strict=True):
+            handler.setStream(stream or sys.stderr)  # None: it was there before
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from depgraph_hsic_only.costs import measure_cost
 from depgraph_hsic_only.dataset import Dataset
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.evaluation import Metrics, Validation, median_latency, onnx_run, torch_run
-from depgraph_hsic_only.loading import load_model
+from depgraph_hsic_only.loading import load_model, own_imgsz
 from depgraph_hsic_only.progress import begin_stage, say
 from depgraph_hsic_only.run_report import RunReport, StageReport
 from depgraph_hsic_only.runs import RunFolder
@@ -225,7 +225,7 @@ class Recorder:
 
 def imgsz_of(model: Any, config: Config) -> int:
     """Side of the input image of a run, pixels: the configuration's, or the checkpoint's own."""
-    return config.imgsz or int(model.overrides.get("imgsz") or 640)
+    return config.imgsz or own_imgsz(model)
 
 
 def same_classes(a: Mapping[int, str], b: Mapping[int, str]) -> bool:

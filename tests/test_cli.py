@@ -1,6 +1,7 @@
-"""The command line: three ways in, and every mistake one line on stderr, exit code 2, nothing left behind."""
+"""The command line: three ways in, every mistake one line on stderr, exit code 2, nothing left behind; completion."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,9 @@ import pytest
 import yaml
 from ultralytics import YOLO
 
-from depgraph_hsic_only.cli import main
+from depgraph_hsic_only.cli import _COMMANDS, _parser, main
+from depgraph_hsic_only.commands.command import PROGRAM
+from depgraph_hsic_only.criteria import list_criteria
 from depgraph_hsic_only.shapes import shapes_dataset
 
 ROOT = Path(__file__).parents[1]
@@ -81,6 +84,11 @@ GOOD = ("--pretrained", "@good.pt", "--data", "@good.yaml", "train.epochs=0", "-
         (mistake(*GOOD, "prune.layers=[3,44]"), "got 44"),
         (mistake(*GOOD, "train.epoch=3"), "did you mean 'epochs'"),
         (mistake(*GOOD, "epochs"), "key=value"),
+        (mistake(*GOOD, "prune.ratoi=0.3"), "did you mean 'ratio'"),
+        (mistake(*GOOD, "fine_tune.epoch=3"), "did you mean 'epochs'"),
+        (mistake("info", "@missing.pt"), "no such file"),
+        (mistake("info", "@text.pt"), "could not be loaded"),
+        (mistake("info", "@good.pt", "--imgsz", "8"), "imgsz: expected"),
         (mistake(*GOOD, "--cfg", "@list.yaml"), "got a list"),
         (mistake(*GOOD, "--cfg", "@tab.yaml"), "expected YAML"),
         (mistake(*GOOD, "--cfg", "@missing.yaml"), "there is none"),
@@ -103,12 +111,93 @@ def test_mistakes(
     assert sorted(p for p in files.rglob("*") if p.suffix != ".cache") == before
 
 
-@pytest.mark.parametrize("arguments", [["--colour", "red"], ["--imgsz", "abc"], ["--ratio", "abc"]])
-def test_mistaken_flags_leave_with_2(arguments: list[str], capsys: Any) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--colour", "red"], "unknown argument '--colour'"),
+        (["--imgsz", "abc"], "--imgsz: invalid int value: 'abc'"),
+        (["--ratio", "abc"], "--ratio: invalid float value: 'abc'"),
+        (["--ratio"], "--ratio: expected one argument"),
+        (["--pretrianed", "x.pt"], "'--pretrianed' (did you mean '--pretrained'?)"),
+        (["--pretrianed=x.pt", "train.epochs=0"], "'--pretrianed' (did you mean '--pretrained'?)"),
+        (["-pretrained", "x.pt"], "'-pretrained' (did you mean '--pretrained'?)"),
+        (["--pre", "x.pt"], "'--pre' (did you mean '--pretrained'?)"),  # a shortened flag is a mistake
+        (["inof", "x.pt"], "'inof' (did you mean 'info'?)"),
+        (["x.pt", "--ratio", "0.3"], "expected a command (info,"),
+        (["info"], "required: model.pt"),
+        (["info", "--jsno", "x.pt"], "'--jsno' (did you mean '--json'?)"),
+        (["info", "x.pt", "y.pt"], "unknown argument 'y.pt'"),
+        (["completion", "fish"], "choose from 'bash', 'zsh'"),
+    ],
+)
+def test_mistaken_flags_and_commands_leave_with_2(arguments: list[str], message: str, capsys: Any) -> None:
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     error = capsys.readouterr().err
-    assert caught.value.code == 2 and error.count("\n") == 1 and "error: " in error, error
+    assert caught.value.code == 2 and error.count("\n") == 1 and "error: " in error and message in error, error
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in _COMMANDS)])
+def test_help_fits_a_terminal_and_has_examples_that_parse(command: list[str], monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as caught:
+        main([*command, "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert caught.value.code == 0 and len(lines) <= 40
+    assert all(len(line) <= 80 for line in lines), max(lines, key=len)
+    examples = [line.split() for line in lines if line.startswith(f"  {PROGRAM} ")]
+    assert len(examples) >= (1 if command else 3)
+    for words in examples:
+        given = words[1 : next((i for i, word in enumerate(words) if word in {"|", ">", "\\"}), None)]
+        if command:
+            _COMMANDS[command[0]].parser().parse(given[1:])
+        else:
+            _parser().parse(given)
+    assert command or all(f"  {name} " in "\n".join(lines) for name in _COMMANDS)
+
+
+DRIVE = """
+source "$1"; shift
+COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
+$(complete -p depgraph-hsic | sed 's/.*-F \\([^ ]*\\).*/\\1/')
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_completion_in_bash(tmp_path: Path, capsys: Any) -> None:
+    assert main(["completion", "bash"]) == 0
+    (tmp_path / "script").write_text(capsys.readouterr().out)
+    (tmp_path / "here" / "runs").mkdir(parents=True)
+    for name in ("a.pt", "b.yaml", "c.txt", "runs/best.pt"):
+        (tmp_path / "here" / name).touch()
+
+    def completed(*words: str) -> set[str]:
+        command = ["bash", "-c", DRIVE, "bash", str(tmp_path / "script"), "depgraph-hsic", *words]
+        done = subprocess.run(command, cwd=tmp_path / "here", capture_output=True, text=True, check=True)
+        return set(done.stdout.split())
+
+    assert completed("") == set(_COMMANDS)
+    assert completed("inf") == {"info"}
+    assert completed("--pre") == {"--pretrained"}
+    assert completed("--pretrained", "a.pt", "train.epochs=0", "--dry") == {"--dry-run"}
+    assert completed("--criterion", "") == set(list_criteria())
+    assert completed("--pretrained", "") == {"a.pt", "b.yaml", "runs"}
+    assert completed("--cfg", "") == {"b.yaml", "runs"}
+    assert completed("--project", "") == {"runs"}
+    assert completed("info", "runs/") == {"runs/best.pt"}
+    assert completed("info", "a.pt", "--j") == {"--json"}
+    assert completed("completion", "") == {"bash", "zsh"}
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="no zsh")
+def test_the_script_for_zsh_is_one(tmp_path: Path, capsys: Any) -> None:
+    assert main(["completion", "zsh"]) == 0
+    (tmp_path / "_depgraph-hsic").write_text(capsys.readouterr().out)
+    load = "autoload -Uz compinit; compinit -u -d $PWD/dump; autoload +X _depgraph-hsic; echo $_comps[depgraph-hsic]"
+    command = ["zsh", "-f", "-c", f"fpath=($PWD $fpath); {load}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("_depgraph-hsic\n", "")
 
 
 @pytest.mark.parametrize("command", [["-m", "depgraph_hsic_only"], [str(ROOT / "prune.py")]])

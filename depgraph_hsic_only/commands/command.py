@@ -1,0 +1,77 @@
+"""What a command of the command line is, and a parser whose every mistake is one line."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, cast
+
+import shtab
+from rich.console import RenderableType
+
+from depgraph_hsic_only.names import nearest
+
+PROGRAM = "depgraph-hsic"
+MODEL_FILES = shtab.glob("*.pt", "*.yaml", "*.yml")
+YAML_FILES = shtab.glob("*.yaml", "*.yml")
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: `depgraph-hsic NAME ...`.
+
+    Attributes:
+        name: What it is called by.
+        summary: One line for the list of commands.
+        epilog: What follows the flags in its help: examples.
+        add_arguments: Adds its arguments to a parser.
+        run: Does it. Returns what is printed: a string as it is, anything else as rich draws it, None for nothing.
+    """
+
+    name: str
+    summary: str
+    epilog: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], RenderableType | None]
+
+    def parser(self) -> "Parser":
+        """The parser of its arguments."""
+        parser = Parser(prog=f"{PROGRAM} {self.name}", description=self.summary, epilog=self.epilog)
+        self.add_arguments(parser)
+        return parser
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that takes flags in full, names the nearest one, and keeps the line breaks of its texts.
+
+    A shortened flag would change its meaning with the next flag that starts alike, so it is a mistake as any other.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=_Formatter, **settings)
+
+    def parse(self, given: Sequence[str]) -> argparse.Namespace:
+        """The arguments; positional ones may stand between flags. Leaves with code 2 where one is unknown."""
+        arguments, unknown = self.parse_known_intermixed_args(list(given))
+        if unknown:
+            word = next((word for word in unknown if word.startswith("-")), unknown[0]).partition("=")[0]
+            self.error(f"unknown argument {word!r}{self._flag_near(word)}")
+        return arguments
+
+    def error(self, message: str) -> NoReturn:
+        """One line, as for every other mistake."""
+        self.exit(2, f"{self.prog}: error: {message}; --help lists what there is\n")
+
+    def _flag_near(self, word: str) -> str:
+        flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+        begun = [flag for flag in flags if word.startswith("--") and flag.startswith(word)]
+        return nearest(begun[0] if len(begun) == 1 else word, flags)
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=22)
+
+
+def complete_as(action: argparse.Action, how: Any) -> None:
+    """Say how a shell completes the value of an argument: `MODEL_FILES`, or anything of `shtab`."""
+    cast(Any, action).complete = how  # where shtab looks

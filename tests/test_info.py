@@ -1,0 +1,164 @@
+"""What a model is, told from the network itself: against fresh counts, and against the model from before the cut."""
+
+import copy
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import build
+from test_loading import Hostile
+from ultralytics import YOLO
+from ultralytics.nn.tasks import DetectionModel, SegmentationModel
+
+from depgraph_hsic_only import ConfigError, ModelInfo, UnsupportedModelError, describe, load_model, prune
+from depgraph_hsic_only.architecture import layer_widths
+from depgraph_hsic_only.cli import main
+from depgraph_hsic_only.costs import measure_cost
+
+
+def count(network: torch.nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def named(info: ModelInfo) -> list[str]:
+    return [origin.name for origin in info.origins]
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "scale"),
+    [
+        ("yolov8n-seg.yaml", "segment", "n"),
+        ("yolov8s-seg.yaml", "segment", "s"),
+        ("yolov8m.yaml", "detect", "m"),
+        ("yolov8l-seg.yaml", "segment", "l"),
+        ("yolov8x.yaml", "detect", "x"),
+    ],
+)
+def test_stock_models(name: str, task: str, scale: str) -> None:
+    yolo = load_model(name, task=None)
+    info = describe(yolo, 320)
+    assert (info.task, info.scale, info.pruned, info.verdict) == (task, scale, False, "no")
+    assert named(info) == [Path(name).stem] and info.cost == measure_cost(yolo.model, 320)
+    assert info.origins[0].cost == info.cost and info.origins[0].widths == info.widths == layer_widths(yolo.model)
+
+
+@pytest.mark.parametrize("transferred", [False, True])
+@pytest.mark.parametrize(
+    ("scale", "ratio", "layers"), [("n", 0.3, "backbone"), ("n", 0.3, [12, 22]), ("s", 0.5, "all")]
+)
+def test_a_cut_model_is_compared_with_what_it_was_before(
+    scale: str, ratio: float, layers: Any, transferred: bool
+) -> None:
+    """The class branch of a transferred model is wider than the stock model's of ten classes, before the cut too."""
+    network = build(scale, nc=10, transferred=transferred)
+    before, widths = measure_cost(network), layer_widths(network)
+    prune(network, ratio, layers=layers)
+    info = describe(network)
+    assert info.pruned and info.scale == scale and named(info) == [f"yolov8{scale}-seg"]
+    assert info.cost.parameters == count(network) and info.widths == layer_widths(network)
+    if layers == "all" and transferred:  # w15 is cut, and with it the class branch: what it was is nowhere left
+        widths["class"] = info.origins[0].widths["class"]
+    else:
+        assert info.origins[0].cost == before
+        assert f"{count(network) / before.parameters:.1%} of its parameters" in info.verdict
+    assert info.origins[0].widths == widths
+
+
+def test_where_two_scales_fit_and_nothing_was_recorded_none_is_chosen() -> None:
+    network = build("s")
+    del network.yaml["yaml_file"]
+    prune(network, 0.2)
+    assert describe(network).scale == "s"  # it still has widths that n has not
+    half = build("s")
+    del half.yaml["yaml_file"]
+    prune(half, 0.5, layers="all")
+    info = describe(half)
+    assert info.widths == layer_widths(build("n"))  # exactly n
+    assert info.pruned is None and info.scale is None and named(info) == ["yolov8n-seg", "yolov8s-seg"]
+    assert info.verdict.startswith("can't be told: its widths are those of yolov8n-seg")
+    prune(half, 0.2)
+    info = describe(half)
+    assert info.pruned and info.scale is None and named(info) == ["yolov8n-seg", "yolov8s-seg"]
+    assert "its widths don't tell which" in info.verdict
+    medium = SegmentationModel("yolov8m-seg.yaml", verbose=False)
+    medium.yaml["yaml_file"] = "my/yolov8n-seg.yaml"  # can't be: no other scale has m's repeats
+    prune(medium, 0.0)
+    assert describe(medium).pruned is False and describe(medium).scale == "m"
+    prune(medium, 0.8, layers="all")
+    assert describe(medium).pruned and describe(medium).scale == "m"
+
+
+def test_narrow_by_design_is_not_pruned() -> None:
+    yaml = copy.deepcopy(build("n").yaml)
+    del yaml["scale"]
+    yaml["scales"] = {"z": [0.33, 0.2, 1024]}
+    info = describe(
+        DetectionModel(yaml | {"head": [*yaml["head"][:-1], [[15, 18, 21], 1, "Detect", ["nc"]]]}, verbose=False)
+    )
+    assert info.task == "detect" and info.pruned is False and info.scale is None and info.origins == ()
+    assert info.verdict.startswith("no; its widths are those of its own YAML")
+    network = SegmentationModel(yaml, verbose=False)
+    network.yaml["yaml_file"] = "mine.yaml"
+    prune(network, 0.3)
+    assert named(describe(network)) == ["yolov8n-seg", "yolov8s-seg"]  # all that it could be
+    wide = SegmentationModel(yaml | {"scales": {"z": [0.33, 2.0, 4096]}}, verbose=False)
+    prune(wide, 0.1, layers=[3])
+    assert describe(wide).pruned is None and describe(wide).verdict.endswith("fit no YOLOv8 scale")
+
+
+def test_the_model_is_left_alone_and_mistakes_are_refused() -> None:
+    network = build().train()
+    before = copy.deepcopy(network.state_dict())
+    describe(network)
+    assert network.training and all(torch.equal(t, before[name]) for name, t in network.state_dict().items())
+    assert not any(p.is_meta for p in network.parameters())
+    with pytest.raises(ConfigError, match="imgsz: expected a side"):
+        describe(network, 0)
+    with pytest.raises(UnsupportedModelError, match="got Linear"):
+        describe(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("layers", ["backbone", "all"])
+def test_the_command_on_a_saved_cut(layers: str, tmp_path: Path, capsys: Any) -> None:
+    yolo = YOLO("yolov8s-seg.yaml")
+    full = count(yolo.model)
+    prune(yolo, 0.4, layers=layers)
+    yolo.save(tmp_path / "yolov8x.pt")  # its name is no evidence
+    assert main(["info", str(tmp_path / "yolov8x.pt"), "--imgsz", "320", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    again = load_model(tmp_path / "yolov8x.pt").model
+    cost = measure_cost(again, 320)
+    assert (told["parameters"], told["gmacs"], told["imgsz"]) == (count(again), cost.gmacs, 320)
+    assert told["parameters"] == count(yolo.model) < full
+    assert told["widths"] == layer_widths(again) and told["classes"] == [str(name) for name in again.names.values()]
+    assert told["pruned"] is True and told["scale"] == "s" and told["task"] == "segment"
+    assert [(o["name"], o["parameters"]) for o in told["origins"]] == [("yolov8s-seg", full)]
+    assert main(["info", "--imgsz", "320", str(tmp_path / "yolov8x.pt")]) == 0
+    shown = capsys.readouterr().out
+    assert f"yes, from yolov8s-seg: {count(again) / full:.1%} of its parameters" in shown
+    assert f"{count(again):,}" in shown and f"{cost.gmacs:.3f}" in shown and "prototypes" in shown
+
+
+def test_json_is_all_of_stdout(capfd: Any) -> None:
+    """Ultralytics warns of a YAML without a scale, on stdout."""
+    assert main(["info", "yolov8-seg.yaml", "--json"]) == 0
+    captured = capfd.readouterr()
+    assert json.loads(captured.out)["scale"] == "n"
+
+
+def test_the_real_checkpoint(real_weights: Path, capsys: Any) -> None:
+    assert main(["info", str(real_weights)]) == 0
+    shown = capsys.readouterr().out
+    assert "80: person, bicycle" in shown and "3,409,968" in shown and "6.001" in shown
+
+
+def test_a_hostile_checkpoint_runs_no_code(tmp_path: Path, capsys: Any) -> None:
+    target = tmp_path / "owned"
+    (tmp_path / "hostile.pt").write_bytes(pickle.dumps({"model": Hostile(target), "train_args": {}}))
+    assert main(["info", str(tmp_path / "hostile.pt")]) == 2
+    assert "could not be loaded" in capsys.readouterr().err and not target.exists()
+    pickle.loads((tmp_path / "hostile.pt").read_bytes())
+    assert target.exists()  # the file would have done it
