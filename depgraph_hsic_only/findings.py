@@ -38,7 +38,8 @@ def _speed(before: StageReport, after: StageReport) -> str:
                 return f"as fast as before {where}"
             times = max(a / b, b / a)
             form = ".2f" if times < 1.1 else ".1f"
-            return f"{times:{form}}× {'faster' if a < b else 'slower'} {where}"
+            noise = " (within the spread)" if _overlap(before, after, runtime) else ""
+            return f"{times:{form}}× {'faster' if a < b else 'slower'} {where}{noise}"
     return "latency not compared"
 
 
@@ -118,12 +119,18 @@ def _unsure_speed(before: StageReport, after: StageReport) -> list[str]:
     found = []
     for runtime, title in RUNTIMES.items():
         b, a = before.latency_spread_ms[runtime], after.latency_spread_ms[runtime]
-        if b and a and before is not after and a[0] <= b[1] and b[0] <= a[1]:
+        if b and a and before is not after and _overlap(before, after, runtime):
             found.append(
                 f"The latencies with {title} overlap (10th to 90th percentile {b[0]:.1f} – {b[1]:.1f} ms before, "
                 f"{a[0]:.1f} – {a[1]:.1f} ms after): measure again on a quiet machine."
             )
     return found
+
+
+def _overlap(before: StageReport, after: StageReport, runtime: str) -> bool:
+    """Whether the spreads of two latencies, where both were measured, have anything in common."""
+    b, a = before.latency_spread_ms[runtime], after.latency_spread_ms[runtime]
+    return b is not None and a is not None and a[0] <= b[1] and b[0] <= a[1]
 
 
 def _counted(number: int, what: str) -> str:

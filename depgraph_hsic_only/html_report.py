@@ -70,6 +70,7 @@ def render_html(report: RunReport, figures: Mapping[str, bytes]) -> str:
     notes = [(TITLES[stage.name], note) for stage in report.stages for note in stage.notes]
     return environment.get_template("report.html.jinja").render(
         report=report,
+        name=Path(report.args["pretrained"]).name,
         cards=_cards(report),
         warnings=find_warnings(report.stages, report.images),
         notes=notes,

@@ -26,7 +26,7 @@ _EDGES: Final = (
     *((4, 15), (6, 12), (9, 12), (9, 21), (12, 15), (12, 18), (15, 16), (16, 18), (18, 19), (19, 21)),
 )
 _COLUMNS: Final = ("backbone", "neck, upwards", "neck, downwards", "head")
-_WIDTH, _HEIGHT, _STEP = 2.5, 0.72, 3.3  # of a box, and from column to column; rows are 1 apart
+_WIDTH, _HEIGHT, _STEP = 2.7, 0.76, 3.4  # of a box, and from column to column; rows are 1 apart
 _STRIDED: Final = (16, 19)  # the neck's plain convolutions
 
 
@@ -42,7 +42,7 @@ def plot_network(before: Mapping[str, int], after: Mapping[str, int]) -> Figure:
         before: Channels by width group (see `graph.WidthGroup`), all of a YOLOv8 network (see `can_be_drawn`).
         after: The same after the cut.
     """
-    figure = Figure(figsize=(11, 8.2), layout="constrained")
+    figure = Figure(figsize=(11, 8.6), layout="constrained")
     axes = figure.subplots()
     for start, end in _EDGES:
         _arrow(axes, _PLACES[start], _PLACES[end])
@@ -51,7 +51,7 @@ def plot_network(before: Mapping[str, int], after: Mapping[str, int]) -> Figure:
         _box(axes, place, f"{layer}  {_kind(layer)}", {f"w{layer}": "out", **hidden}, before, after)
     for name, row in _HEAD_ROWS.items():
         if name in before:
-            _box(axes, (3, row), _HEAD[name], {name: "hidden"}, before, after)
+            _box(axes, (3, row), _HEAD[name], {name: "channels" if name == "npr" else "hidden"}, before, after)
     x = 3 * _STEP - _WIDTH / 2 - 0.2
     axes.add_patch(Rectangle((x, 3.4), _WIDTH + 0.4, 6.2, facecolor="none", edgecolor=GREY, linestyle=":"))
     for layer in (15, 18, 21):
@@ -87,17 +87,17 @@ def _box(
         (left, top), _WIDTH, _HEIGHT, boxstyle="round,pad=0.02", facecolor="white", edgecolor="black", linewidth=0.8
     )
     axes.add_patch(frame)
-    axes.text(left + 0.06, top + 0.13, title, va="center", fontsize=8.5, weight="bold")
+    axes.text(left + 0.06, top + 0.13, title, va="center", fontsize=10, weight="bold")
     for k, (name, label) in enumerate(bars.items()):
-        y = top + 0.27 + 0.22 * k
-        share, full, bar = after[name] / before[name], 0.85, 0.13
+        y = top + 0.28 + 0.25 * k
+        share, full, bar = after[name] / before[name], 1.0, 0.17
         axes.add_patch(Rectangle((left + 0.08, y), full * share, bar, facecolor=BLUE))
         if share < 1:
             cut = Rectangle((left + 0.08 + full * share, y), full * (1 - share), bar, hatch="//////", linewidth=0.6)
             cut.set(facecolor="white", edgecolor=ORANGE)
             axes.add_patch(cut)
         numbers = f"{before[name]} → {after[name]}" if share < 1 else f"{before[name]}"
-        axes.text(left + full + 0.16, y + bar / 2, f"{label} {numbers}", va="center", fontsize=7.5)
+        axes.text(left + full + 0.16, y + bar / 2, f"{label} {numbers}", va="center", fontsize=9)
 
 
 def _arrow(axes: Axes, start: tuple[int, float], end: tuple[int, float]) -> None:

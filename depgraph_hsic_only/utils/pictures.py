@@ -22,10 +22,10 @@ def plot_pair(before: NDArray[np.uint8], after: NDArray[np.uint8], titles: tuple
     """
     height, width = before.shape[:2]
     scale = _SIDE / max(height, width)
-    figure = Figure(figsize=(2 * width * scale + 0.1, height * scale + 0.35), layout="constrained")
+    figure = Figure(figsize=(2 * width * scale + 0.1, height * scale + 0.4), layout="constrained")
     for axes, picture, title in zip(figure.subplots(1, 2), (before, after), titles, strict=True):
         axes.imshow(picture, interpolation="antialiased")
-        axes.set_title(title, fontsize=10)
+        axes.set_title(title, fontsize=12)
         axes.set_axis_off()
     return figure
 

@@ -103,10 +103,11 @@ def plot_stages(stages: Sequence[Mapping[str, Any]]) -> Figure:
             bars = axes.bar(
                 places, [value for value in values if value is not None], width, color=(BLUE, ORANGE)[k], label=label
             )
-            axes.bar_label(bars, fmt=form, fontsize=8)
+            axes.bar_label(bars, fmt=form, fontsize=8, rotation=90 if len(series) > 1 else 0, padding=2)
         axes.set_title(title)
         axes.set_xticks(range(len(names)), names, rotation=20)
-        axes.margins(y=0.25 if len(series) > 1 else 0.1)
+        axes.margins(y=0.35 if len(series) > 1 else 0.1)
+        axes.set_ylim(0, axes.get_ylim()[1])
         open_axes(axes)
         if len(series) > 1:
             axes.legend(fontsize=8, ncols=2, loc="upper right")
@@ -202,6 +203,7 @@ def plot_classes(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[st
         places, [f"{row['name']} ({row['instances']})" for _, _, row in shown], fontsize=8, parse_math=False
     )
     axes.invert_yaxis()
+    axes.set_xlim(0, 1.05 * max([0.01, *(max(was, now) for was, now, _ in shown)]))
     axes.set_xlabel("mask mAP50-95 (instances in brackets)")
     left_out = f", {len(rows) - len(shown)} in between left out" if len(shown) < len(rows) else ""
     axes.set_title(f"Classes, greatest loss first{left_out}")
