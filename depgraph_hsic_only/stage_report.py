@@ -64,8 +64,13 @@ class StageReport:
     def from_dict(cls, data: Mapping[str, Any]) -> "StageReport":
         """A row of `report.json`'s `stages`; what an older version did not measure is left out."""
         lists = {name: tuple(data.get(name, ())) for name in ("notes", "epochs", "resampled_mask")}
-        classes = tuple(ClassMetrics(**row) for row in data.get("classes", ()))
-        return cls(**{**data, **lists, "classes": classes, "parts": tuple(PartCost(**row) for row in data["parts"])})
+        rows = {
+            "classes": tuple(ClassMetrics(**row) for row in data.get("classes", ())),
+            "parts": tuple(PartCost(**row) for row in data["parts"]),
+        }
+        spreads = data.get("latency_spread_ms", dict.fromkeys(RUNTIMES))
+        spread = {runtime: tuple(pair) if pair else None for runtime, pair in spreads.items()}
+        return cls(**{**data, **lists, **rows, "latency_spread_ms": spread})
 
     def with_latency(self, found: Mapping[str, Latency]) -> "StageReport":
         """The row with what was measured by runtime; runtimes that are not in it were not measured."""
