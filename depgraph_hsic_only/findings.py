@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Mapping, Sequence
 
+from depgraph_hsic_only.evaluation import ClassMetrics
 from depgraph_hsic_only.report import change_text, is_unstable, stability_text
 from depgraph_hsic_only.stage_report import BEFORE, RUNTIMES, TITLES, StageReport
 
@@ -75,7 +76,7 @@ def _incomplete(stages: Sequence[StageReport]) -> list[str]:
 def _lost_classes(before: StageReport, after: StageReport) -> list[str]:
     known = {row.name: row.map50_95_mask for row in before.classes}
     lost = [(known[r.name] - r.map50_95_mask, r) for r in after.classes if r.name in known]
-    lost = sorted((pair for pair in lost if pair[0] >= _MUCH), key=lambda pair: (-pair[0], pair[1].name))
+    lost = sorted((pair for pair in lost if pair[0] >= _MUCH), key=_gravity)
     if not lost:
         return []
     named = "; ".join(
@@ -86,6 +87,12 @@ def _lost_classes(before: StageReport, after: StageReport) -> list[str]:
     more = f"; and {len(lost) - _NAMED} more in the table" if len(lost) > _NAMED else ""
     subject = "1 class has" if len(lost) == 1 else f"{len(lost)} classes have"
     return [f"{subject} lost at least {_MUCH:g} of mask mAP50-95: {named}{more}."]
+
+
+def _gravity(lost: tuple[float, ClassMetrics]) -> tuple[bool, float, str]:
+    """Order of losses: those on enough instances to tell first, the greatest first."""
+    loss, row = lost
+    return row.instances < _FEW_INSTANCES, -loss, row.name
 
 
 def _unsure_map(before: StageReport, after: StageReport, images: Mapping[str, int]) -> list[str]:
