@@ -18,6 +18,7 @@ from ultralytics.utils.torch_utils import select_device
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.loading import load_model
 from depgraph_hsic_only.nms import patient_nms
+from depgraph_hsic_only.resampling import ImageStatistics, resampled_maps
 from depgraph_hsic_only.utils.hooks import VALIDATION_PROGRESS
 
 _WARM_UPS, _ROUNDS = 3, 20
@@ -41,6 +42,23 @@ class Validation:
 
 
 @dataclass(frozen=True)
+class ClassMetrics:
+    """Validation figures of one class.
+
+    Attributes:
+        name: Name of the class.
+        instances: Number of its objects in the validation split, at least 1.
+        map50_95_box: Box AP averaged over IoU 0.5 to 0.95, in [0, 1].
+        map50_95_mask: Mask AP averaged over IoU 0.5 to 0.95, in [0, 1].
+    """
+
+    name: str
+    instances: int
+    map50_95_box: float
+    map50_95_mask: float
+
+
+@dataclass(frozen=True)
 class Metrics:
     """Validation figures, each in [0, 1].
 
@@ -51,6 +69,8 @@ class Metrics:
         map50_95_mask: Mask mAP averaged over IoU 0.5 to 0.95.
         complete: Whether every image was counted: on a busy or slow machine Ultralytics' NMS runs out of time and
             leaves the rest of a batch without detections, so that the figures are too low.
+        classes: The figures of each class that has objects in the split, in the order of the classes.
+        resampled_mask: `map50_95_mask` on resampled validation sets (see `resampling.py`).
     """
 
     map50_box: float
@@ -58,6 +78,8 @@ class Metrics:
     map50_mask: float
     map50_95_mask: float
     complete: bool = True
+    classes: tuple[ClassMetrics, ...] = ()
+    resampled_mask: tuple[float, ...] = ()
 
 
 def validate_model(model: Any, data: str, validation: Validation, *, device: Any, workers: int) -> Metrics:
@@ -71,15 +93,27 @@ def validate_model(model: Any, data: str, validation: Validation, *, device: Any
         workers: Data loading processes.
     """
     arguments = {"data": data, "device": device, "workers": workers, "plots": False, "verbose": False}
+    images = ImageStatistics()
     with tempfile.TemporaryDirectory() as folder, patient_nms(), _NmsTimeouts() as timeouts:
         weights = Path(folder) / "model.pt"
         model.save(weights)
         fresh = load_model(weights)
-        for event, function in VALIDATION_PROGRESS:
+        for event, function in (*VALIDATION_PROGRESS, ("on_val_batch_end", images)):
             fresh.add_callback(event, function)
         found = fresh.val(project=folder, **arguments, **asdict(validation))  # it makes a folder
     box, mask = found.box, found.seg
-    return Metrics(float(box.map50), float(box.map), float(mask.map50), float(mask.map), complete=not timeouts.seen)
+    return Metrics(
+        float(box.map50),
+        float(box.map),
+        float(mask.map50),
+        float(mask.map),
+        complete=not timeouts.seen,
+        classes=tuple(
+            ClassMetrics(found.names[k], int(found.nt_per_class[k]), float(box.maps[k]), float(mask.maps[k]))
+            for k in map(int, found.ap_class_index)
+        ),
+        resampled_mask=resampled_maps(images.found),
+    )
 
 
 class _NmsTimeouts(logging.Handler):
@@ -111,8 +145,23 @@ def check_device(device: Any) -> None:
         raise ConfigError(f"device: expected one that this machine has, got {device!r} ({reason}); pass cpu") from error
 
 
-def median_latency(runs: Mapping[str, Callable[[], object]]) -> dict[str, float]:
-    """Median duration of each call in milliseconds, taken in turns so that the machine's drift hits all alike."""
+@dataclass(frozen=True)
+class Latency:
+    """Duration of a call over many rounds, milliseconds.
+
+    Attributes:
+        median: Half of the rounds took less.
+        p10: A tenth of the rounds took less.
+        p90: Nine tenths of the rounds took less.
+    """
+
+    median: float
+    p10: float
+    p90: float
+
+
+def measure_latency(runs: Mapping[str, Callable[[], object]]) -> dict[str, Latency]:
+    """Duration of each call over 20 rounds, taken in turns so that the machine's drift hits all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(_WARM_UPS + _ROUNDS):
         for name, run in runs.items():
@@ -120,7 +169,12 @@ def median_latency(runs: Mapping[str, Callable[[], object]]) -> dict[str, float]
             run()
             if turn >= _WARM_UPS:
                 seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) * 1e3 for name, times in seconds.items()}
+    return {name: _summarised(times) for name, times in seconds.items()}
+
+
+def _summarised(seconds: list[float]) -> Latency:
+    tenths = statistics.quantiles(seconds, n=10, method="inclusive")
+    return Latency(*(figure * 1e3 for figure in (statistics.median(seconds), tenths[0], tenths[-1])))
 
 
 def torch_run(weights: str | Path, imgsz: int, device: Any) -> Callable[[], object]:

@@ -14,7 +14,7 @@ from depgraph_hsic_only.architecture import is_written_out, layer_widths
 from depgraph_hsic_only.costs import Cost, measure_cost
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.loading import own_imgsz
-from depgraph_hsic_only.report import to_text
+from depgraph_hsic_only.showing import to_text
 from depgraph_hsic_only.stock import StockModel, recorded, stock_models
 from depgraph_hsic_only.surgery import network_of
 

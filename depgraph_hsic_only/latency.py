@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from depgraph_hsic_only.evaluation import fused_run, median_latency, onnx_run
+from depgraph_hsic_only.evaluation import fused_run, measure_latency, onnx_run
 from depgraph_hsic_only.graph import ChannelGraph
 from depgraph_hsic_only.planning import follow_ties, make_plan
 from depgraph_hsic_only.progress import say
@@ -32,9 +32,10 @@ def relative_latency(network: Any, graph: ChannelGraph, imgsz: int) -> Callable[
     def share(widths: Mapping[str, int]) -> float:
         widths = follow_ties(graph, widths)
         plan = make_plan(graph, scores, widths, criterion="none", reasons=dict.fromkeys(widths, ""))
-        medians = median_latency({"full": full, "cut": _run(pruned_copy(network, plan), imgsz)})
-        found = medians["cut"] / medians["full"]
-        say(f"latency {medians['full']:.1f} -> {medians['cut']:.1f} ms at {imgsz} px: {found:.3f} of the unpruned")
+        runs = measure_latency({"full": full, "cut": _run(pruned_copy(network, plan), imgsz)})
+        full_ms, cut_ms = runs["full"].median, runs["cut"].median
+        found = cut_ms / full_ms
+        say(f"latency {full_ms:.1f} -> {cut_ms:.1f} ms at {imgsz} px: {found:.3f} of the unpruned")
         return found
 
     return share

@@ -1,36 +1,39 @@
 """The record of a run: after every stage its checkpoint is written and measured, and the report brought up to date."""
 
 import hashlib
-import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from ultralytics.utils.torch_utils import init_seeds
+from ultralytics.utils.torch_utils import init_seeds, select_device
 
 from depgraph_hsic_only.architecture import layer_widths
+from depgraph_hsic_only.comparison import Comparison, compare_models
 from depgraph_hsic_only.config import Config
 from depgraph_hsic_only.costs import measure_cost
 from depgraph_hsic_only.dataset import Dataset
 from depgraph_hsic_only.errors import ConfigError
-from depgraph_hsic_only.evaluation import Metrics, Validation, median_latency, onnx_run, torch_run
+from depgraph_hsic_only.evaluation import Latency, Metrics, Validation, measure_latency, onnx_run, torch_run
+from depgraph_hsic_only.html_report import write_html
 from depgraph_hsic_only.loading import load_model, own_imgsz
 from depgraph_hsic_only.progress import begin_stage, say
-from depgraph_hsic_only.run_report import RunReport, StageReport
-from depgraph_hsic_only.runs import RunFolder
+from depgraph_hsic_only.run_report import RunReport
+from depgraph_hsic_only.runs import RunFolder, write_atomically
+from depgraph_hsic_only.stage_report import StageReport
 from depgraph_hsic_only.state import STATE, RunState
 from depgraph_hsic_only.utils.conversion import OnnxParity, export_onnx
 from depgraph_hsic_only.utils.hooks import read_epochs
-from depgraph_hsic_only.utils.plots import plot_metrics
+from depgraph_hsic_only.utils.pictures import plot_pair, save_photograph
 
 FILES = {"trained": "trained.pt", "pruned": "pruned.pt", "fine_tuned": "best.pt"}
 BLOCKS = {"trained": "train", "fine_tuned": "fine_tune"}  # of the configuration
 ACTIVITIES = {"trained": "training", "pruned": "pruning", "fine_tuned": "fine-tuning"}
-STAGES = (*ACTIVITIES.values(), "export", "latency")  # of a run, as its display names them
+STAGES = (*ACTIVITIES.values(), "export", "latency", "pictures")  # of a run, as its display names them
 TRAININGS = {"trained": "train", "fine_tuned": "finetune"}  # folders that Ultralytics' trainings write
 
 
@@ -99,18 +102,17 @@ class Recorder:
         evaluate: Callable[[Any], Metrics],
     ) -> None:
         self._state = state
-        self._folder, self._config, self._names, self._remarks = folder, config, dataset.names, remarks
+        self._folder, self._config, self._dataset, self._remarks = folder, config, dataset, remarks
         self._evaluate = evaluate
         self._validation = Validation(imgsz_of(model, config), config.batch)
         self._widths = layer_widths(model.model)
         self._stages: list[StageReport] = []
         if state.done:
-            rows = json.loads((folder.path / "report.json").read_text(encoding="utf-8"))["stages"]
-            known = [StageReport.from_dict(row) for row in rows]
-            self._stages = [row for row in known if row.name in ("baseline", *state.done)]
+            rows = RunReport.load(folder.path).stages
+            self._stages = [row for row in rows if row.name in ("baseline", *state.done)]
         else:
             self._add("baseline", model, Path(model.ckpt_path).resolve() if model.ckpt_path else None, 0.0)
-            self._write(model, None)
+            self._write(model)
 
     def stage(self, name: str, run: Callable[[Any], Any], model: Any) -> Any:
         """Run a stage, write its checkpoint and measure it; one that did and said nothing is left out of the report.
@@ -139,18 +141,19 @@ class Recorder:
             self._folder.write_yaml("weights/pruned.yaml", result.model.yaml)
         if fingerprint(result.model) != before or self._remarks.notes:
             self._add(name, result, weights, seconds)
-        self._write(result, None)
+        self._write(result)
         self._finished(name)
         return load_model(weights)
 
     def finish(self, model: Any, export: Callable[[Any], Exported]) -> RunReport:
-        """Export the result, measure latency, write the report and the figures, and print the table."""
+        """Export the result, measure latency, compare it with the model before, and write the report and the page."""
         begin_stage("export")
         exported = export(model)
         begin_stage("latency")
         self._measure_latency(exported.path)
-        report = self._write(model, exported)
-        plot_metrics(self._folder.path)
+        begin_stage("pictures")
+        report = self._write(model, exported, self._compare())
+        write_html(self._folder.path)
         self._finished("exported")
         return report
 
@@ -167,14 +170,14 @@ class Recorder:
         row = StageReport(name, seconds, cost.parameters, cost.gmacs, parts=cost.parts, details=details)
         if weights is None:
             notes.append("built from its YAML and not trained, so its mAP was not measured")
-        elif not same_classes(model.names, self._names):
+        elif not same_classes(model.names, self._dataset.names):
             notes.append("it has other classes than the data set, so its mAP was not measured")
         else:
             say(f"validating {weights.name}")
-            figures = asdict(self._evaluate(model))
-            if not figures.pop("complete"):
+            found = self._evaluate(model)
+            if not found.complete:
                 notes.append("NMS ran out of time on this machine, so the mAP is too low: measure it again")
-            row = replace(row, **figures)
+            row = replace(row, **vars(found))
         if weights is not None:
             inside = weights.is_relative_to(self._folder.path)
             shown = weights.relative_to(self._folder.path) if inside else weights
@@ -198,13 +201,22 @@ class Recorder:
                     )
                     runs[f"{row.name}/torch"] = torch_run(weights, imgsz, self._config.device)
                     runs[f"{row.name}/onnxruntime"] = onnx_run(file)
-            medians = median_latency(runs)
-        self._stages = [
-            replace(row, latency_ms={runtime: medians.get(f"{row.name}/{runtime}") for runtime in row.latency_ms})
-            for row in self._stages
-        ]
+            found = measure_latency(runs)
+        self._stages = [row.with_latency(_of_stage(found, row.name)) for row in self._stages]
 
-    def _write(self, model: Any, exported: Exported | None) -> RunReport:
+    def _compare(self) -> Comparison:
+        """Let the model before the cut and the result see the same images, and write the pictures."""
+        before, after = (load_model(self._folder.weights / FILES[name]) for name in ("trained", "fine_tuned"))
+        device = select_device(self._config.device, verbose=False)
+        images = self._dataset.images("val")
+        comparison, pairs = compare_models(before, after, images, imgsz=self._validation.imgsz, device=device)
+        for name, pair in pairs.items():
+            titles = f"before: {pair.found.before} found", f"after: {pair.found.after} found"
+            figure = plot_pair(pair.before, pair.after, titles)
+            write_atomically(self._folder.plots / f"{name}.png", partial(save_photograph, figure))
+        return comparison
+
+    def _write(self, model: Any, exported: Exported | None = None, comparison: Comparison | None = None) -> RunReport:
         """Bring `report.json` and `results.csv` up to date."""
         onnx = None
         if exported is not None:
@@ -217,10 +229,17 @@ class Recorder:
             self._widths,
             layer_widths(model.model),
             onnx,
+            {split: len(self._dataset.images(split)) for split in ("train", "val")},
+            comparison,
         )
-        self._folder.write_json("report.json", report.to_dict())
+        self._folder.write_text("report.json", report.to_json())
         self._folder.write_csv("results.csv", [row.csv_row() for row in report.stages])
         return report
+
+
+def _of_stage(found: Mapping[str, Latency], name: str) -> dict[str, Latency]:
+    """The latencies of one stage by runtime, of those by stage and runtime."""
+    return {key.removeprefix(f"{name}/"): latency for key, latency in found.items() if key.startswith(f"{name}/")}
 
 
 def imgsz_of(model: Any, config: Config) -> int:

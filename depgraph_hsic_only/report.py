@@ -1,23 +1,24 @@
 """What a cut did, as a value that shows itself."""
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rich.console import Console, Group
-from rich.table import Table
+from matplotlib.figure import Figure
+from rich.console import Group
 from rich.text import Text
 
 from depgraph_hsic_only.costs import Cost, PartCost
 from depgraph_hsic_only.plan import PruningPlan
 from depgraph_hsic_only.recovery import Recovery
+from depgraph_hsic_only.showing import Sheet, Shown
+from depgraph_hsic_only.utils.channel_plots import plot_widths
 
 _STABLE = 0.8  # agreement above which more images change little
 
 
 @dataclass(frozen=True, repr=False)
-class PruningReport:
+class PruningReport(Shown):
     """What was cut from a model, counted on the model itself.
 
     Attributes:
@@ -37,6 +38,12 @@ class PruningReport:
     stability: float | None = None
     recovery: Recovery | None = None
 
+    def summary(self) -> str:
+        """What was saved, in one line."""
+        parameters = change_text(self.before.parameters, self.after.parameters, "parameters")
+        gmacs = change_text(self.before.gmacs, self.after.gmacs, "multiply-adds")
+        return f"{parameters}, {gmacs} (widths by {self.plan.criterion})"
+
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain lists, dicts, strings and numbers."""
         return {
@@ -52,61 +59,58 @@ class PruningReport:
             "recovery": self.recovery.to_dict() if self.recovery else None,
         }
 
+    def plot(self) -> Figure:
+        """The widths before and after; the scores are drawn by `utils.plots.plot_scores(report.scores)`."""
+        return plot_widths(self.plan.before, self.plan.after)
+
     def __rich__(self) -> Group:
         lines = [] if self.stability is None else [f"Calibration: {stability_text(self.stability)}"]
         lines += [f"Recovery: {self.recovery}"] if self.recovery else []
         costs = (cost_table(self.before, self.after), part_table(self.before.parts, self.after.parts))
         return Group(*costs, width_table(self.plan), *map(Text, lines))
 
-    def __str__(self) -> str:
-        return to_text(self)
 
-    __repr__ = __str__
-
-
-def cost_table(before: Cost, after: Cost) -> Table:
+def cost_table(before: Cost, after: Cost) -> Sheet:
     """Parameters and multiply-adds before and after, in full."""
-    table = Table(title="Cost", title_justify="left")
-    for heading in ("", "before", "after", "left"):
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     b, a = before, after
-    table.add_row("parameters", f"{b.parameters:,}", f"{a.parameters:,}", f"{a.parameters / b.parameters:.1%}")
-    table.add_row(f"GMACs at {b.imgsz} px", f"{b.gmacs:.3f}", f"{a.gmacs:.3f}", f"{a.gmacs / b.gmacs:.1%}")
-    return table
+    rows = (
+        ("parameters", f"{b.parameters:,}", f"{a.parameters:,}", f"{a.parameters / b.parameters:.1%}"),
+        (f"GMACs at {b.imgsz} px", f"{b.gmacs:.3f}", f"{a.gmacs:.3f}", f"{a.gmacs / b.gmacs:.1%}"),
+    )
+    return Sheet("Cost", ("", "before", "after", "left"), rows, "lrrr")
 
 
-def part_table(before: Sequence[PartCost], after: Sequence[PartCost]) -> Table:
+def part_table(before: Sequence[PartCost], after: Sequence[PartCost]) -> Sheet:
     """Parameters and multiply-adds by part of the network, before and after."""
-    table = Table(title="Cost by part", title_justify="left")
-    table.add_column("", no_wrap=True)
-    for heading in ("parameters\nbefore", "\nafter", "\nleft", "GMACs\nbefore", "\nafter", "\nleft"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    rows = []
     for b, a in zip(before, after, strict=True):
         parameters = (f"{b.parameters:,}", f"{a.parameters:,}", f"{a.parameters / b.parameters:.1%}")
-        table.add_row(b.name, *parameters, f"{b.gmacs:.3f}", f"{a.gmacs:.3f}", f"{a.gmacs / b.gmacs:.1%}")
-    return table
+        rows.append((b.name, *parameters, f"{b.gmacs:.3f}", f"{a.gmacs:.3f}", f"{a.gmacs / b.gmacs:.1%}"))
+    headings = ("", "parameters\nbefore", "\nafter", "\nleft", "GMACs\nbefore", "\nafter", "\nleft")
+    return Sheet("Cost by part", headings, tuple(rows), "lrrrrrr")
 
 
-def width_table(plan: PruningPlan) -> Table:
+def width_table(plan: PruningPlan) -> Sheet:
     """Each width before and after, and why."""
-    table = Table(title=f"Widths by {plan.criterion}", title_justify="left")
-    for heading in ("layer", "width", "before", "after"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("why")
-    for w in plan.widths:
-        table.add_row(str(w.layer), w.name, f"{w.before:,}", f"{w.after:,}", w.reason)
-    return table
+    rows = tuple((str(w.layer), w.name, f"{w.before:,}", f"{w.after:,}", w.reason) for w in plan.widths)
+    return Sheet(f"Widths by {plan.criterion}", ("layer", "width", "before", "after", "why"), rows, "rrrrl")
+
+
+def change_text(before: float, after: float, what: str) -> str:
+    """How much less or more of something there is, such as "43 % fewer parameters"."""
+    change = round(100 * (1 - after / before))
+    if change == 0:
+        return f"as many {what}" if after == before else f"almost as many {what}"
+    return f"{abs(change)} % {'fewer' if change > 0 else 'more'} {what}"
 
 
 def stability_text(stability: float) -> str:
     """What the agreement of two halves of the calibration images means, for people."""
     return f"two halves of the images agree on {stability:.0%} of the channels that stay" + (
-        "" if stability >= _STABLE else "; more images would settle the rest"
+        "; more images would settle the rest" if is_unstable(stability) else ""
     )
 
 
-def to_text(renderable: Any, width: int = 100) -> str:
-    """Anything rich can draw as plain text, at a fixed width: figures are never cut off by a narrow terminal."""
-    buffer = io.StringIO()
-    Console(file=buffer, width=width, color_system=None, legacy_windows=False).print(renderable)
-    return buffer.getvalue().rstrip()
+def is_unstable(stability: float) -> bool:
+    """Whether more calibration images would change which channels stay."""
+    return stability < _STABLE

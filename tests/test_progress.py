@@ -119,6 +119,6 @@ def test_a_terminal_gets_one_live_line(checkpoint: Path, shapes: Path, tmp_path:
         seen += part
     assert process.wait(10) == 0
     text = seen.decode()
-    assert "2/5 pruning" in text and "re-fitting" in text and "━" in text
+    assert "2/6 pruning" in text and "re-fitting" in text and "━" in text
     assert _BANNER not in text
     assert "\033[?25h" in text.rsplit("\033[?25l", 1)[-1]  # the cursor is back

@@ -66,7 +66,7 @@ def test_killed_between_stages_a_moved_run_goes_on_to_the_same_weights(
     more = ("train.epochs=0", "fine_tune.epochs=1")
     whole = subprocess.run(command(tmp_path / "whole", checkpoint, shapes, *more), capture_output=True, check=False)
     assert whole.returncode == 0
-    killed_at(command(tmp_path / "cut", checkpoint, shapes, *more), "fine-tuning (stage 3 of 5)")
+    killed_at(command(tmp_path / "cut", checkpoint, shapes, *more), "fine-tuning (stage 3 of 6)")
     moved = tmp_path / "elsewhere"
     (tmp_path / "cut" / "run").rename(moved)
     said = resumed(moved)
@@ -98,7 +98,7 @@ def test_killed_in_a_training_it_completes_all_epochs(checkpoint: Path, shapes: 
 
 def test_another_configuration_or_data_set_is_refused_by_name(checkpoint: Path, shapes: Path, tmp_path: Path) -> None:
     more = ("train.epochs=0", "fine_tune.epochs=0")
-    killed_at(command(tmp_path, checkpoint, shapes, *more), "pruning (stage 2 of 5)")
+    killed_at(command(tmp_path, checkpoint, shapes, *more), "pruning (stage 2 of 6)")
     run = tmp_path / "run"
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     for arguments, named in {

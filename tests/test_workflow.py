@@ -60,9 +60,8 @@ def test_a_run_from_an_80_class_model_to_a_proven_file(shapes: Path, tmp_path: P
 
     run = tmp_path / "run"
     assert report.folder == run
-    names = [".lock", "args.yaml", "finetune", "plan.json", "plots", "report.json", "results.csv", "run.log"]
-    names += ["state.json", "train", "weights"]
-    assert sorted(p.name for p in run.iterdir()) == names
+    files = [".lock", "args.yaml", "plan.json", "report.html", "report.json", "results.csv", "run.log", "state.json"]
+    assert sorted(p.name for p in run.iterdir()) == sorted([*files, "finetune", "plots", "train", "weights"])
     assert sorted(p.name for p in (run / "weights").iterdir()) == [
         "best.onnx",
         "best.pt",
@@ -70,17 +69,13 @@ def test_a_run_from_an_80_class_model_to_a_proven_file(shapes: Path, tmp_path: P
         "pruned.yaml",
         "trained.pt",
     ]
-    assert sorted(p.name for p in (run / "plots").iterdir()) == [
-        "scores.png",
-        "stages.png",
-        "training.png",
-        "widths.png",
-    ]
+    charts = [f"{name}.png" for name in ("stages", "widths", "network", "scores", "training", "classes", "latency")]
+    assert {p.name for p in (run / "plots").iterdir()} >= {*charts, "example-1.png"}
     data = json.loads((run / "report.json").read_text())
     assert data == json.loads(json.dumps(report.to_dict()))
     assert [stage["name"] for stage in data["stages"]] == ["baseline", "trained", "pruned", "fine_tuned"]
     baseline, trained, pruned, tuned = data["stages"]
-    assert pruned["details"]["as_cut"].keys() == {"map50_95_box", "map50_95_mask"}
+    assert pruned["details"]["as_cut"].keys() == {"parameters", "map50_95_box", "map50_95_mask"}
     recovery = pruned["details"]["recovery"]
     assert recovery["images"] == 16 and recovery["divergence"]["after"] <= max(1e-6, recovery["divergence"]["before"])
     assert all(layer["after"] <= layer["before"] for layer in recovery["layers"])
@@ -122,7 +117,7 @@ def test_a_run_from_an_80_class_model_to_a_proven_file(shapes: Path, tmp_path: P
     )
 
     shutil.rmtree(run / "plots")
-    assert [p.name for p in plot_metrics(run)] == ["stages.png", "widths.png", "scores.png", "training.png"]
+    assert [p.name for p in plot_metrics(run)] == charts
 
 
 def test_without_training_the_result_is_what_pruning_left(checkpoint: Path, shapes: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from depgraph_hsic_only.recording import (
     fingerprint,
     imgsz_of,
 )
-from depgraph_hsic_only.run_report import RunReport, read_report
+from depgraph_hsic_only.run_report import RunReport
 from depgraph_hsic_only.runs import RunFolder
 from depgraph_hsic_only.settings import read_yaml
 from depgraph_hsic_only.state import STATE, RunState, read_state
@@ -112,7 +112,7 @@ class Yolov8SegPruner(abc.ABC):
     def _run(self, model: Any, state: RunState) -> RunReport:
         if "exported" in state.done:
             say("this run is complete")
-            return read_report(self.folder.path)
+            return RunReport.load(self.folder.path)
         if state.done:
             before = read_yaml(self.folder.path / "args.yaml")
             self._resolved = {BLOCKS[stage]: before[BLOCKS[stage]] for stage in state.done if stage in BLOCKS}

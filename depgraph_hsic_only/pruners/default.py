@@ -242,7 +242,9 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         """Recover `model` in place, and put into the report what it was worth before and what was done."""
         if same_classes(model.names, self.dataset.names):
             found = self.evaluate(model)
-            self.detail(as_cut={"map50_95_box": found.map50_95_box, "map50_95_mask": found.map50_95_mask})
+            parameters = sum(p.numel() for p in model.model.parameters())
+            maps = {"map50_95_box": found.map50_95_box, "map50_95_mask": found.map50_95_mask}
+            self.detail(as_cut={"parameters": parameters, **maps})
             self.note(
                 f"as cut, before the recovery: mAP50-95 box {found.map50_95_box:.4f}, mask {found.map50_95_mask:.4f}"
             )

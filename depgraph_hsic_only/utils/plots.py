@@ -1,22 +1,34 @@
-"""Figures of a run, from what its report holds: training curves, stages, widths."""
+"""Figures of a run, from what its report holds."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from depgraph_hsic_only.errors import DataError
-from depgraph_hsic_only.hsic import LassoPath
 from depgraph_hsic_only.plan import PruningPlan
 from depgraph_hsic_only.sensitivity import Sensitivity
+from depgraph_hsic_only.stage_report import BEFORE, RUNTIMES, TITLES
+from depgraph_hsic_only.utils.channel_plots import plot_lasso_path, plot_scores, plot_sensitivity, plot_widths
+from depgraph_hsic_only.utils.network_picture import can_be_drawn, plot_network
+from depgraph_hsic_only.utils.style import BLUE, GREEN, GREY, ORANGE, add_legend, open_axes
 
-# Okabe & Ito (2008): told apart by everybody.
-_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#E69F00", "#009E73", "#999999"
-_NAMES = {"baseline": "baseline", "trained": "trained", "pruned": "pruned", "fine_tuned": "fine-tuned"}
+__all__ = [
+    "plot_classes",
+    "plot_lasso_path",
+    "plot_latency",
+    "plot_metrics",
+    "plot_network",
+    "plot_scores",
+    "plot_sensitivity",
+    "plot_stages",
+    "plot_training",
+    "plot_trajectory",
+    "plot_widths",
+]
 
 
 def plot_metrics(run_folder: str | Path) -> list[Path]:
@@ -26,9 +38,10 @@ def plot_metrics(run_folder: str | Path) -> list[Path]:
         run_folder: A folder that a run wrote.
 
     Returns:
-        The PNG files: `stages.png`, `widths.png`, `scores.png` where channels were scored, `sensitivity.png` where
-            widths were chosen for a target, `trajectory.png` where the cut had several steps, `training.png` where
-            there was a training.
+        The PNG files: `stages.png`, `widths.png`, `network.png` where the layers are a plain YOLOv8's, `scores.png`
+            where channels were scored, `sensitivity.png` where widths were chosen for a target, `trajectory.png` where
+            the cut had several steps, `training.png` where there was a training, `classes.png` where classes were
+            measured before and after, `latency.png` where latencies were.
 
     Raises:
         DataError: The folder holds no report.
@@ -40,19 +53,27 @@ def plot_metrics(run_folder: str | Path) -> list[Path]:
         raise DataError(
             f"{folder}: expected a run folder with a report.json, got {error}; pass a run's folder"
         ) from error
-    figures = {"stages": plot_stages(report["stages"]), "widths": plot_widths(**report["widths"])}
-    scored = [stage for stage in report["stages"] if stage["details"].get("scores")]
+    stages, widths = report["stages"], report["widths"]
+    figures = {"stages": plot_stages(stages), "widths": plot_widths(**widths)}
+    if can_be_drawn(widths["before"]):
+        figures["network"] = plot_network(**widths)
+    scored = [stage for stage in stages if stage["details"].get("scores")]
     if scored:
         figures["scores"] = plot_scores(scored[-1]["details"]["scores"], _kept(folder))
     sensitivity = folder / "sensitivity.json"
-    if sensitivity.is_file():
+    if sensitivity.is_file() and report["args"]["prune"]["target"] is not None:
         damage = Sensitivity.from_dict(json.loads(sensitivity.read_text(encoding="utf-8")))
-        figures["sensitivity"] = plot_sensitivity(damage, report["widths"]["after"])
-    for stage in report["stages"]:
+        figures["sensitivity"] = plot_sensitivity(damage, widths["after"])
+    for stage in stages:
         if sum(point["map50_95_mask"] is not None for point in stage["details"].get("trajectory", ())) > 1:
             figures["trajectory"] = plot_trajectory(stage["details"]["trajectory"])
-    if any(stage["epochs"] for stage in report["stages"]):
-        figures["training"] = plot_training(report["stages"])
+    if any(stage["epochs"] for stage in stages):
+        figures["training"] = plot_training(stages)
+    before = next(stage for stage in reversed(stages) if stage["name"] in BEFORE)
+    if before.get("classes") and stages[-1].get("classes"):
+        figures["classes"] = plot_classes(before["classes"], stages[-1]["classes"])
+    if any(stage.get("latency_spread_ms", {}).get(runtime) for stage in stages for runtime in RUNTIMES):
+        figures["latency"] = plot_latency(stages)
     (folder / "plots").mkdir(exist_ok=True)
     paths = []
     for name, figure in figures.items():
@@ -67,13 +88,12 @@ def plot_stages(stages: Sequence[Mapping[str, Any]]) -> Figure:
     Args:
         stages: The stages of `report.json`.
     """
-    names = [_NAMES[stage["name"]] for stage in stages]
-    runtimes = {"PyTorch": "torch", "onnxruntime": "onnxruntime"}
+    names = [TITLES[stage["name"]] for stage in stages]
     panels: list[tuple[str, str, dict[str, list[float | None]]]] = [
         ("parameters, millions", "%.3f", {"": [stage["parameters"] / 1e6 for stage in stages]}),
         ("multiply-adds, billions", "%.3f", {"": [stage["gmacs"] for stage in stages]}),
         ("mAP50-95", "%.3f", {part: [s[f"map50_95_{part}"] for s in stages] for part in ("box", "mask")}),
-        ("latency, ms", "%.1f", {name: [s["latency_ms"][key] for s in stages] for name, key in runtimes.items()}),
+        ("latency, ms", "%.1f", {name: [s["latency_ms"][key] for s in stages] for key, name in RUNTIMES.items()}),
     ]
     figure = Figure(figsize=(13, 3.6), layout="constrained")
     for axes, (title, form, series) in zip(figure.subplots(1, len(panels)), panels, strict=True):
@@ -81,67 +101,16 @@ def plot_stages(stages: Sequence[Mapping[str, Any]]) -> Figure:
         for k, (label, values) in enumerate(series.items()):
             places = [i + (k - (len(series) - 1) / 2) * width for i, value in enumerate(values) if value is not None]
             bars = axes.bar(
-                places, [value for value in values if value is not None], width, color=(_BLUE, _ORANGE)[k], label=label
+                places, [value for value in values if value is not None], width, color=(BLUE, ORANGE)[k], label=label
             )
-            axes.bar_label(bars, fmt=form, fontsize=8)
+            axes.bar_label(bars, fmt=form, fontsize=8, rotation=90 if len(series) > 1 else 0, padding=2)
         axes.set_title(title)
         axes.set_xticks(range(len(names)), names, rotation=20)
-        axes.margins(y=0.25 if len(series) > 1 else 0.1)
-        axes.spines[["top", "right"]].set_visible(False)
+        axes.margins(y=0.35 if len(series) > 1 else 0.1)
+        axes.set_ylim(0, axes.get_ylim()[1])
+        open_axes(axes)
         if len(series) > 1:
             axes.legend(fontsize=8, ncols=2, loc="upper right")
-    return figure
-
-
-def plot_widths(before: Mapping[str, int], after: Mapping[str, int]) -> Figure:
-    """Widths before and after, in the order of the network, with the share that is left.
-
-    Args:
-        before: Channels by width group (see `graph.WidthGroup`).
-        after: The same after the cut.
-    """
-    figure = Figure(figsize=(13, 3.8), layout="constrained")
-    axes = figure.subplots()
-    places = range(len(before))
-    axes.bar(places, list(before.values()), color=_GREY, alpha=0.45, label="before")
-    bars = axes.bar(places, [after[name] for name in before], width=0.55, color=_BLUE, label="after")
-    axes.bar_label(bars, [f"{after[name] / count:.0%}" for name, count in before.items()], fontsize=7)
-    axes.set_xticks(places, list(before), fontsize=8)
-    axes.set_ylabel("channels")
-    axes.set_xlabel("w: output of a layer, h: hidden width of a layer or of a branch of the head, npr: prototypes")
-    axes.set_title("Widths")
-    axes.legend()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
-def plot_sensitivity(sensitivity: Sensitivity, after: Mapping[str, int]) -> Figure:
-    """Damage of each width cut alone, as measured and as interpolated, with the width that was chosen.
-
-    Args:
-        sensitivity: What was measured.
-        after: The chosen widths, by width group.
-    """
-    columns = 7
-    rows = -(-len(sensitivity.full) // columns)
-    figure = Figure(figsize=(13, 1.9 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
-    for axes, (name, full) in zip(panels, sensitivity.full.items(), strict=False):
-        points = sensitivity.damage[name]
-        smallest = min([*points, full - 1, after[name]])
-        sizes = [smallest + k * (full - 1 - smallest) / 40 for k in range(41)]
-        axes.plot([size / full for size in sizes], [sensitivity.at(name, size) for size in sizes], color=_BLUE)
-        axes.plot([c / full for c in points], list(points.values()), "o", color=_BLUE, markersize=4)
-        axes.axvline(after[name] / full, color=_ORANGE, linewidth=1.5)
-        axes.set_yscale("log")
-        axes.set_xlim(1.04, 0.0)
-        axes.set_title(f"{name}: {full} -> {after[name]}", fontsize=9)
-        axes.tick_params(labelsize=7)
-        axes.spines[["top", "right"]].set_visible(False)
-    for axes in panels[len(sensitivity.full) :]:
-        axes.set_visible(False)
-    figure.supxlabel("share of the channels that stays (orange: chosen)", fontsize=9)
-    figure.supylabel("divergence, that width alone cut and re-fitted", fontsize=9)
     return figure
 
 
@@ -158,15 +127,15 @@ def plot_trajectory(points: Sequence[Mapping[str, Any]]) -> Figure:
     y = [point["map50_95_mask"] for point in points]
     for k in range(1, len(points)):
         tuned = points[k]["step"] == points[k - 1]["step"]
-        color, label = (_ORANGE, "fine-tuned") if tuned else (_BLUE, "cut and recovered")
+        color, label = (ORANGE, "fine-tuned") if tuned else (BLUE, "cut and recovered")
         axes.plot(x[k - 1 : k + 1], y[k - 1 : k + 1], color=color, marker="o", markersize=4, label=label)
     axes.invert_xaxis()
     axes.set_ylim(0, None)
     axes.set_xlabel("share of the parameters that is left")
     axes.set_ylabel("mask mAP50-95")
     axes.set_title("Steps of the cut")
-    _legend(axes)
-    axes.spines[["top", "right"]].set_visible(False)
+    add_legend(axes)
+    open_axes(axes)
     return figure
 
 
@@ -184,18 +153,18 @@ def plot_training(stages: Sequence[Mapping[str, Any]]) -> Figure:
         epochs, style = stage["epochs"], {"marker": "o", "markersize": 3}
         x = [first + k + 1 for k in range(len(epochs))]
         lines = (
-            (panels[0], _BLUE, "training", [_loss(e, "train") for e in epochs]),
-            (panels[0], _ORANGE, "validation", [_loss(e, "val") for e in epochs]),
-            (panels[1], _BLUE, "box", [e["metrics/mAP50-95(B)"] for e in epochs]),
-            (panels[1], _ORANGE, "mask", [e["metrics/mAP50-95(M)"] for e in epochs]),
-            (panels[2], _GREEN, "first parameter group", [e["lr/pg0"] for e in epochs]),
+            (panels[0], BLUE, "training", [_loss(e, "train") for e in epochs]),
+            (panels[0], ORANGE, "validation", [_loss(e, "val") for e in epochs]),
+            (panels[1], BLUE, "box", [e["metrics/mAP50-95(B)"] for e in epochs]),
+            (panels[1], ORANGE, "mask", [e["metrics/mAP50-95(M)"] for e in epochs]),
+            (panels[2], GREEN, "first parameter group", [e["lr/pg0"] for e in epochs]),
         )
         for axes, color, label, values in lines:
             points = [(at, value) for at, value in zip(x, values, strict=True) if value is not None]
             axes.plot(*zip(*points, strict=True), color=color, label=label, **style)
         for axes in panels:
-            axes.axvline(first + 0.5, color=_GREY, linewidth=0.8)
-            axes.text(first + 0.6, 1.0, _NAMES[stage["name"]], transform=axes.get_xaxis_transform(), fontsize=8)
+            axes.axvline(first + 0.5, color=GREY, linewidth=0.8)
+            axes.text(first + 0.6, 1.0, TITLES[stage["name"]], transform=axes.get_xaxis_transform(), fontsize=8)
         first += len(epochs)
     panels[1].set_ylim(0, 1.05 * panels[1].get_ylim()[1])
     panels[2].yaxis.set_major_formatter("{x:g}")
@@ -204,85 +173,74 @@ def plot_training(stages: Sequence[Mapping[str, Any]]) -> Figure:
         axes.set_xlabel("epoch")
         axes.set_xlim(0.5, first + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        _legend(axes)
-        axes.spines[["top", "right"]].set_visible(False)
+        add_legend(axes)
+        open_axes(axes)
     return figure
 
 
-def _legend(axes: Axes) -> None:
-    """A legend in which every label stands once."""
-    handles, labels = axes.get_legend_handles_labels()
-    named = dict(zip(labels, handles, strict=True))
-    axes.legend(named.values(), named.keys(), fontsize=8)
+def plot_classes(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], *, most: int = 10) -> Figure:
+    """Mask mAP50-95 before and after of the classes that lost most and of those that gained most or lost least.
+
+    Args:
+        before: `classes` of a stage of `report.json`.
+        after: The same of another one.
+        most: Largest number of classes at either end.
+    """
+    known = {row["name"]: row["map50_95_mask"] for row in before}
+    rows = [(known[r["name"]], r["map50_95_mask"], r) for r in after if r["name"] in known]
+    rows.sort(key=lambda row: row[1] - row[0])
+    shown = rows if len(rows) <= 2 * most else [*rows[:most], *rows[-most:]]
+    figure = Figure(figsize=(8, 1.2 + 0.26 * len(shown)), layout="constrained")
+    axes = figure.subplots()
+    for k, (was, now, _) in enumerate(shown):
+        axes.plot([was, now], [k, k], color=ORANGE if now < was else GREEN, linewidth=2.5, zorder=1)
+    places = range(len(shown))
+    axes.scatter([was for was, _, _ in shown], places, color=GREY, label="before", zorder=2)
+    axes.scatter([now for _, now, _ in shown], places, color=BLUE, label="after", zorder=3)
+    if len(shown) < len(rows):
+        axes.axhline(most - 0.5, color=GREY, linewidth=0.8, linestyle=":")
+    axes.set_yticks(
+        places, [f"{row['name']} ({row['instances']})" for _, _, row in shown], fontsize=8, parse_math=False
+    )
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.05 * max([0.01, *(max(was, now) for was, now, _ in shown)]))
+    axes.set_xlabel("mask mAP50-95 (instances in brackets)")
+    left_out = f", {len(rows) - len(shown)} in between left out" if len(shown) < len(rows) else ""
+    axes.set_title(f"Classes, greatest loss first{left_out}")
+    axes.grid(axis="x", color=GREY, alpha=0.3)
+    add_legend(axes)
+    open_axes(axes)
+    return figure
+
+
+def plot_latency(stages: Sequence[Mapping[str, Any]]) -> Figure:
+    """Median latency of each stage and its spread, from the 10th to the 90th percentile, a panel for each runtime.
+
+    Args:
+        stages: The stages of `report.json`.
+    """
+    figure = Figure(figsize=(11, 1.3 + 0.4 * len(stages)), layout="constrained")
+    panels = figure.subplots(1, len(RUNTIMES), sharey=True)
+    for axes, (runtime, title), color in zip(panels, RUNTIMES.items(), (BLUE, ORANGE), strict=True):
+        for k, stage in enumerate(stages):
+            median, spread = stage["latency_ms"][runtime], stage["latency_spread_ms"][runtime]
+            if median is not None and spread is not None:
+                axes.plot(spread, [k, k], color=color, linewidth=4, alpha=0.4, solid_capstyle="butt")
+                axes.plot(median, k, "o", color=color)
+                axes.annotate(f"{median:.1f}", (median, k), (0, 7), textcoords="offset points", ha="center", fontsize=8)
+        axes.set_xlim(0, None)
+        axes.set_ylim(len(stages) - 0.5, -0.7)
+        axes.set_title(title)
+        axes.set_xlabel("ms for one image: median, and 10th to 90th percentile")
+        open_axes(axes)
+    panels[0].set_yticks(range(len(stages)), [TITLES[stage["name"]] for stage in stages])
+    return figure
 
 
 def _loss(epoch: Mapping[str, float | None], part: str) -> float | None:
     """The sum of an epoch's training or validation losses; None where they were not measured."""
     losses = [value for key, value in epoch.items() if key.startswith(f"{part}/") and key.endswith("_loss")]
     return None if None in losses else sum(value for value in losses if value is not None)
-
-
-def plot_scores(scores: Mapping[str, Sequence[float]], kept: Mapping[str, int] | None = None) -> Figure:
-    """Importance of the channels of each group, the highest first, with a line where the cut is.
-
-    Groups in which half of the channels have less than a twentieth of the highest are drawn on a logarithmic scale.
-
-    Args:
-        scores: Importance of each channel by channel group, in the order of the network.
-        kept: Channels that stay, by channel group; no lines where it is None.
-    """
-    columns = 6
-    rows = -(-len(scores) // columns)
-    figure = Figure(figsize=(13, 1.9 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axes, (name, values) in zip(panels, scores.items(), strict=False):
-        stay = len(values) if kept is None else kept[name]
-        ranked = sorted(values, reverse=True)
-        axes.fill_between(range(1, stay + 1), ranked[:stay], step="mid", color=_BLUE, alpha=0.6)
-        axes.fill_between(range(stay + 1, len(ranked) + 1), ranked[stay:], step="mid", color=_GREY, alpha=0.6)
-        axes.plot(range(1, len(ranked) + 1), ranked, color=_BLUE, linewidth=1)
-        if stay < len(ranked):
-            axes.axvline(stay + 0.5, color=_ORANGE, linewidth=1.5)
-        axes.set_title(f"{name}: {stay} of {len(ranked)}", fontsize=8)
-        if ranked[0] > 0 and ranked[len(ranked) // 2] < 0.05 * ranked[0]:  # else a spike would hide the rest
-            axes.set_yscale("log")
-            axes.set_ylim(1e-4 * ranked[0], 1.5 * ranked[0])
-        else:
-            axes.set_ylim(min(0.0, ranked[-1]), None)
-        axes.tick_params(labelsize=7)
-        axes.spines[["top", "right"]].set_visible(False)
-    for axes in panels[len(scores) :]:
-        axes.set_visible(False)
-    figure.supxlabel("channel, by rank", fontsize=9)
-    figure.supylabel("importance", fontsize=9)
-    return figure
-
-
-def plot_lasso_path(path: LassoPath, *, threshold: float | None = None) -> Figure:
-    """Coefficients of a non-negative lasso along its path, one line for each channel.
-
-    Args:
-        path: Of `HsicLassoPruner.path` or `hsic.nonnegative_lasso_path`.
-        threshold: Share of λ_max at which to draw the threshold; None for none.
-    """
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    share = path.lambdas / path.lambdas.max()
-    shown = share > 0
-    order = path.entry.argsort()[::-1]
-    for rank, k in enumerate(order):
-        color, width = ((_BLUE, _ORANGE, _GREEN)[rank % 3], 1.4) if rank < 12 else (_GREY, 0.6)
-        axes.plot(share[shown], path.coefs[shown, k], color=color, linewidth=width)
-    if threshold is not None:
-        axes.axvline(threshold, color="black", linestyle="--", linewidth=1, label=f"threshold {threshold:g}")
-        axes.legend(fontsize=8)
-    axes.set_xscale("log")
-    axes.invert_xaxis()
-    axes.set_xlabel("λ / λ_max (the path goes from left to right)")
-    axes.set_ylabel("coefficient α")
-    axes.set_title(f"{int((path.entry > 0).sum())} of {len(path.entry)} channels enter; the first twelve in colour")
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
 
 
 def _kept(folder: Path) -> dict[str, int] | None:

@@ -1,0 +1,87 @@
+"""Values that show themselves: a line, a table in a terminal, HTML in a notebook, JSON, a figure."""
+
+import abc
+import io
+import json
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+
+class Shown(abc.ABC):
+    """A report: what it measured is its own, how it is shown is here."""
+
+    columns: ClassVar[int] = 100  # of its text: figures are never cut off by a narrow terminal
+
+    @abc.abstractmethod
+    def summary(self) -> str:
+        """The report in one line."""
+
+    @abc.abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as plain lists, dicts, strings and numbers."""
+
+    @abc.abstractmethod
+    def __rich__(self) -> Any:
+        """The tables that rich prints."""
+
+    @abc.abstractmethod
+    def plot(self) -> Figure:
+        """The figure that says most; it draws itself in a notebook, and `savefig` writes it."""
+
+    def to_json(self) -> str:
+        """The figures as JSON."""
+        return json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
+
+    def __str__(self) -> str:
+        return to_text(self, self.columns)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        """The tables in a notebook; rich escapes what is in them."""
+        console = Console(file=io.StringIO(), width=self.columns, record=True, legacy_windows=False)
+        console.print(self)
+        page = '<pre style="white-space:pre;overflow-x:auto;line-height:normal">{code}</pre>'
+        return console.export_html(inline_styles=True, code_format=page)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table of texts, for a terminal and for a page.
+
+    Attributes:
+        title: What it shows.
+        headings: One for each column.
+        rows: Cells as they are shown.
+        align: A letter for each column: "l" of text, "r" of figures.
+    """
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    align: str
+
+    def __rich__(self) -> Table:
+        table = Table(title=self.title, title_justify="left")
+        for k, (heading, side) in enumerate(zip(self.headings, self.align, strict=True)):
+            numbers = side == "r"
+            table.add_column(heading, justify="right" if numbers else "left", no_wrap=numbers or k == 0)
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+
+def figure_text(figure: float | None, form: str) -> str:
+    """A figure as it is shown, by a format such as ".3f"; "-" where it was not measured."""
+    return "-" if figure is None else format(figure, form)
+
+
+def to_text(renderable: Any, width: int = 100) -> str:
+    """Anything rich can draw as plain text, at a fixed width."""
+    buffer = io.StringIO()
+    Console(file=buffer, width=width, color_system=None, legacy_windows=False).print(renderable)
+    return buffer.getvalue().rstrip()

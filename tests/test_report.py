@@ -1,0 +1,354 @@
+"""The page of a run: whole, self-contained, escaped, and every figure on it is one that was measured."""
+
+import base64
+import json
+import re
+from collections import Counter
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import COCO_MINI
+from matplotlib.figure import Figure
+from test_workflow import checkpoint, parameters, settings, shapes  # noqa: F401
+from ultralytics import YOLO
+
+from depgraph_hsic_only import DataError, DefaultYolov8SegPruner, PruningReport, RunReport, load_model, prune
+from depgraph_hsic_only.comparison import agreement, compare_models
+from depgraph_hsic_only.dataset import find_dataset
+from depgraph_hsic_only.evaluation import ClassMetrics, Validation, measure_latency, validate_model
+from depgraph_hsic_only.findings import find_warnings, headline
+from depgraph_hsic_only.html_report import render_html, write_html
+from depgraph_hsic_only.resampling import RESAMPLES, resampled_maps
+from depgraph_hsic_only.stage_report import StageReport
+
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+HOSTILE = "<b>&\"'$x_1$"
+NOTHING = {"torch": None, "onnxruntime": None}
+
+
+def stage(name: str = "pruned", mask: float | None = 0.4, ms: float | None = 10.0, **more: Any) -> StageReport:
+    latency = {"torch": None, "onnxruntime": ms}
+    return StageReport(
+        name, 1.0, **{"parameters": 100, "gmacs": 1.0, "map50_95_mask": mask, "latency_ms": latency, **more}
+    )
+
+
+def spread(low: float, high: float) -> dict[str, Any]:
+    return {"latency_spread_ms": {"torch": None, "onnxruntime": (low, high)}}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (
+            stage("baseline", 0.412, 14.0, parameters=1000),
+            stage("fine_tuned", 0.405, 10.0, parameters=570),
+            "43 % fewer parameters, 1.4× faster on this CPU with onnxruntime, mask mAP50-95 0.412 → 0.405 (−0.007)",
+        ),
+        (
+            stage("trained", 0.4, 10.0, parameters=1000),
+            stage("pruned", 0.45, 12.5, parameters=1010),
+            "1 % more parameters, 1.2× slower on this CPU with onnxruntime, mask mAP50-95 0.400 → 0.450 (+0.050)",
+        ),
+        (
+            stage("baseline", 0.4, 10.0, **spread(5.0, 15.0)),
+            stage("baseline", 0.4, 5.0, **spread(4.0, 6.0)),
+            "as many parameters, 2.0× faster on this CPU with onnxruntime (within the spread), mask mAP50-95 0.400 → "
+            "0.400 (unchanged)",
+        ),
+        (
+            stage("baseline", None, None, parameters=1000),
+            stage("pruned", 0.3, None, parameters=999),
+            "almost as many parameters, latency not compared, mask mAP50-95 0.300 (not measured before)",
+        ),
+        (
+            stage("baseline", 0.4, None, latency_ms={"torch": 10.0, "onnxruntime": None}),
+            stage("pruned", None, None, latency_ms={"torch": 10.1, "onnxruntime": 5.0}),
+            "as many parameters, as fast as before with PyTorch, mask mAP50-95 not measured",
+        ),
+    ],
+)
+def test_headline(before: StageReport, after: StageReport, expected: str) -> None:
+    assert headline(before, after) == expected
+
+
+def classes(*rows: tuple[str, int, float]) -> dict[str, Any]:
+    return {"classes": tuple(ClassMetrics(name, instances, 0.5, mask) for name, instances, mask in rows)}
+
+
+def details(**figures: Any) -> dict[str, Any]:
+    return {"details": figures}
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        (stage(), []),
+        (stage(complete=False), ["NMS ran out of time on this machine (pruned)"]),
+        (
+            stage(**classes(("cat", 3, 0.25), ("dog", 40, 0.0), ("cow", 9, 0.41))),
+            ["2 classes have lost at least 0.1 of mask mAP50-95: dog 0.500 → 0.000 on 40 instances; cat 0.500 → 0.25"],
+        ),
+        (stage(**classes(("cat", 3, 0.25))), ["on 3 instances, too few to tell."]),
+        (stage(resampled_mask=(0.38, 0.42)), ["155 images: the result's mask mAP50-95 is good to about ±0.040"]),
+        (stage(resampled_mask=(0.4, 0.401)), []),
+        (
+            stage(**details(recovery={"method": "bn", "images": 64})),
+            ["recovered on 64 images only (set calibration.images higher)"],
+        ),
+        (stage(**details(recovery={"method": "none", "images": 64})), []),
+        (stage(**details(stability=0.71)), ["Two halves of the images agree on 71% of the channels that stay; more"]),
+        (stage(**details(stability=0.95)), []),
+        (stage(**spread(8.0, 10.5)), ["overlap (10th to 90th percentile 10.0 – 12.0 ms before, 8.0 – 10.5 ms after)"]),
+        (stage(**spread(8.0, 9.5)), []),
+    ],
+)
+def test_warnings(after: StageReport, expected: list[str]) -> None:
+    known = classes(("cat", 3, 0.5), ("dog", 40, 0.5), ("cow", 9, 0.5))
+    before = stage("baseline", **known, **spread(10.0, 12.0))
+    found = find_warnings((before, after), {"train": 260, "val": 155})
+    assert len(found) == len(expected)
+    assert all(part in text for part, text in zip(expected, found, strict=True)), found
+
+
+def test_a_change_is_judged_on_the_same_draws() -> None:
+    before = stage("baseline", resampled_mask=(0.30, 0.40, 0.50))
+    after = stage(resampled_mask=(0.29, 0.39, 0.49))
+    assert "its change to about ±0.000" in find_warnings((before, after), {"val": 9})[0]
+
+
+def test_resampling_finds_the_deviation_of_a_share() -> None:
+    """One object in each image, found in half of them and nothing else: the mAP is the share of those found."""
+    n = 200
+    hit = np.ones((1, 10), bool)
+    none = np.zeros((0, 10), bool)
+    found = {
+        "tp_m": [hit if k % 2 else none for k in range(n)],
+        "conf": [np.full(k % 2, 0.9) for k in range(n)],
+        "pred_cls": [np.zeros(k % 2) for k in range(n)],
+        "target_cls": [np.zeros(1)] * n,
+    }
+    maps = resampled_maps(found)
+    assert len(maps) == RESAMPLES and np.mean(maps) == pytest.approx(0.5, abs=0.03)
+    assert np.std(maps) == pytest.approx((0.25 / n) ** 0.5, rel=0.4)
+    assert maps == resampled_maps(found)
+    assert resampled_maps({key: arrays[:1] for key, arrays in found.items()}) == ()
+
+
+def test_the_spread_holds_the_median() -> None:
+    latency = measure_latency({"sum": lambda: sum(range(1000))})["sum"]
+    assert 0 < latency.p10 <= latency.median <= latency.p90
+
+
+def boxes(*places: tuple[int, int, int, int]) -> torch.Tensor:
+    masks = torch.zeros(len(places), 20, 20, dtype=torch.bool)
+    for mask, (top, bottom, left, right) in zip(masks, places, strict=True):
+        mask[top:bottom, left:right] = True
+    return masks
+
+
+def test_agreement_is_the_panoptic_quality() -> None:
+    three = boxes((0, 10, 0, 10), (10, 20, 0, 10), (0, 10, 10, 20))
+    moved = boxes((0, 10, 0, 9), (10, 20, 0, 10))
+    names = ["cat", "dog", "dog"]
+    assert agreement(names, three, names, three) == 1.0
+    assert agreement([], boxes(), [], boxes()) == 1.0
+    assert agreement(names, three, [], boxes()) == agreement([], boxes(), names, three) == 0.0
+    expected = (0.9 + 1.0) / 2.5  # two match with IoU 0.9 and 1, one of three is left
+    assert agreement(names, three, ["cat", "dog"], moved) == pytest.approx(expected)
+    assert agreement(["cat", "dog"], moved, names, three) == pytest.approx(expected)
+    assert agreement(names, three, ["cow", "dog"], moved) == pytest.approx(1.0 / 2.5)
+    half = boxes((0, 10, 0, 5))
+    assert agreement(["cat"], three[:1], ["cat"], half) == 0.0  # an IoU of just a half is no match
+
+
+@pytest.fixture(scope="module")
+def run(checkpoint: Path, shapes: Path, tmp_path_factory: Any) -> RunReport:  # noqa: F811
+    """A small run to the end."""
+    given = {"train.epochs": 0, "fine_tune.epochs": 1, "prune.ratio": 0.5}
+    return DefaultYolov8SegPruner(checkpoint, **settings(tmp_path_factory.mktemp("run"), shapes, **given)).run()
+
+
+@pytest.fixture(scope="module")
+def page(run: RunReport) -> str:
+    return (run.folder / "report.html").read_text(encoding="utf-8")
+
+
+class Reader(HTMLParser):
+    """Takes down tags that are left open, attributes, and the cells of tables."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.tables: dict[str, list[list[str]]] = {}
+        self.texts: list[str] = []
+        self._caption, self._rows = "", [[""]]
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "table":
+            self._rows = []
+        if tag == "tr":
+            self._rows.append([])
+        if tag in ("td", "th"):
+            self._rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"</{tag}> closes nothing"
+        if tag == "table":
+            self.tables[self._caption] = self._rows
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+        if self.open[-1:] == ["caption"]:
+            self._caption = data.split(" (")[0]
+        if self.open and self.open[-1] in ("td", "th"):
+            self._rows[-1][-1] += data
+
+
+def test_the_page_is_whole_and_fetches_nothing(run: RunReport, page: str) -> None:
+    reader = Reader(page)
+    assert reader.open == []
+    references = [value for _, name, value in reader.attributes if name in ("src", "href", "srcset", "data", "action")]
+    assert references and all(value.startswith("data:image/png;base64,") for value in references)
+    bare = page
+    for value in references:
+        bare = bare.replace(value, "")
+    assert not re.search(r"https?:|url\(|@import|<script|<link|<iframe|<object", bare)
+    assert len(page.encode()) < 8e6
+    shown = Counter(base64.b64decode(value.partition(",")[2]) for value in references)
+    files = list((run.folder / "plots").glob("*.png"))
+    assert shown == Counter(path.read_bytes() for path in files)
+    names = {"stages", "widths", "network", "scores", "training", "classes", "latency"}
+    assert names | {f"example-{k}" for k in range(1, 5)} <= {path.stem for path in files}
+    assert run.summary() in page and f"--cfg {run.folder}/args.yaml" in page
+
+
+def test_every_figure_of_the_page_is_that_of_the_report(run: RunReport, page: str) -> None:
+    data = json.loads((run.folder / "report.json").read_text())
+    tables = Reader(page).tables
+
+    def same(cell: str, figure: float | None) -> bool:
+        if figure is None or cell == "-":
+            return figure is None and cell == "-"
+        digits = len(cell.partition(".")[2])
+        return abs(float(cell.replace(",", "")) - figure) <= 0.5000001 * 10**-digits
+
+    baseline, pruned, tuned = data["stages"]
+    rows = {row[0]: row[1:] for row in tables["Stages"][1:]}
+    for name, row in (("baseline", baseline), ("pruned", pruned), ("fine-tuned", tuned)):
+        keys = ("parameters", "gmacs", "size_mb", "map50_95_box", "map50_95_mask")
+        figures = [*(row[key] for key in keys), *row["latency_ms"].values(), row["seconds"]]
+        assert all(map(same, rows[name], figures)), (rows[name], figures)
+    assert rows["as cut"][0] == rows["pruned"][0] and same(
+        rows["as cut"][4], pruned["details"]["as_cut"]["map50_95_mask"]
+    )
+    for row, b, a in zip(tables["Cost by part"][1:], baseline["parts"], tuned["parts"], strict=True):
+        assert row[0] == b["name"] and all(map(same, (row[1], row[2]), (b["parameters"], a["parameters"])))
+        assert all(map(same, (row[4], row[5]), (b["gmacs"], a["gmacs"])))
+    before, after = ({row["name"]: row for row in stage["classes"]} for stage in (baseline, tuned))
+    by_class = {row[0]: row[1:] for row in tables["mAP50-95 by class"][1:]}
+    assert by_class.keys() == after.keys()
+    for name, cells in by_class.items():
+        assert same(cells[0], after[name]["instances"])
+        assert same(cells[1], before[name]["map50_95_mask"]) and same(cells[2], after[name]["map50_95_mask"])
+        assert same(cells[4], before[name]["map50_95_box"]) and same(cells[5], after[name]["map50_95_box"])
+    for row, runtime in zip(tables["Latency of one image"][1:], ("torch", "onnxruntime"), strict=True):
+        for k, stage_ in ((1, baseline), (3, tuned)):
+            assert same(row[k], stage_["latency_ms"][runtime])
+            assert all(map(same, row[k + 1].split(" – "), stage_["latency_spread_ms"][runtime]))
+
+
+def test_the_figures_are_true(run: RunReport, shapes: Path) -> None:  # noqa: F811
+    """A fresh count of parameters, a fresh validation, the objects counted in the label files."""
+    data = json.loads((run.folder / "report.json").read_text())
+    best = run.folder / "weights" / "best.pt"
+    assert run.after.parameters == parameters(best)
+    found = YOLO(best).val(data=str(shapes), workers=0, plots=False, **data["validation"])
+    assert (found.box.map, found.seg.map) == (run.after.map50_95_box, run.after.map50_95_mask)
+    files = (shapes.parent / "labels" / "val").glob("*.txt")
+    labels = [line.split()[0] for file in files for line in file.read_text().splitlines()]
+    names = find_dataset(shapes).names
+    assert {row.name: row.instances for row in run.after.classes} == Counter(names[int(label)] for label in labels)
+    assert data["images"] == {"train": 16, "val": 6} and run.comparison is not None and run.comparison.images == 6
+
+
+def test_a_page_is_made_again_from_its_folder(run: RunReport, page: str) -> None:
+    loaded = RunReport.load(run.folder)
+    assert loaded.to_json() == run.to_json() and str(loaded) == str(run)
+    assert loaded.to_json() == (run.folder / "report.json").read_text()
+    (run.folder / "report.html").unlink()
+    assert write_html(run.folder).read_text(encoding="utf-8") == page
+    with pytest.raises(DataError, match=r"expected a run folder with a report\.json"):
+        RunReport.load(run.folder / "weights")
+
+
+def test_texts_are_escaped(run: RunReport) -> None:
+    rows = tuple(replace(row, name=HOSTILE) for row in run.after.classes[:1])
+    stages = tuple(replace(row, classes=rows, notes=(HOSTILE,)) for row in run.stages)
+    hostile = replace(run, args={**run.args, "pretrained": HOSTILE, "data": HOSTILE}, stages=stages)
+    page = render_html(hostile, {f"example-{k}": b"" for k in range(1, 5)})
+    reader = Reader(page)
+    assert reader.open == [] and HOSTILE not in page
+    assert reader.tables["mAP50-95 by class"][1][0] == HOSTILE
+    assert sum(HOSTILE in text for text in reader.texts) >= 5
+    assert "<b>&" not in hostile._repr_html_() and "&lt;b&gt;&amp;" in hostile._repr_html_()
+
+
+def test_reports_show_themselves(run: RunReport, checkpoint: Path) -> None:  # noqa: F811
+    pruning = prune(load_model(checkpoint), 0.5)
+    assert isinstance(pruning, PruningReport)
+    assert pruning.summary() == "31 % fewer parameters, 22 % fewer multiply-adds (widths by magnitude)"
+    for report in (run, pruning):
+        assert "\n" not in report.summary() and isinstance(report.plot(), Figure)
+        assert json.loads(report.to_json()) == json.loads(json.dumps(report.to_dict()))
+        html = Reader(report._repr_html_())
+        assert html.open == [] and f"{parameters(run.folder / 'weights' / 'best.pt'):,}" in "".join(html.texts)
+
+
+def test_images_that_cannot_be_read_are_an_error(checkpoint: Path, tmp_path: Path) -> None:  # noqa: F811
+    (tmp_path / "a.png").write_text("no image")
+    yolo = load_model(checkpoint)
+    with pytest.raises(DataError, match="none of 1 validation files could be read"):
+        compare_models(yolo, yolo, [tmp_path / "a.png"], imgsz=64, device="cpu")
+
+
+def test_real_models_agree_with_themselves_and_less_when_cut(real_weights: Path) -> None:
+    if not COCO_MINI.exists():
+        pytest.skip(f"no images at {COCO_MINI}")
+    files = find_dataset(COCO_MINI).images("val")[:6]
+    cut = load_model(real_weights)
+    prune(cut, 0.1)
+    same, _ = compare_models(load_model(real_weights), load_model(real_weights), files, imgsz=160, device="cpu")
+    assert same.agreement == 1.0 and same.differing == () and any(row.before for row in same.examples)
+    less, pairs = compare_models(load_model(real_weights), cut, files, imgsz=160, device="cpu")
+    assert less.agreement is not None and less.agreement < 1.0 and len(less.examples) == 4
+    figures = [row.agreement for row in less.differing]
+    assert figures == sorted(figures) and figures[-1] < 1.0
+    pair = pairs["difference-1"]
+    assert pair.found == less.differing[0] and pair.before.shape == pair.after.shape
+    assert (pair.before != pair.after).any()
+
+
+def test_real_classes_are_those_of_a_fresh_validation(real_weights: Path) -> None:
+    if not COCO_MINI.exists():
+        pytest.skip(f"no images at {COCO_MINI}")
+    validation = Validation(160, 16)
+    metrics = validate_model(load_model(real_weights), str(COCO_MINI), validation, device="cpu", workers=0)
+    found = YOLO(real_weights).val(data=str(COCO_MINI), imgsz=160, batch=16, workers=0, plots=False, device="cpu")
+    for row, fresh in zip(metrics.classes, found.summary(decimals=9), strict=True):
+        assert (row.name, row.instances) == (fresh["Class"], fresh["Instances"])
+        assert row.map50_95_box == pytest.approx(fresh["mAP50-95"], abs=1e-8)
+    assert np.mean([row.map50_95_mask for row in metrics.classes]) == pytest.approx(metrics.map50_95_mask)
+    assert metrics.map50_95_mask == found.seg.map > 0.05
+    assert np.mean(metrics.resampled_mask) == pytest.approx(metrics.map50_95_mask, abs=0.03)
