@@ -31,7 +31,7 @@ BUILT_IN = ("magnitude", "random")
 
 @register_criterion("geometric_median")
 def geometric_median(group: ChannelGroup) -> torch.Tensor:
-    """(C,), higher stays: distance of each filter to all others, summed over the convolutions that make the channels."""
+    """(C,), higher stays: distance of each filter to all others, summed over the convolutions that make it."""
     scores = torch.zeros(group.channels)
     for member in group.members:
         if member.role == "output":
