@@ -1,9 +1,12 @@
 """C2f to split form and back, and ONNX files that prove themselves."""
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
+import onnx
+import onnxruntime
 import pytest
 import torch
 from conftest import COCO_MINI, build, outputs
@@ -11,7 +14,7 @@ from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
 
 from depgraph_hsic_only import DataError, ExportError, prune
-from depgraph_hsic_only.utils.conversion import SplitC2f, export_onnx, merge_c2f, split_c2f, verify_onnx
+from depgraph_hsic_only.utils.conversion import SplitC2f, export_onnx, merge_c2f, quantize_onnx, split_c2f, verify_onnx
 
 
 def test_split_and_merge_are_inverse_and_compute_the_same() -> None:
@@ -95,3 +98,53 @@ def test_export_mistakes(tmp_path: Path) -> None:
             verify_onnx(path, model, images)
     with pytest.raises(DataError, match="expected image files"):
         verify_onnx(path, model, tmp_path / "nothing here")
+
+
+def test_int8_files_are_near_and_decode_in_float(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, images = build(nc=7), torch.rand(8, 3, 64, 64)
+    model.names = {i: f"thing {i}" for i in range(7)}
+    source = export_onnx(model, tmp_path / "float.onnx", imgsz=64)
+    path = quantize_onnx(source, tmp_path / "new folder" / "int8.onnx", images)
+    assert [p.name for p in path.parent.iterdir()] == ["int8.onnx"]
+    assert path.stat().st_size < 0.4 * source.stat().st_size
+    assert YOLO(path, task="segment").predict(images[:1], imgsz=64, verbose=False)[0].names == model.names
+
+    network = onnx.load(path)
+    makers = {output: node.op_type for node in network.graph.node for output in node.output}
+    weights = {node.name: makers.get(node.input[1]) for node in network.graph.node if node.op_type == "Conv"}
+    last = [name for name in weights if re.search(r"/cv[234]\.\d\.2/Conv|/dfl/", name)]
+    assert len(last) == 10 and all(weights[name] is None for name in last)  # float, straight from the file
+    assert all(maker == "DequantizeLinear" for name, maker in weights.items() if name not in last)
+    scales = {t.name: t.data_type for t in network.graph.initializer if t.name.endswith("_zero_point")}
+    assert scales["images_zero_point"] == onnx.TensorProto.UINT8
+
+    for image in images[:2]:
+        fine, coarse = (
+            onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"]).run(
+                None, {"images": image[None].numpy()}
+            )
+            for file in (source, path)
+        )
+        for a, b in zip(fine, coarse, strict=True):
+            a, b = torch.from_numpy(a), torch.from_numpy(b)
+            assert float((a - b).norm() / a.norm()) < 0.1
+        scores = [torch.from_numpy(x[0][0, 4:11]).flatten() for x in (fine, coarse)]
+        assert float(torch.corrcoef(torch.stack(scores))[0, 1]) > 0.95
+
+
+def test_what_can_not_be_quantised(tmp_path: Path) -> None:
+    model, images = build(nc=3), torch.rand(1, 3, 64, 64)
+    dynamic = export_onnx(model, tmp_path / "dynamic.onnx", imgsz=64, dynamic=True)
+    with pytest.raises(ExportError, match="without dynamic"):
+        quantize_onnx(dynamic, tmp_path / "int8.onnx", images)
+    fixed = export_onnx(model, tmp_path / "fixed.onnx", imgsz=64)
+    with pytest.raises(ExportError, match=r"ends in \.onnx"):
+        quantize_onnx(fixed, tmp_path / "int8", images)
+    nameless = onnx.load(fixed)
+    for node in nameless.graph.node:
+        node.name = ""
+    onnx.save(nameless, tmp_path / "nameless.onnx")
+    with pytest.raises(ExportError, match="named layers"):
+        quantize_onnx(tmp_path / "nameless.onnx", tmp_path / "int8.onnx", images)
+    assert not (tmp_path / "int8.onnx").exists()
