@@ -107,9 +107,9 @@ def main(argv: list[str] | None = None) -> int:
     paths = {(form, model): path for model, made in forms.items() for form, path in made.items()}
     maps = {key: mask_map(path, data, args.imgsz) for key, path in paths.items()}
     latency = median_latency({" ".join(key): run_of(path, args.imgsz) for key, path in paths.items()})
-    print(f"\nmask mAP50-95 at imgsz={args.imgsz}, batch=1, rect=False, val; latency on the CPU\n")
-    print("| form | MB | | mask mAP50-95 | | latency, ms | |\n|---|---|---|---|---|---|---|")
-    print("| | unpruned | pruned | unpruned | pruned | unpruned | pruned |")
+    print(f"\nmask mAP50-95 at imgsz={args.imgsz}, batch=1, rect=False, val; median latency on this CPU\n")
+    columns = [f"{figure}, {model}" for figure in ("MB", "mask mAP50-95", "ms") for model in models]
+    print(f"| form | {' | '.join(columns)} |\n|{'---|' * (1 + len(columns))}")
     for form in forms["pruned"]:
         keys = [(form, model) for model in models]
         sizes, scores = [f"{size_mb(paths[k]):.1f}" for k in keys], [f"{maps[k]:.4f}" for k in keys]

@@ -13,7 +13,7 @@ from conftest import COCO_MINI, build, outputs
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
 
-from depgraph_hsic_only import DataError, ExportError, prune
+from depgraph_hsic_only import DataError, ExportError, ensure_nms, prune
 from depgraph_hsic_only.utils.conversion import SplitC2f, export_onnx, merge_c2f, quantize_onnx, split_c2f, verify_onnx
 
 
@@ -102,6 +102,7 @@ def test_export_mistakes(tmp_path: Path) -> None:
 
 def test_int8_files_are_near_and_decode_in_float(tmp_path: Path) -> None:
     torch.manual_seed(0)
+    ensure_nms()  # which predict needs
     model, images = build(nc=7), torch.rand(8, 3, 64, 64)
     model.names = {i: f"thing {i}" for i in range(7)}
     source = export_onnx(model, tmp_path / "float.onnx", imgsz=64)
