@@ -198,7 +198,10 @@ def fused_run(network: Any, imgsz: int, target: torch.device) -> Callable[[], ob
 
 def onnx_run(path: str | Path) -> Callable[[], object]:
     """A call that runs an ONNX file in onnxruntime on the CPU, on one batch of the file's own size."""
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    # Else its threads go on spinning after a run and take the cores from whatever is measured in turns with it.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     entry = session.get_inputs()[0]
     shape = [
         side if isinstance(side, int) else default for side, default in zip(entry.shape, (1, 3, 640, 640), strict=True)

@@ -1,17 +1,21 @@
 """C2f to split form and back, and ONNX files that prove themselves."""
 
 import copy
+import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import onnx
+import onnxruntime
 import pytest
 import torch
 from conftest import COCO_MINI, build, outputs
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
 
-from depgraph_hsic_only import DataError, ExportError, prune
-from depgraph_hsic_only.utils.conversion import SplitC2f, export_onnx, merge_c2f, split_c2f, verify_onnx
+from depgraph_hsic_only import DataError, ExportError, ensure_nms, prune
+from depgraph_hsic_only.utils.conversion import SplitC2f, export_onnx, merge_c2f, quantize_onnx, split_c2f, verify_onnx
 
 
 def test_split_and_merge_are_inverse_and_compute_the_same() -> None:
@@ -95,3 +99,73 @@ def test_export_mistakes(tmp_path: Path) -> None:
             verify_onnx(path, model, images)
     with pytest.raises(DataError, match="expected image files"):
         verify_onnx(path, model, tmp_path / "nothing here")
+
+
+PARTS = {"boxes": slice(0, 4), "scores": slice(4, 11), "coefficients": slice(11, None)}
+
+
+def raw_outputs(path: Path, images: torch.Tensor) -> list[torch.Tensor]:
+    """What an ONNX file of batch 1 puts out for each image, stacked."""
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    outputs = [session.run(None, {"images": image[None].numpy()}) for image in images]
+    return [torch.cat([torch.from_numpy(o) for o in output]) for output in zip(*outputs, strict=True)]
+
+
+def test_int8_files_are_near_and_decode_in_float(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    ensure_nms()  # which predict needs
+    model, images = build(nc=7), torch.rand(8, 3, 64, 64)
+    model.names = {i: f"thing {i}" for i in range(7)}
+    source = export_onnx(model, tmp_path / "float.onnx", imgsz=64)
+    path = quantize_onnx(source, tmp_path / "new folder" / "int8.onnx", images)
+    assert [p.name for p in path.parent.iterdir()] == ["int8.onnx"]
+    assert path.stat().st_size < 0.4 * source.stat().st_size
+    assert YOLO(path, task="segment").predict(images[:1], imgsz=64, verbose=False)[0].names == model.names
+
+    network = onnx.load(path)
+    makers = {output: node.op_type for node in network.graph.node for output in node.output}
+    weights = {node.name: makers.get(node.input[1]) for node in network.graph.node if node.op_type == "Conv"}
+    last = [name for name in weights if re.search(r"/cv[234]\.\d\.2/Conv|/dfl/", name)]
+    assert len(last) == 10 and all(weights[name] is None for name in last)  # float, straight from the file
+    assert all(maker == "DequantizeLinear" for name, maker in weights.items() if name not in last)
+    scales = {t.name: t.data_type for t in network.graph.initializer if t.name.endswith("_zero_point")}
+    assert scales["images_zero_point"] == onnx.TensorProto.UINT8
+
+    for fine, coarse in zip(*(raw_outputs(file, images[:2]) for file in (source, path)), strict=True):
+        parts = [(fine, coarse)] if fine.shape[1] == 32 else [(fine[:, k], coarse[:, k]) for k in PARTS.values()]
+        for a, b in parts:  # random weights have prototypes with long tails, which 8 bits hold badly
+            assert float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]) > 0.8
+
+
+def test_int8_files_find_the_same_objects(real_yolo: Any, tmp_path: Path) -> None:
+    if not COCO_MINI.exists():
+        pytest.skip(f"no images at {COCO_MINI}")
+    ensure_nms()
+    folder = COCO_MINI.parent / "images"
+    source = export_onnx(real_yolo, tmp_path / "float.onnx", imgsz=320)
+    path = quantize_onnx(source, tmp_path / "int8.onnx", folder / "train", limit=16)
+    pictures = [str(file) for file in sorted((folder / "val").glob("*.jpg"))[:6]]
+    found = [
+        YOLO(file, task="segment").predict(pictures, imgsz=320, conf=0.5, verbose=False) for file in (source, path)
+    ]
+    classes = [[sorted(result.boxes.cls.int().tolist()) for result in results] for results in found]
+    common = sum((Counter(a) & Counter(b)).total() for a, b in zip(*classes, strict=True))
+    assert min(sum(map(len, c)) for c in classes) > 5
+    assert common >= 0.8 * max(sum(map(len, c)) for c in classes), classes
+
+
+def test_what_can_not_be_quantised(tmp_path: Path) -> None:
+    model, images = build(nc=3), torch.rand(1, 3, 64, 64)
+    dynamic = export_onnx(model, tmp_path / "dynamic.onnx", imgsz=64, dynamic=True)
+    with pytest.raises(ExportError, match="without dynamic"):
+        quantize_onnx(dynamic, tmp_path / "int8.onnx", images)
+    fixed = export_onnx(model, tmp_path / "fixed.onnx", imgsz=64)
+    with pytest.raises(ExportError, match=r"ends in \.onnx"):
+        quantize_onnx(fixed, tmp_path / "int8", images)
+    nameless = onnx.load(fixed)
+    for node in nameless.graph.node:
+        node.name = ""
+    onnx.save(nameless, tmp_path / "nameless.onnx")
+    with pytest.raises(ExportError, match="named layers"):
+        quantize_onnx(tmp_path / "nameless.onnx", tmp_path / "int8.onnx", images)
+    assert not (tmp_path / "int8.onnx").exists()

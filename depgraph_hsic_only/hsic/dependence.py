@@ -30,12 +30,17 @@ def hsic(
     kernel −‖x_i − x_j‖ it is the squared distance correlation of Székely & Rizzo. 0 where a sample is constant.
 
     Args:
-        x: (n,) or (n, p), one variable of p columns. y: (n,) or (n, q).
-        kernel_x, kernel_y, centering, block_size, permutations, seed: as in :func:`hsic_system`; by default one block
-            of all n.
+        x: (n,) or (n, p), one variable of p columns.
+        y: (n,) or (n, q).
+        kernel_x: this and the others as in `hsic_system`.
+        kernel_y: of y.
+        centering: "unbiased" or "biased".
+        block_size: samples a block; 0 for one block of all n.
+        permutations: how often the samples are permuted and cut into blocks.
+        seed: of the permutations.
 
     Raises:
-        ValueError: as :func:`hsic_system`.
+        ValueError: as `hsic_system`.
     """
     x = x if isinstance(x, Tensor) else np.asarray(x)
     if x.ndim not in (1, 2):

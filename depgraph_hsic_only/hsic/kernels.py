@@ -51,7 +51,7 @@ def resolve_kernel(kernel: KernelLike) -> Kernel:
     """The kernel of that name, or a user's function from (m, p) samples to their (m, m) Gram matrix.
 
     Raises:
-        ValueError: the name is not one of :func:`kernel_names`, or the argument is neither a name nor callable.
+        ValueError: the name is not one of `kernel_names`, or the argument is neither a name nor callable.
     """
     if isinstance(kernel, str) and kernel in _BY_NAME:
         return _BY_NAME[kernel]

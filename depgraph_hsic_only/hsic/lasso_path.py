@@ -45,7 +45,7 @@ def nonnegative_lasso_path(
         min_lambda: stop at this λ ≥ 0.
 
     Returns:
-        :class:`LassoPath`, in NumPy float64 on the CPU whatever A and b are, with the largest violation of the
+        `LassoPath`, in NumPy float64 on the CPU whatever A and b are, with the largest violation of the
         conditions above.
 
     Raises:

@@ -86,7 +86,8 @@ def hsic_system(
         X: (n, d), or (n, d, p) with p columns a feature; NumPy array or tensor on any device. float32 and float64 are
             computed as such, half precision in float32, other types in float64.
         y: (n,) or (n, q), moved to the device of X.
-        kernel_x, kernel_y: a name of :func:`kernel_names`, or a callable (see :mod:`.kernels`).
+        kernel_x: of the features: a name of `kernel_names`, or a callable (see `hsic/kernels.py`).
+        kernel_y: of the target, likewise.
         centering: "unbiased" (mean 0 under independence) or "biased" (pyHSICLasso's).
         block_size: B, samples a block; 0 or more than n: all n in one block. n mod B samples of a permutation are left
             out.

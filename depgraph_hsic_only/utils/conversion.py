@@ -1,13 +1,17 @@
-"""Conversion of models: C2f to split form and back, and to ONNX with the proof that the file does the same."""
+"""Conversion of models: C2f to split form and back, to ONNX with the proof that the file does the same, and to int8."""
 
 import copy
+import re
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnxruntime
 import torch
+from onnx import load as read_onnx
+from onnxruntime.quantization import CalibrationDataReader, QuantType, quant_pre_process, quantize_static
 from ultralytics.engine.exporter import Exporter
 from ultralytics.engine.model import Model
 from ultralytics.nn.modules import Segment
@@ -18,9 +22,11 @@ from depgraph_hsic_only.c2f import SplitC2f, merge_c2f, split_c2f
 from depgraph_hsic_only.errors import ExportError
 from depgraph_hsic_only.images import Images, load_images
 
-__all__ = ["OnnxParity", "SplitC2f", "export_onnx", "merge_c2f", "split_c2f", "verify_onnx"]
+__all__ = ["OnnxParity", "SplitC2f", "export_onnx", "merge_c2f", "quantize_onnx", "split_c2f", "verify_onnx"]
 
 _CONFIDENCE, _OVERLAP = 0.25, 0.7  # what Ultralytics predicts with
+_INTEGER_OPS = ["Conv", "ConvTranspose", "Sigmoid", "Mul", "Add", "Concat", "Split", "MaxPool", "Resize"]
+_BLOCKS_OF_HEAD = re.compile(r"/model\.\d+/(cv\d\.\d/cv\d\.\d\.[01]|proto)/")
 
 
 @dataclass(frozen=True)
@@ -76,9 +82,7 @@ def export_onnx(model: Any, path: str | Path, *, imgsz: int | None = None, **arg
     Raises:
         ExportError: The path does not end in ".onnx", or the export failed.
     """
-    path = Path(path)
-    if path.suffix != ".onnx":
-        raise ExportError(f"{path}: expected a path that ends in .onnx; add the ending")
+    path = _checked_path(path)
     network = copy.copy(model.model if isinstance(model, Model) else model)
     network.task = "segment" if isinstance(network.model[-1], Segment) else "detect"  # which only a YOLO sets
     size = imgsz if imgsz is not None else _own_imgsz(network)
@@ -91,6 +95,88 @@ def export_onnx(model: Any, path: str | Path, *, imgsz: int | None = None, **arg
             raise ExportError(f"{path}: the export to ONNX failed ({type(error).__name__}: {error})") from error
         Path(made).replace(path)
     return path
+
+
+def quantize_onnx(source: str | Path, path: str | Path, images: Images, *, limit: int = 128) -> Path:
+    """Quantise an ONNX file to int8 for onnxruntime on a CPU, statically: the ranges are those on the images.
+
+    Weights are signed, with a scale for each output channel. Activations are unsigned, for which onnxruntime has its
+    fast kernels: with its default, both signed, the file was slower than the float one on an x86 CPU. The head's last
+    convolutions and all that decodes their outputs stay float: a scale that holds box coordinates of hundreds of pixels
+    rounds every class score to 0.
+
+    The file keeps names, stride and task, so `YOLO(path)` predicts with it and validates it. It is written in one step.
+
+    Args:
+        source: A file that `export_onnx` wrote, with a fixed input size and without NMS.
+        path: Where to write; must end in ".onnx". Its folder is made.
+        images: Real images like those to come (see `images.Images`), best from the training split; letterboxed to the
+            file's input size.
+        limit: At most this many of them, evenly spaced.
+
+    Raises:
+        ExportError: The path does not end in ".onnx", or the source is no such file.
+        DataError: The images can't be used.
+    """
+    path = _checked_path(path)
+    entry = _session(source).get_inputs()[0]
+    if not all(isinstance(size, int) for size in entry.shape) or entry.type != "tensor(float)":
+        raise ExportError(
+            f"{source}: expected a float32 file with a fixed input size, got {entry.type} {entry.shape}; export it "
+            "without dynamic and quantize"
+        )
+    network = read_onnx(source)
+    left = _decoding(node.name for node in network.graph.node)
+    if not left:
+        raise ExportError(f"{source}: expected a YOLOv8 file with named layers; write it with export_onnx")
+    batch = load_images(images, entry.shape[2], limit=limit)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".quantize-") as folder:
+        prepared, made = Path(folder) / "prepared.onnx", Path(folder) / path.name
+        quant_pre_process(network, prepared, skip_optimization=True, skip_symbolic_shape=True)  # shapes of all tensors
+        quantize_static(
+            prepared,
+            made,
+            _Calibration(entry.name, batch, entry.shape[0]),
+            op_types_to_quantize=_INTEGER_OPS,
+            nodes_to_exclude=left,
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+        made.replace(path)
+    return path
+
+
+def _decoding(names: Iterable[str]) -> list[str]:
+    """Nodes of the head, by the names that the exporter gives, past its convolution blocks and prototypes."""
+    layers = [(int(found[1]), name) for name in names if (found := re.match(r"/model\.(\d+)/", name))]
+    head = max((layer for layer, _ in layers), default=0)
+    return [name for layer, name in layers if layer == head and not _BLOCKS_OF_HEAD.match(name)]
+
+
+class _Calibration(CalibrationDataReader):  # type: ignore[misc]
+    """Images one by one, each as often as the file's batch wants."""
+
+    def __init__(self, name: str, images: torch.Tensor, copies: int) -> None:
+        self._feeds = iter({name: image.expand(copies, -1, -1, -1).numpy()} for image in torch.split(images, 1))
+
+    def get_next(self) -> dict[str, Any] | None:
+        return next(self._feeds, None)
+
+
+def _checked_path(path: str | Path) -> Path:
+    path = Path(path)
+    if path.suffix != ".onnx":
+        raise ExportError(f"{path}: expected a path that ends in .onnx; add the ending")
+    return path
+
+
+def _session(path: str | Path) -> Any:
+    try:
+        return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own exception classes are not public
+        raise ExportError(f"{path}: expected an ONNX file that onnxruntime can run, got {error}") from error
 
 
 def _own_imgsz(network: Any) -> int:
@@ -118,13 +204,10 @@ def verify_onnx(
         DataError: The images can't be used.
     """
     network = model.model if isinstance(model, Model) else model
-    try:
-        session = onnxruntime.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])
-        entry = session.get_inputs()[0]
-        side = entry.shape[2] if isinstance(entry.shape[2], int) else _own_imgsz(network)
-        copies = entry.shape[0] if isinstance(entry.shape[0], int) else 1
-    except Exception as error:  # onnxruntime's own exception classes are not public
-        raise ExportError(f"{onnx}: expected an ONNX file that onnxruntime can run, got {error}") from error
+    session = _session(onnx)
+    entry = session.get_inputs()[0]
+    side = entry.shape[2] if isinstance(entry.shape[2], int) else _own_imgsz(network)
+    copies = entry.shape[0] if isinstance(entry.shape[0], int) else 1
     reference = copy.deepcopy(network).cpu().float().eval()
     nc = len(reference.names)
     batch = load_images(images, side)

@@ -1,0 +1,124 @@
+"""From best.pt to what a device runs: float and int8, for onnxruntime and OpenVINO, each with its mAP and latency.
+
+    python examples/deploy.py --weights best.pt --unpruned yolov8n-seg.pt --data data.yaml --imgsz 320
+
+All forms have one fixed input size (imgsz x imgsz, batch 1), so all are validated on square images (rect=False), which
+gives other mAPs than rectangular batches. int8 forms are calibrated on training images. Latencies are medians, taken
+in turns on this machine's CPU, of the network alone, without NMS. OpenVINO needs `pip install openvino`, its int8 form
+`pip install nncf` too; what is not installed is left out, and a line says so.
+"""
+
+import argparse
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("YOLO_AUTOINSTALL", "false")  # before ultralytics is imported: it would install what is missing
+
+import torch
+from ultralytics import YOLO
+
+from depgraph_hsic_only import PruningError, load_model
+from depgraph_hsic_only.dataset import Dataset, find_dataset
+from depgraph_hsic_only.evaluation import median_latency, onnx_run, torch_run
+from depgraph_hsic_only.nms import patient_nms
+from depgraph_hsic_only.utils.conversion import export_onnx, quantize_onnx
+
+NEEDS = {"OpenVINO": ["openvino"], "OpenVINO int8": ["openvino", "nncf"]}  # beside what this package needs
+
+
+def make_forms(weights: str, folder: Path, dataset: Dataset, imgsz: int, images: int) -> dict[str, Path]:
+    """Every deployed form of a checkpoint, by name. The checkpoint is copied, since Ultralytics exports beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    copied = Path(shutil.copy(weights, folder / "model.pt"))
+    training = dataset.images("train")
+    share = min(1.0, images / len(training))
+    openvino = partial(load_model(copied).export, format="openvino", imgsz=imgsz, device="cpu")
+    int8 = {"quantize": 8, "data": dataset.file(folder), "split": "train", "fraction": share}
+    makers: dict[str, Callable[[], Any]] = {
+        "PyTorch": lambda: copied,
+        "ONNX": lambda: export_onnx(load_model(copied), folder / "model.onnx", imgsz=imgsz),
+        "ONNX int8": lambda: quantize_onnx(folder / "model.onnx", folder / "model_int8.onnx", training, limit=images),
+        "OpenVINO": openvino,
+        "OpenVINO int8": lambda: openvino(**int8),
+    }
+    return {form: Path(make()) for form, make in makers.items() if not missing(form)}
+
+
+def missing(form: str) -> list[str]:
+    """Packages that a form needs and that are not installed."""
+    return [package for package in NEEDS.get(form, []) if importlib.util.find_spec(package) is None]
+
+
+def mask_map(path: Path, data: str, imgsz: int) -> float:
+    """Mask mAP50-95 as Ultralytics measures it for a fixed input size."""
+    arguments = {"data": data, "imgsz": imgsz, "batch": 1, "rect": False, "device": "cpu", "workers": 0}
+    with patient_nms():
+        found = YOLO(path, task="segment").val(**arguments, plots=False, verbose=False, project=str(path.parent))
+    return float(found.seg.map)
+
+
+def run_of(path: Path, imgsz: int) -> Callable[[], object]:
+    """A call that runs a form on one image."""
+    if path.suffix == ".pt":
+        return torch_run(path, imgsz, "cpu")
+    return onnx_run(path) if path.suffix == ".onnx" else openvino_run(path, imgsz)
+
+
+def openvino_run(path: Path, imgsz: int) -> Callable[[], object]:
+    """The same for a folder with an OpenVINO model, compiled as Ultralytics does."""
+    import openvino
+
+    network = openvino.Core().compile_model(next(path.glob("*.xml")), "CPU", {"PERFORMANCE_HINT": "LATENCY"})
+    image = torch.rand(1, 3, imgsz, imgsz).numpy()
+    return lambda: network(image)
+
+
+def size_mb(path: Path) -> float:
+    return sum(file.stat().st_size for file in ([path] if path.is_file() else path.iterdir())) / 1e6
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description="Deployed forms of a pruned model, measured beside the unpruned one's."
+    )
+    parser.add_argument("--weights", required=True, help="checkpoint of the pruned model")
+    parser.add_argument("--unpruned", required=True, help="checkpoint of the model before the cut")
+    parser.add_argument("--data", required=True, help="data.yaml, or 'shapes'")
+    parser.add_argument("--imgsz", type=int, default=640, help="side of the input image, pixels")
+    parser.add_argument("--images", type=int, default=128, help="training images that int8 is calibrated on")
+    parser.add_argument("--out", type=Path, default=Path("runs/deploy"), help="folder for the files")
+    args = parser.parse_args(argv)
+    try:
+        dataset, out = find_dataset(args.data), args.out.absolute()
+        models = {"unpruned": args.unpruned, "pruned": args.weights}
+        for weights in models.values():
+            load_model(weights)  # a mistake is said before any work
+        forms = {m: make_forms(path, out / m, dataset, args.imgsz, args.images) for m, path in models.items()}
+    except PruningError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    data = dataset.file(out)
+    paths = {(form, model): path for model, made in forms.items() for form, path in made.items()}
+    maps = {key: mask_map(path, data, args.imgsz) for key, path in paths.items()}
+    latency = median_latency({" ".join(key): run_of(path, args.imgsz) for key, path in paths.items()})
+    print(f"\nmask mAP50-95 at imgsz={args.imgsz}, batch=1, rect=False, val; median latency on this CPU\n")
+    columns = [f"{figure}, {model}" for figure in ("MB", "mask mAP50-95", "ms") for model in models]
+    print(f"| form | {' | '.join(columns)} |\n|{'---|' * (1 + len(columns))}")
+    for form in forms["pruned"]:
+        keys = [(form, model) for model in models]
+        sizes, scores = [f"{size_mb(paths[k]):.1f}" for k in keys], [f"{maps[k]:.4f}" for k in keys]
+        times = [f"{latency[' '.join(k)]:.1f}" for k in keys]
+        print(f"| {' | '.join([form, *sizes, *scores, *times])} |")
+    for form in filter(missing, NEEDS):
+        print(f"{form} is left out: pip install {' '.join(missing(form))}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

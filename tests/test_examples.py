@@ -1,0 +1,159 @@
+"""The examples and the documentation: what newcomers open first must run as it stands."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from ultralytics import YOLO
+
+import depgraph_hsic_only
+from depgraph_hsic_only import load_model, prune
+from depgraph_hsic_only.criteria import registry
+from depgraph_hsic_only.graph import trace_channels
+from depgraph_hsic_only.shapes import shapes_dataset
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+
+
+def example(name: str) -> ModuleType:
+    """An example as a module, run afresh."""
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command that can import this package, wherever it runs."""
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "YOLO_AUTOINSTALL": "false", **environment}
+    done = subprocess.run([sys.executable, "-m", *command], cwd=cwd, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: Any) -> Path:
+    return shapes_dataset(tmp_path_factory.mktemp("shapes") / "set", train=8, val=4, imgsz=64)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: Any) -> Path:
+    """A checkpoint with random weights whose classes are those of the shapes."""
+    path: Path = tmp_path_factory.mktemp("checkpoint") / "five.pt"
+    yolo = YOLO("yolov8n-seg.yaml")
+    yolo.model = type(yolo.model)("yolov8n-seg.yaml", nc=5, verbose=False)
+    yolo.model.args, yolo.model.task = {"imgsz": 64, "task": "segment"}, "segment"
+    yolo.model.names = dict(enumerate(["circle", "square", "triangle", "star", "cross"]))
+    yolo.save(path)
+    return path
+
+
+@pytest.fixture
+def criterion_example(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.setattr(registry, "_registry", dict(registry._registry))  # it registers a criterion
+    return example("custom_criterion")
+
+
+def test_the_custom_criterion_is_the_geometric_median(criterion_example: ModuleType) -> None:
+    graph = trace_channels(YOLO("yolov8n-seg.yaml").model, "all")
+    scores = {group.name: criterion_example.geometric_median(group) for group in graph.groups}
+    assert all(s.shape == (g.channels,) for s, g in zip(scores.values(), graph.groups, strict=True))
+    filters = graph.model.model[3].conv.weight.detach()
+    expected = [sum(float(torch.linalg.norm(a - b)) for b in filters) for a in filters]
+    torch.testing.assert_close(scores["model.3"], torch.tensor(expected), rtol=1e-3, atol=1e-3)
+
+
+def test_the_custom_criterion_ranks_otherwise(criterion_example: ModuleType, data: Path, capsys: Any) -> None:
+    assert criterion_example.main([]) == 0
+    shares = dict(re.findall(r"^(\w+): keeps (\d+)%", capsys.readouterr().out, re.MULTILINE))
+    assert shares["magnitude"] == "100" and int(shares["random"]) < int(shares["geometric_median"]) < 100
+    assert criterion_example.main(["--weights", "missing.pt"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_custom_pruner_cuts_by_two_amounts(checkpoint: Path, data: Path, tmp_path: Path, capsys: Any) -> None:
+    arguments = ["--data", str(data), "--project", str(tmp_path), "--train-epochs", "0", "--epochs", "0"]
+    main = example("custom_pruner").main
+    assert main(["--pretrained", str(checkpoint), *arguments]) == 0
+    widths = json.loads((tmp_path / "exp" / "report.json").read_text())["widths"]
+    assert (widths["before"]["npr"], widths["after"]["npr"]) == (64, 32)
+    assert (widths["before"]["w8"], widths["after"]["w8"]) == (256, 224)
+    assert YOLO(tmp_path / "exp" / "weights" / "best.pt").model.model[8].cv2.conv.out_channels == 224
+    assert "prototypes: " in capsys.readouterr().out
+    assert main(["--pretrained", str(tmp_path / "missing.pt"), *arguments]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_notebook_is_committed_without_outputs() -> None:
+    cells = json.loads((EXAMPLES / "quickstart.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert len(code) > 5 and all(not cell["outputs"] and cell["execution_count"] is None for cell in code)
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    pytest.importorskip("nbconvert")
+    pytest.importorskip("ipykernel")
+    (tmp_path / "quickstart.ipynb").write_bytes((EXAMPLES / "quickstart.ipynb").read_bytes())
+    command = ("nbconvert", "--to", "notebook", "--execute", "quickstart.ipynb", "--output", "done.ipynb")
+    run("jupyter", *command, cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path / "cache"))
+    cells = json.loads((tmp_path / "done.ipynb").read_text(encoding="utf-8"))["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", ())]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
+    text = "".join("".join(output.get("text", "")) for output in outputs)
+    maps = {stage: float(value) for stage, value in re.findall(r"([\w ]+): mask mAP50-95 (\S+)", text)}
+    original, cut, recovered = (
+        maps[next(k for k in maps if k.strip() == s)] for s in ("original", "as cut", "recovered")
+    )
+    assert original > 0.2 and cut < recovered and recovered > 0.8 * original
+    before, after = re.search(r"([\d,]+) after training", text), re.search(r"([\d,]+) parameters; they were", text)
+    assert before and after and before[1] == after[1]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # OpenVINO and NNCF have warnings of their own
+def test_deployed_forms_stand_side_by_side(checkpoint: Path, data: Path, tmp_path: Path, capsys: Any) -> None:
+    yolo = load_model(checkpoint)
+    prune(yolo, 0.5)
+    yolo.save(tmp_path / "pruned.pt")
+    module = example("deploy")
+    common = ["--data", str(data), "--imgsz", "64", "--images", "8", "--out", str(tmp_path / "out")]
+    assert module.main(["--weights", str(tmp_path / "pruned.pt"), "--unpruned", str(checkpoint), *common]) == 0
+    out = capsys.readouterr().out
+    rows = {cells[0]: cells[1:] for line in out.splitlines() if len(cells := re.findall(r"[^|]+", line)) == 7}
+    rows = {
+        name.strip(): [float(cell) for cell in cells] for name, cells in rows.items() if cells[0].strip()[0].isdigit()
+    }
+    for form in ("PyTorch", "ONNX", "ONNX int8", "OpenVINO", "OpenVINO int8"):
+        if module.missing(form):
+            assert f"{form} is left out: pip install" in out
+            continue
+        unpruned, pruned = rows[form][:2]
+        assert pruned < unpruned and all(ms > 0 for ms in rows[form][4:])
+    assert rows["ONNX int8"][0] < 0.5 * rows["ONNX"][0]
+    assert len(YOLO(tmp_path / "out" / "pruned" / "model_int8.onnx", task="segment").names) == 5
+    assert module.main(["--weights", "missing.pt", "--unpruned", str(checkpoint), *common]) == 2
+    assert "missing.pt" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_documentation_builds_and_has_every_public_name(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="needs the extra docs")
+    pytest.importorskip("mkdocstrings", reason="needs the extra docs")
+    run("mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site"), cwd=ROOT)
+    pages = "".join(page.read_text(encoding="utf-8") for page in (tmp_path / "site").rglob("*.html"))
+    anchors = {anchor.rsplit(".", 1)[-1] for anchor in re.findall(r'id="(depgraph_hsic_only[\w.]*)"', pages)}
+    assert set(depgraph_hsic_only.__all__) - {"__version__"} <= anchors
+    assert set(depgraph_hsic_only.hsic.__all__) - {"CENTERINGS", "KernelLike"} <= anchors
+    assert "max_map_drop: null" in pages and "--dry-run" in pages and "make demo" in pages  # settings, flags, README
+    assert not re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="https?:', pages)  # nothing is fetched from elsewhere
