@@ -25,7 +25,7 @@ from ultralytics import YOLO
 
 from depgraph_hsic_only import PruningError, load_model
 from depgraph_hsic_only.dataset import Dataset, find_dataset
-from depgraph_hsic_only.evaluation import median_latency, onnx_run, torch_run
+from depgraph_hsic_only.evaluation import measure_latency, onnx_run, torch_run
 from depgraph_hsic_only.nms import patient_nms
 from depgraph_hsic_only.utils.conversion import export_onnx, quantize_onnx
 
@@ -106,14 +106,14 @@ def main(argv: list[str] | None = None) -> int:
     data = dataset.file(out)
     paths = {(form, model): path for model, made in forms.items() for form, path in made.items()}
     maps = {key: mask_map(path, data, args.imgsz) for key, path in paths.items()}
-    latency = median_latency({" ".join(key): run_of(path, args.imgsz) for key, path in paths.items()})
+    latency = measure_latency({" ".join(key): run_of(path, args.imgsz) for key, path in paths.items()})
     print(f"\nmask mAP50-95 at imgsz={args.imgsz}, batch=1, rect=False, val; median latency on this CPU\n")
     columns = [f"{figure}, {model}" for figure in ("MB", "mask mAP50-95", "ms") for model in models]
     print(f"| form | {' | '.join(columns)} |\n|{'---|' * (1 + len(columns))}")
     for form in forms["pruned"]:
         keys = [(form, model) for model in models]
         sizes, scores = [f"{size_mb(paths[k]):.1f}" for k in keys], [f"{maps[k]:.4f}" for k in keys]
-        times = [f"{latency[' '.join(k)]:.1f}" for k in keys]
+        times = [f"{latency[' '.join(k)].median:.1f}" for k in keys]
         print(f"| {' | '.join([form, *sizes, *scores, *times])} |")
     for form in filter(missing, NEEDS):
         print(f"{form} is left out: pip install {' '.join(missing(form))}")
