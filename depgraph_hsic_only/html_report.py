@@ -9,12 +9,12 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from depgraph_hsic_only.comparison import ImageComparison
 from depgraph_hsic_only.findings import find_warnings
 from depgraph_hsic_only.report import part_table
 from depgraph_hsic_only.run_report import RunReport
 from depgraph_hsic_only.runs import write_atomically
 from depgraph_hsic_only.showing import figure_text
+from depgraph_hsic_only.side_by_side import ImageComparison
 from depgraph_hsic_only.stage_report import TITLES, class_table, latency_table, stage_table
 from depgraph_hsic_only.utils.plots import plot_metrics
 

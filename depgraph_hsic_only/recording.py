@@ -13,7 +13,6 @@ import torch
 from ultralytics.utils.torch_utils import init_seeds, select_device
 
 from depgraph_hsic_only.architecture import layer_widths
-from depgraph_hsic_only.comparison import Comparison, compare_models
 from depgraph_hsic_only.config import Config
 from depgraph_hsic_only.costs import measure_cost
 from depgraph_hsic_only.dataset import Dataset
@@ -24,6 +23,7 @@ from depgraph_hsic_only.loading import load_model, own_imgsz
 from depgraph_hsic_only.progress import begin_stage, say
 from depgraph_hsic_only.run_report import RunReport
 from depgraph_hsic_only.runs import RunFolder, write_atomically
+from depgraph_hsic_only.side_by_side import SideBySide, compare_models
 from depgraph_hsic_only.stage_report import StageReport
 from depgraph_hsic_only.state import STATE, RunState
 from depgraph_hsic_only.utils.conversion import OnnxParity, export_onnx
@@ -204,7 +204,7 @@ class Recorder:
             found = measure_latency(runs)
         self._stages = [row.with_latency(_of_stage(found, row.name)) for row in self._stages]
 
-    def _compare(self) -> Comparison:
+    def _compare(self) -> SideBySide:
         """Let the model before the cut and the result see the same images, and write the pictures."""
         before, after = (load_model(self._folder.weights / FILES[name]) for name in ("trained", "fine_tuned"))
         device = select_device(self._config.device, verbose=False)
@@ -216,7 +216,7 @@ class Recorder:
             write_atomically(self._folder.plots / f"{name}.png", partial(save_photograph, figure))
         return comparison
 
-    def _write(self, model: Any, exported: Exported | None = None, comparison: Comparison | None = None) -> RunReport:
+    def _write(self, model: Any, exported: Exported | None = None, comparison: SideBySide | None = None) -> RunReport:
         """Bring `report.json` and `results.csv` up to date."""
         onnx = None
         if exported is not None:

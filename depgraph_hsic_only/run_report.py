@@ -17,12 +17,12 @@ from rich.console import Group
 from rich.text import Text
 
 from depgraph_hsic_only._version import __version__
-from depgraph_hsic_only.comparison import Comparison
 from depgraph_hsic_only.errors import DataError
 from depgraph_hsic_only.evaluation import Validation
 from depgraph_hsic_only.findings import before_stage, headline
 from depgraph_hsic_only.report import part_table
 from depgraph_hsic_only.showing import Shown
+from depgraph_hsic_only.side_by_side import SideBySide
 from depgraph_hsic_only.stage_report import TITLES, StageReport, stage_table
 from depgraph_hsic_only.utils.conversion import OnnxParity
 from depgraph_hsic_only.utils.plots import plot_stages
@@ -70,7 +70,7 @@ class RunReport(Shown):
     widths_after: Mapping[str, int]
     onnx: tuple[str, OnnxParity] | None = None
     images: Mapping[str, int] = field(default_factory=dict)
-    comparison: Comparison | None = None
+    comparison: SideBySide | None = None
     environment: Mapping[str, Any] = field(default_factory=environment)
     version: str = __version__
 
@@ -100,7 +100,7 @@ class RunReport(Shown):
                 data["widths"]["after"],
                 (onnx.pop("path"), OnnxParity(**onnx)) if onnx else None,
                 data.get("images", {}),
-                Comparison.from_dict(comparison) if comparison else None,
+                SideBySide.from_dict(comparison) if comparison else None,
                 data["environment"],
                 data["version"],
             )

@@ -18,12 +18,12 @@ from test_workflow import checkpoint, parameters, settings, shapes  # noqa: F401
 from ultralytics import YOLO
 
 from depgraph_hsic_only import DataError, DefaultYolov8SegPruner, PruningReport, RunReport, load_model, prune
-from depgraph_hsic_only.comparison import agreement, compare_models
 from depgraph_hsic_only.dataset import find_dataset
 from depgraph_hsic_only.evaluation import ClassMetrics, Validation, measure_latency, validate_model
 from depgraph_hsic_only.findings import find_warnings, headline
 from depgraph_hsic_only.html_report import render_html, write_html
 from depgraph_hsic_only.resampling import RESAMPLES, resampled_maps
+from depgraph_hsic_only.side_by_side import agreement, compare_models
 from depgraph_hsic_only.stage_report import StageReport
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}

@@ -49,7 +49,7 @@ class ImageComparison:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class SideBySide:
     """The comparison on all images.
 
     Attributes:
@@ -67,7 +67,7 @@ class Comparison:
     differing: tuple[ImageComparison, ...]
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "Comparison":
+    def from_dict(cls, data: Mapping[str, Any]) -> "SideBySide":
         """The inverse of `dataclasses.asdict`."""
         lists = {name: tuple(ImageComparison(**row) for row in data[name]) for name in ("examples", "differing")}
         return cls(**{**data, **lists})
@@ -90,7 +90,7 @@ class Pair:
 
 def compare_models(
     before: Any, after: Any, files: Sequence[Path], *, imgsz: int, device: Any
-) -> tuple[Comparison, dict[str, Pair]]:
+) -> tuple[SideBySide, dict[str, Pair]]:
     """Let two models predict on the same images.
 
     Args:
@@ -139,7 +139,7 @@ def compare_models(
     agreements = [row.agreement for row in found.values() if row.before or row.after]
     mean = sum(agreements) / len(agreements) if agreements else None
     examples, differing = (tuple(found[path] for path in some) for some in kinds.values())
-    return Comparison(_CONFIDENCE, len(found), mean, examples, differing), pairs
+    return SideBySide(_CONFIDENCE, len(found), mean, examples, differing), pairs
 
 
 def _compared(path: Path, before: Any, after: Any) -> ImageComparison:
