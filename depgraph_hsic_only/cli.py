@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from depgraph_hsic_only._version import __version__
+from depgraph_hsic_only.commands import compare
 from depgraph_hsic_only.demo import DEMO
 from depgraph_hsic_only.errors import PruningError
 from depgraph_hsic_only.preview import preview
@@ -69,9 +70,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit code: 0, or 2 where something given can't be used.
     """
-    arguments = _parser().parse_intermixed_args(argv)  # overrides may stand between flags
+    given_argv = list(sys.argv[1:] if argv is None else argv)
+    comparing = given_argv[:1] == [compare.NAME]
+    if comparing:
+        parser: argparse.ArgumentParser = _Parser(
+            prog=f"depgraph-hsic {compare.NAME}", description=compare.SUMMARY, epilog=compare.EPILOG
+        )
+        compare.add_arguments(parser)
+        given_argv = given_argv[1:]
+    else:
+        parser = _parser()
+    arguments = parser.parse_intermixed_args(given_argv)  # overrides may stand between flags
     warnings.showwarning = lambda message, *_: say(f"warning: {message}")
     try:
+        if comparing:
+            show(compare.run(arguments))
+            return 0
         given: dict[str, Any] = dict(DEMO) if arguments.demo else {}
         given |= {key: v for flag, (key, _, _) in _FLAGS.items() if (v := getattr(arguments, flag)) is not None}
         given |= {"exist_ok": True} if arguments.exist_ok else {}

@@ -59,7 +59,15 @@ class Metrics:
     complete: bool = True
 
 
-def validate_model(model: Any, data: str, validation: Validation, *, device: Any, workers: int) -> Metrics:
+def validate_model(
+    model: Any,
+    data: str,
+    validation: Validation,
+    *,
+    device: Any,
+    workers: int,
+    watch: Callable[[Any], object] | None = None,
+) -> Metrics:
     """mAP of a live `YOLO`, from the file it saves, as a fresh `YOLO(weights).val()` measures it.
 
     Args:
@@ -68,12 +76,16 @@ def validate_model(model: Any, data: str, validation: Validation, *, device: Any
         validation: What the figures depend on.
         device: As Ultralytics takes it.
         workers: Data loading processes.
+        watch: Called with Ultralytics' validator after every batch.
     """
     arguments = {"data": data, "device": device, "workers": workers, "plots": False, "verbose": False}
     with tempfile.TemporaryDirectory() as folder, patient_nms(), _NmsTimeouts() as timeouts:
         weights = Path(folder) / "model.pt"
         model.save(weights)
-        found = load_model(weights).val(project=folder, **arguments, **asdict(validation))  # it makes a folder
+        saved = load_model(weights)
+        if watch is not None:
+            saved.add_callback("on_val_batch_end", watch)
+        found = saved.val(project=folder, **arguments, **asdict(validation))  # it makes a folder
     box, mask = found.box, found.seg
     return Metrics(float(box.map50), float(box.map), float(mask.map50), float(mask.map), complete=not timeouts.seen)
 
