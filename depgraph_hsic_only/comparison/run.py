@@ -85,9 +85,14 @@ def compare(
     named = {"pretrained": pretrained, "data": data}
     given = {key: str(v) if isinstance(v, Path) else v for key, v in named.items() if v is not None}
     study = make_study(criteria, targets, ratios, seeds, cfg, {**settings, **given})
-    folder, validation = _prepared(study)
+    pruner, model, identity = _checked(study)
+    validation = Validation(imgsz_of(model, study.config), study.config.batch)
     resources = {"task_cpus": task_cpus, "task_gpus": task_gpus, "device": study.config.device}
-    with open_backend(backend, address=address, **resources) as do:
+    with open_backend(backend, address=address, **resources) as do:  # nothing has been written yet
+        folder = RunFolder.create(study.folder.parent, study.folder.name, exist_ok=True)
+        folder.write_json(_STUDY, identity)
+        if not study.trained.is_file():
+            folder.save_model(FILES["trained"], pruner.train(model))  # as it is, where there are no epochs
         failures = _done(study, do)
     rows = _rows(study)
     args = {**study.config.to_dict(), "criteria": list(study.criteria), "seeds": list(study.seeds)}
@@ -100,8 +105,8 @@ def compare(
     return found
 
 
-def _prepared(study: Study) -> tuple[RunFolder, Validation]:
-    """Check everything, make or find the folder, and train the model that everything is cut from."""
+def _checked(study: Study) -> tuple[DefaultYolov8SegPruner, Any, dict[str, Any]]:
+    """The pruner that trains before everything, the loaded `YOLO`, and the study's identity: all are good."""
     config = study.config
     whole = {**config.to_dict(), "project": str(study.folder), "name": "training", "exist_ok": True}
     pruner = DefaultYolov8SegPruner(cfg=None, **whole)
@@ -115,11 +120,7 @@ def _prepared(study: Study) -> tuple[RunFolder, Validation]:
     _check_amounts(study, model)
     identity = study.identity(model, pruner.dataset)
     _check_same(study.folder, identity)
-    folder = RunFolder.create(study.folder.parent, study.folder.name, exist_ok=True)
-    folder.write_json(_STUDY, identity)
-    if not study.trained.is_file():
-        folder.save_model(FILES["trained"], pruner.train(model) if config.train["epochs"] else model)
-    return folder, Validation(imgsz_of(model, config), config.batch)
+    return pruner, model, identity
 
 
 def _check_amounts(study: Study, model: Any) -> None:
