@@ -279,6 +279,7 @@ def test_all_files_say_the_same(whole: Comparison) -> None:
     assert data == json.loads(whole.to_json()) and not data["failures"]
     rows = list(csv.DictReader((folder / "comparison.csv").read_text().splitlines()))
     assert [r["criterion"] for r in rows] == ["unpruned", "magnitude", "random"]
+    assert tuple(map(Row.from_dict, data["rows"])) == whole.rows
     for line, told, value in zip(rows, data["rows"], whole.rows, strict=True):
         assert len(told.pop("samples")) == 200
         assert line == {key: "" if figure is None else str(figure) for key, figure in told.items()}
@@ -413,7 +414,7 @@ def test_on_ray_the_numbers_are_the_same_and_a_lost_worker_is_replaced(
     data = json.loads((tmp_path / "found.json").read_text())
     assert (tmp_path / "died").exists()
     assert list(data["failures"]) == ["scores-broken-seed0", "broken-ratio=0.5-seed0"]
-    rows = [Row(**{**r, "samples": tuple(r["samples"])}) for r in data["rows"]]
+    rows = [Row.from_dict(r) for r in data["rows"]]
     assert [r.criterion for r in rows] == ["unpruned", "magnitude", "random", "deadly"]
     found = replace(whole, folder=tmp_path / "exp", rows=tuple(rows[:3]))
     assert measured(found) == measured(whole)

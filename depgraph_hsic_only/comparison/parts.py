@@ -203,7 +203,7 @@ class Result(Part):
 
     def row(self) -> Row:
         """Its row, without latency."""
-        return Row(**self.read()["row"])
+        return Row.from_dict(self.read()["row"])
 
     @property
     def architecture(self) -> str:

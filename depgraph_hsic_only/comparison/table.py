@@ -1,7 +1,7 @@
 """The table of a comparison: a row for each model, and a summary over the seeds."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -57,6 +57,11 @@ class Row:
         """Box mAP50-95 at the end."""
         tuned = self.fine_tuned_map50_95_box
         return self.recovered_map50_95_box if tuned is None else tuned
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Row":
+        """A row as JSON holds it."""
+        return cls(**{**data, "samples": tuple(data["samples"])})
 
     def csv_row(self) -> dict[str, Any]:
         """All of it but the samples."""
