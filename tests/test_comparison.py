@@ -25,7 +25,7 @@ from depgraph_hsic_only import Comparison, ConfigError, compare, register_criter
 from depgraph_hsic_only.bootstrap import Matches, mask_map, paired_interval
 from depgraph_hsic_only.cli import main
 from depgraph_hsic_only.comparison import Row, recommend, summarize
-from depgraph_hsic_only.comparison.study import parse_amounts
+from depgraph_hsic_only.comparison.study import make_study, parse_amounts
 from depgraph_hsic_only.recording import fingerprint
 from depgraph_hsic_only.shapes import shapes_dataset
 from depgraph_hsic_only.utils.pareto import pareto_front, plot_pareto
@@ -221,6 +221,20 @@ def test_samples_of_the_images_are_paired_and_their_map_is_ultralytics() -> None
     shifted = [sample + 0.01 for sample in samples]
     assert paired_interval([shifted], [samples]) == pytest.approx((0.01, 0.01))
     assert paired_interval([shifted, samples], [samples, shifted]) == pytest.approx((0, 0))
+
+
+def test_a_file_of_a_single_run_gives_what_is_common_to_all(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(
+        "imgsz: 96\ntrain: {epochs: 7}\nfine_tune: {epochs: 7, lr0: 0.001}\ncalibration: {images: 5}\n"
+        "prune: {criterion: hsic_lasso, threshold: 0.1, max_map_drop: 0.1, options: {gamma: 0.5}, layers: [8]}\n"
+    )
+    given = {"seed": 3, "name": "b", "project": str(tmp_path)}
+    study = make_study("random", None, 0.5, 2, tmp_path / "run.yaml", given)
+    config = study.config
+    assert (config.imgsz, config.calibration["images"], config.prune.layers) == (96, 5, [8])
+    assert (config.train["epochs"], study.epochs, config.fine_tune["lr0"]) == (0, 0, 0.001)
+    assert (config.prune.threshold, config.prune.max_map_drop) == (None, None)
+    assert (study.seeds, study.folder, study.criteria) == ((3, 4), tmp_path / "b", ("random",))
 
 
 @pytest.fixture(scope="module")

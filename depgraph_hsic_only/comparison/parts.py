@@ -270,7 +270,7 @@ class Cut(Result):
         model, settings = self._model(), self.study.config.prune
         target = self.amount.target
         amount = {"ratio": self.amount.value} if target is None else {"target": {target.metric: target.share}}
-        own = {"prune": {**asdict(settings), "criterion": self.criterion, **amount}}
+        own = {"prune": {**asdict(settings), "criterion": self.criterion, "options": {}, **amount}}
         pruner = DefaultYolov8SegPruner(cfg=None, **self.study.settings(self.name, self.seed, **own))
         images = torch.empty(0) if settings.recover == "none" else self._images(model)
         start = time.perf_counter()

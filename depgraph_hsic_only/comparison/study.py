@@ -24,7 +24,10 @@ from depgraph_hsic_only.target import METRICS, Target
 
 REFERENCE = "reconstruction"  # whose channels the damage of the widths is measured with, for all criteria alike
 UNPRUNED = "unpruned"  # the control, in the place of a criterion
-DEFAULTS = {"train.epochs": 0, "fine_tune.epochs": 0, "project": "runs/compare"}
+DEFAULTS: dict[str, Any] = {  # over a file's settings, which are those of single runs
+    **{"train.epochs": 0, "fine_tune.epochs": 0, "project": "runs/compare"},
+    **{"prune.threshold": None, "prune.target": None, "prune.steps": 1, "prune.max_map_drop": None},
+}
 _REPLACED = {  # settings of a single run: what says it here
     "prune.criterion": "criteria",
     "prune.options": "criteria, with the options that they have",
