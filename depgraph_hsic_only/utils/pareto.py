@@ -66,6 +66,8 @@ def _point(axes: Axes, summary: Mapping[str, Any], x: float, y: float, criteria:
         color="black" if control else _COLORS[k % len(_COLORS)],
         marker="*" if control else _MARKERS[k % len(_MARKERS)],
         markersize=13 if control else 7,
+        markerfacecolor="black" if control else "none",  # one behind another is seen
+        markeredgewidth=1.8,
         linestyle="none",
         capsize=3,
         zorder=3 if control else 2,
