@@ -1,9 +1,11 @@
 """Prune YOLOv8 models into ordinary, narrower Ultralytics models."""
 
 from depgraph_hsic_only._version import __version__
+from depgraph_hsic_only.comparison import Comparison, compare
 from depgraph_hsic_only.criteria import Criterion, list_criteria, register_criterion
 from depgraph_hsic_only.errors import (
     CheckpointError,
+    ComparisonError,
     ConfigError,
     DataError,
     ExportError,
@@ -25,6 +27,8 @@ from depgraph_hsic_only.run_report import RunReport
 __all__ = [
     "ChannelGroup",
     "CheckpointError",
+    "Comparison",
+    "ComparisonError",
     "ConfigError",
     "Criterion",
     "DataError",
@@ -43,6 +47,7 @@ __all__ = [
     "Yolov8SegPruner",
     "__version__",
     "apply_plan",
+    "compare",
     "describe",
     "ensure_nms",
     "list_criteria",

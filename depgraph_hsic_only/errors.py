@@ -6,7 +6,8 @@ PruningError
 ├── ConfigError            a setting that is unknown, of a wrong type or range  (also ValueError)
 ├── PlanError              a plan that does not belong to the model             (also ValueError)
 ├── DataError              images or a data set that can't be used              (also ValueError)
-└── ExportError            an exported file that does not do what the model does (also RuntimeError)
+├── ExportError            an exported file that does not do what the model does (also RuntimeError)
+└── ComparisonError        a comparison of which some parts failed              (also RuntimeError)
 
 Each message is one line: what was expected, what came, what to do next. The command line prints it and exits with 2.
 """
@@ -38,3 +39,7 @@ class DataError(PruningError, ValueError):
 
 class ExportError(PruningError, RuntimeError):
     """An export that failed, or a file whose outputs differ from the model's."""
+
+
+class ComparisonError(PruningError, RuntimeError):
+    """A comparison of which some parts failed, or a part that lacks one that it needs."""

@@ -15,10 +15,10 @@ import torch
 from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import select_device
 
+from depgraph_hsic_only.bootstrap import Matches
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.loading import load_model
 from depgraph_hsic_only.nms import patient_nms
-from depgraph_hsic_only.resampling import ImageStatistics, resampled_maps
 from depgraph_hsic_only.utils.hooks import VALIDATION_PROGRESS
 
 _WARM_UPS, _ROUNDS = 3, 20
@@ -70,7 +70,7 @@ class Metrics:
         complete: Whether every image was counted: on a busy or slow machine Ultralytics' NMS runs out of time and
             leaves the rest of a batch without detections, so that the figures are too low.
         classes: The figures of each class that has objects in the split, in the order of the classes.
-        resampled_mask: `map50_95_mask` on resampled validation sets (see `resampling.py`).
+        resampled_mask: `map50_95_mask` on samples of the images (see `bootstrap.py`).
     """
 
     map50_box: float
@@ -82,7 +82,15 @@ class Metrics:
     resampled_mask: tuple[float, ...] = ()
 
 
-def validate_model(model: Any, data: str, validation: Validation, *, device: Any, workers: int) -> Metrics:
+def validate_model(
+    model: Any,
+    data: str,
+    validation: Validation,
+    *,
+    device: Any,
+    workers: int,
+    draws: int = 0,
+) -> Metrics:
     """mAP of a live `YOLO`, from the file it saves, as a fresh `YOLO(weights).val()` measures it.
 
     Args:
@@ -91,14 +99,15 @@ def validate_model(model: Any, data: str, validation: Validation, *, device: Any
         validation: What the figures depend on.
         device: As Ultralytics takes it.
         workers: Data loading processes.
+        draws: On how many samples of the images the mask mAP is measured too (see `bootstrap.py`).
     """
     arguments = {"data": data, "device": device, "workers": workers, "plots": False, "verbose": False}
-    images = ImageStatistics()
+    matches = Matches()
     with tempfile.TemporaryDirectory() as folder, patient_nms(), _NmsTimeouts() as timeouts:
         weights = Path(folder) / "model.pt"
         model.save(weights)
         fresh = load_model(weights)
-        for event, function in (*VALIDATION_PROGRESS, ("on_val_batch_end", images)):
+        for event, function in (*VALIDATION_PROGRESS, ("on_val_batch_end", matches)):
             fresh.add_callback(event, function)
         found = fresh.val(project=folder, **arguments, **asdict(validation))  # it makes a folder
     box, mask = found.box, found.seg
@@ -112,7 +121,7 @@ def validate_model(model: Any, data: str, validation: Validation, *, device: Any
             ClassMetrics(found.names[k], int(found.nt_per_class[k]), float(box.maps[k]), float(mask.maps[k]))
             for k in map(int, found.ap_class_index)
         ),
-        resampled_mask=resampled_maps(images.found),
+        resampled_mask=tuple(matches.bootstrap(draws)),
     )
 
 

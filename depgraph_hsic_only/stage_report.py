@@ -30,7 +30,7 @@ class StageReport:
         map50_mask: Mask mAP50.
         complete: Whether all images count in the mAPs (see `evaluation.Metrics`).
         classes: The mAPs by class.
-        resampled_mask: `map50_95_mask` on resampled validation sets (see `resampling.py`).
+        resampled_mask: `map50_95_mask` on samples of the validation images (see `bootstrap.py`).
         latency_ms: Median milliseconds for one image: "torch" on the run's device, "onnxruntime" on the CPU.
         latency_spread_ms: For the same, the 10th and the 90th percentile of the rounds.
         notes: What a reader must know.

@@ -18,11 +18,11 @@ from test_workflow import checkpoint, parameters, settings, shapes  # noqa: F401
 from ultralytics import YOLO
 
 from depgraph_hsic_only import DataError, DefaultYolov8SegPruner, PruningReport, RunReport, load_model, prune
+from depgraph_hsic_only.bootstrap import Matches, draws_for_deviation
 from depgraph_hsic_only.dataset import find_dataset
 from depgraph_hsic_only.evaluation import ClassMetrics, Validation, measure_latency, validate_model
 from depgraph_hsic_only.findings import find_warnings, headline
 from depgraph_hsic_only.html_report import render_html, write_html
-from depgraph_hsic_only.resampling import RESAMPLES, resampled_maps
 from depgraph_hsic_only.side_by_side import agreement, compare_models
 from depgraph_hsic_only.stage_report import StageReport
 
@@ -127,17 +127,12 @@ def test_resampling_finds_the_deviation_of_a_share() -> None:
     n = 200
     hit = np.ones((1, 10), bool)
     none = np.zeros((0, 10), bool)
-    found = {
-        "tp_m": [hit if k % 2 else none for k in range(n)],
-        "conf": [np.full(k % 2, 0.9) for k in range(n)],
-        "pred_cls": [np.zeros(k % 2) for k in range(n)],
-        "target_cls": [np.zeros(1)] * n,
-    }
-    maps = resampled_maps(found)
-    assert len(maps) == RESAMPLES and np.mean(maps) == pytest.approx(0.5, abs=0.03)
+    matches = Matches()
+    matches.images = [(hit if k % 2 else none, np.full(k % 2, 0.9), np.zeros(k % 2), np.zeros(1)) for k in range(n)]
+    maps = matches.bootstrap(draws_for_deviation(n))
+    assert len(maps) == 40 and np.mean(maps) == pytest.approx(0.5, abs=0.03)
     assert np.std(maps) == pytest.approx((0.25 / n) ** 0.5, rel=0.4)
-    assert maps == resampled_maps(found)
-    assert resampled_maps({key: arrays[:1] for key, arrays in found.items()}) == ()
+    assert [draws_for_deviation(images) for images in (1, 2, 1000, 1001)] == [0, 40, 40, 0]
 
 
 def test_the_spread_holds_the_median() -> None:

@@ -94,6 +94,11 @@ def list_criteria() -> tuple[str, ...]:
     return tuple(sorted(_registry))
 
 
+def registered_criterion(name: str) -> Callable[..., Any]:
+    """What was registered under a name of `list_criteria`: another process can register it again."""
+    return _registry[name]
+
+
 def create_criterion(name: str, **options: Any) -> Criterion:
     """The criterion of that name with its options set.
 

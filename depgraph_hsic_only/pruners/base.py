@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
+from depgraph_hsic_only.bootstrap import draws_for_deviation
 from depgraph_hsic_only.config import DEFAULT_CFG, Config, load_config
 from depgraph_hsic_only.dataset import Dataset, find_dataset
 from depgraph_hsic_only.evaluation import Metrics, Validation, check_device, validate_model
@@ -169,5 +170,6 @@ class Yolov8SegPruner(abc.ABC):
                 Validation(imgsz_of(model, config), config.batch),
                 device=config.device,
                 workers=config.workers,
+                draws=draws_for_deviation(len(self.dataset.images("val"))),
             )
         return self._evaluated[key]

@@ -1,0 +1,70 @@
+"""How much of a mAP is the choice of the validation images, and how sure a difference of two is.
+
+The bootstrap (Efron 1979) over images: the same images are drawn again and again for every model.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from ultralytics.utils.metrics import ap_per_class
+
+DRAWS = 200  # for an interval
+_DRAWS_FOR_DEVIATION = 40  # which is known to about a ninth then
+_LARGEST = 1000  # images; the mAP on more is good to a hundredth whatever they are, and drawing takes long
+
+Interval = tuple[float, float]
+Match = tuple[NDArray[Any], ...]
+"""Of one image: whether each prediction is right at each IoU (p, 10), its confidence, its class; the true classes."""
+
+
+class Matches:
+    """Collects the matches of every validation image: a callback for "on_val_batch_end".
+
+    Attributes:
+        images: One entry for each image, in the order of validation, which is the same for all models.
+    """
+
+    def __init__(self) -> None:
+        self.images: list[Match] = []
+
+    def __call__(self, validator: Any) -> None:
+        """Keep what a validator has found so far."""
+        stats = validator.metrics.stats
+        columns = (stats[key][len(self.images) :] for key in ("tp_m", "conf", "pred_cls", "target_cls"))
+        self.images += zip(*columns, strict=True)
+
+    def bootstrap(self, draws: int = DRAWS, seed: int = 0) -> list[float]:
+        """Mask mAP50-95 on so many samples of the images, each as large as the set, with repeats.
+
+        Equal draws, seeds and numbers of images give equal samples, so that the figures of two models are paired.
+        """
+        count = len(self.images)
+        samples = np.random.default_rng(seed).integers(0, count, (draws, count))
+        return [mask_map([self.images[k] for k in sample]) for sample in samples]
+
+
+def draws_for_deviation(images: int) -> int:
+    """How many draws tell the deviation of a mAP on so many images; 0 where that is not worth its time."""
+    return _DRAWS_FOR_DEVIATION if 2 <= images <= _LARGEST else 0
+
+
+def mask_map(images: Sequence[Match]) -> float:
+    """Mask mAP50-95 of some images, with repeats."""
+    right, confidence, predicted, target = (np.concatenate(column) for column in zip(*images, strict=True))
+    if not len(target):
+        return 0.0
+    return float(ap_per_class(right, confidence, predicted, target)[5].mean())
+
+
+def paired_interval(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> Interval:
+    """95 % interval of the difference of two means over seeds, a − b.
+
+    Args:
+        a: Of each seed, the mAP on each sample of the images (see `Matches.bootstrap`).
+        b: The same of what it is compared with, on the same samples.
+    """
+    difference = np.mean(np.asarray(a), axis=0) - np.mean(np.asarray(b), axis=0)
+    low, high = np.percentile(difference, [2.5, 97.5])
+    return float(low), float(high)

@@ -1,0 +1,184 @@
+"""Which criterion, and how far: a rule that reads nothing but the table.
+
+1. At each target, the criterion with the highest mask mAP50-95 at the end, in the mean over the seeds that all criteria
+   have there; of equal ones the one named first.
+2. It is told apart from the next one where the 95 % interval of their difference (paired bootstrap over the validation
+   images, see `bootstrap.py`) lies above 0, and it is ahead with every seed. Each interval is for one pair, not for all
+   pairs together. With one seed nothing is known of what another draw of calibration images would change.
+3. The size is the smallest target whose best criterion loses at most `max_map_drop` of the control's mask mAP50-95, as
+   measured; where the loss's interval reaches past that, the text says so. Smallest by the targets' own metric where
+   they have one in common, else by parameters. Where no target is within the loss, none is recommended.
+"""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from depgraph_hsic_only.bootstrap import Interval, paired_interval
+from depgraph_hsic_only.comparison.table import Row
+
+MAX_MAP_DROP = 0.02
+_SIZES = {"params": "parameters", "gmacs": "gmacs", "latency": "latency_ms"}  # a target's metric: what sizes go by
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of two mask mAP50-95, in the mean over seeds.
+
+    Attributes:
+        mean: As measured on all validation images.
+        interval: 95 %, by paired bootstrap over these.
+    """
+
+    mean: float
+    interval: Interval
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.interval[0]:.3f}, {self.interval[1]:.3f}]"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The best criterion at one target.
+
+    Attributes:
+        target: As in the table.
+        criterion: The best.
+        mask: Its mask mAP50-95, in the mean over seeds.
+        size: What sizes are compared by: parameters, GMACs or milliseconds.
+        seeds: How many it is the mean of.
+        unpruned: Mask mAP50-95 of the control; None where it is missing or 0.
+        loss: The control's mask mAP50-95 less its own; None where that is.
+        runner_up: The next criterion; None where only one was compared.
+        lead: Its mask mAP50-95 less the next one's.
+        told_apart: Whether it can be told apart from the next one.
+    """
+
+    target: str
+    criterion: str
+    mask: float
+    size: float
+    seeds: int
+    unpruned: float | None
+    loss: Difference | None
+    runner_up: str | None
+    lead: Difference | None
+    told_apart: bool
+
+    def __str__(self) -> str:
+        kept = f", {self.mask / self.unpruned:.2f} of the unpruned {self.unpruned:.3f}" if self.unpruned else ""
+        said = f"{self.target}: {self.criterion} has the best mask mAP50-95, {self.mask:.3f}{kept}; "
+        if self.lead is None:
+            return said + "no other criterion was compared"
+        if self.told_apart:
+            return said + f"it is ahead of the next, {self.runner_up}, by {self.lead}"
+        return said + f"it can't be told apart from the next, {self.runner_up} (paired difference {self.lead})"
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """What to take.
+
+    Attributes:
+        max_map_drop: Largest loss of mask mAP50-95 that is allowed.
+        choices: The best criterion at each target.
+        chosen: The smallest of them within the allowed loss; None where none is.
+    """
+
+    max_map_drop: float
+    choices: tuple[Choice, ...]
+    chosen: Choice | None
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The recommendation and its reasons, for people."""
+        if not self.choices:
+            return ("No recommendation: no target has a seed that all of its criteria have finished.",)
+        notes = ["Intervals: 95 %, paired bootstrap over the validation images, for each pair on its own."]
+        if min(choice.seeds for choice in self.choices) == 1:
+            notes.append(
+                "One seed: what another draw of calibration images would change was not measured; --seeds 3 does that."
+            )
+        return (self._advice(), *map(str, self.choices), *notes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {**asdict(self), "lines": list(self.lines)}
+
+    def _advice(self) -> str:
+        allowed = f"at most {self.max_map_drop:g} of mask mAP50-95"
+        if self.chosen is None:
+            known = [(choice.loss.mean, choice) for choice in self.choices if choice.loss is not None]
+            if not known:
+                return "No size is recommended: there is no unpruned control that finds anything."
+            least, choice = min(known, key=lambda pair: pair[0])
+            return (
+                f"No size is recommended: none loses {allowed}. The least, {least:.3f}, is {choice.criterion}'s at "
+                f"{choice.target}. Cut less, fine-tune (--fine-tune-epochs), or allow more (--max-map-drop)."
+            )
+        chosen, loss = self.chosen, self.chosen.loss
+        advice = f"Take {chosen.criterion} at {chosen.target}: the smallest compared size that loses {allowed}: {loss}"
+        if loss is not None and loss.interval[1] > self.max_map_drop:
+            advice += "; the interval reaches past that, so it may lose more"
+        if chosen.lead is not None and not chosen.told_apart:
+            advice += f". {chosen.runner_up} may be as good there: the data can't tell them apart"
+        return advice + "."
+
+
+def recommend(rows: Sequence[Row], max_map_drop: float = MAX_MAP_DROP) -> Recommendation:
+    """Apply the rule to a table.
+
+    Args:
+        rows: Cut models and controls.
+        max_map_drop: Largest loss of mask mAP50-95 that is allowed, in [0, 1].
+    """
+    control = [row for row in rows if row.target is None]
+    cut = [row for row in rows if row.target is not None]
+    targets = list(dict.fromkeys(row.target for row in cut if row.target is not None))
+    metrics = {target.partition("=")[0] for target in targets}
+    size = _SIZES.get(metrics.pop(), "parameters") if len(metrics) == 1 else "parameters"
+    if any(getattr(row, size) is None for row in cut):
+        size = "parameters"  # which is always known
+    found = (_choose([row for row in cut if row.target == target], control, size) for target in targets)
+    choices = tuple(choice for choice in found if choice is not None)
+    within = [choice for choice in choices if choice.loss is not None and choice.loss.mean <= max_map_drop]
+    return Recommendation(max_map_drop, choices, min(within, key=lambda c: (c.size, -c.mask), default=None))
+
+
+def _choose(rows: Sequence[Row], control: Sequence[Row], size: str) -> Choice | None:
+    """The best criterion of the rows of one target; None where there is no seed that all criteria have."""
+    by_criterion: dict[str, dict[int | None, Row]] = {}
+    for row in rows:
+        by_criterion.setdefault(row.criterion, {})[row.seed] = row
+    shared = set.intersection(*(set(found) for found in by_criterion.values()))
+    seeds = [row.seed for row in next(iter(by_criterion.values())).values() if row.seed in shared]
+    if not seeds:
+        return None
+    cells = {criterion: [found[seed] for seed in seeds] for criterion, found in by_criterion.items()}
+    ranked = sorted(cells, key=lambda criterion: -_mask(cells[criterion]))  # stable: of equal ones the first
+    best, runner_up = ranked[0], next(iter(ranked[1:]), None)
+    unpruned = [row for row in control if row.seed is None or row.seed in shared]
+    unpruned = unpruned if any(row.mask > 0 for row in unpruned) else []  # a share or a loss of nothing means nothing
+    lead = None if runner_up is None else _difference(cells[best], cells[runner_up])
+    ahead = runner_up is not None and all(a.mask > b.mask for a, b in zip(cells[best], cells[runner_up], strict=True))
+    return Choice(
+        str(rows[0].target),
+        best,
+        _mask(cells[best]),
+        statistics.mean(getattr(row, size) for row in cells[best]),
+        len(seeds),
+        _mask(unpruned) if unpruned else None,
+        _difference(unpruned, cells[best]) if unpruned else None,
+        runner_up,
+        lead,
+        lead is not None and lead.interval[0] > 0 and ahead,
+    )
+
+
+def _mask(rows: Sequence[Row]) -> float:
+    return statistics.mean(row.mask for row in rows)
+
+
+def _difference(a: Sequence[Row], b: Sequence[Row]) -> Difference:
+    return Difference(_mask(a) - _mask(b), paired_interval([row.samples for row in a], [row.samples for row in b]))

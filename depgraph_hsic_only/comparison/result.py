@@ -1,0 +1,77 @@
+"""What a comparison found, as a value that shows itself."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from matplotlib.figure import Figure
+from rich.console import Group
+from rich.text import Text
+
+from depgraph_hsic_only.comparison.recommendation import Recommendation
+from depgraph_hsic_only.comparison.table import Row, Summary, row_table, summarize, summary_table
+from depgraph_hsic_only.evaluation import Validation
+from depgraph_hsic_only.showing import Shown
+from depgraph_hsic_only.utils.pareto import plot_pareto
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison(Shown):
+    """What a comparison found.
+
+    Attributes:
+        folder: Its folder.
+        args: What all models have in common.
+        rows: A row for each model, the unpruned ones first.
+        recommendation: Which criterion, and how far.
+        validation: The arguments that the mAPs were measured with.
+        failures: What went wrong, in one line, by the part that failed.
+    """
+
+    folder: Path
+    args: Mapping[str, Any]
+    rows: tuple[Row, ...]
+    recommendation: Recommendation
+    validation: Validation
+    failures: Mapping[str, str]
+
+    columns: ClassVar[int] = 140
+
+    @property
+    def summaries(self) -> tuple[Summary, ...]:
+        """Means and spreads over the seeds, for each criterion at each target."""
+        return summarize(self.rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `comparison.json`."""
+        return {
+            "args": dict(self.args),
+            "validation": asdict(self.validation),
+            "rows": [{**asdict(row), "samples": list(row.samples)} for row in self.rows],
+            "summary": [asdict(summary) for summary in self.summaries],
+            "recommendation": self.recommendation.to_dict(),
+            "failures": dict(self.failures),
+        }
+
+    def summary(self) -> str:
+        """The recommendation."""
+        return self.recommendation.lines[0]
+
+    def plot(self) -> Figure:
+        """Mask mAP50-95 against parameters, multiply-adds and latency: see `utils.pareto.plot_pareto`."""
+        return plot_pareto([asdict(summary) for summary in self.summaries])
+
+    def __rich__(self) -> Group:
+        tables = [row_table(self.rows, self.validation)]
+        if len({row.seed for row in self.rows if row.target is not None}) > 1:
+            tables.append(summary_table(self.summaries))
+        lines = list(self.recommendation.lines)
+        lines += [
+            f"{row.weights}: NMS ran out of time on this machine, so its mAP is too low: remove its part and go on"
+            for row in self.rows
+            if not row.complete
+        ]
+        lines += [f"Failed: {name}: {error}" for name, error in self.failures.items()]
+        lines.append(f"Everything is in {self.folder}")
+        return Group(*tables, *(Text(line, overflow="fold") for line in lines))

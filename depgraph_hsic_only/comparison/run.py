@@ -1,0 +1,219 @@
+"""A comparison from beginning to end; interrupted, the same call goes on where it was."""
+
+import json
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from depgraph_hsic_only.allocation import check_reachable
+from depgraph_hsic_only.comparison.backends import Backend, in_turn, open_backend
+from depgraph_hsic_only.comparison.parts import Control, Cut, Part, Result, Scan, Scores, WidthChoice
+from depgraph_hsic_only.comparison.recommendation import MAX_MAP_DROP, recommend
+from depgraph_hsic_only.comparison.result import Comparison
+from depgraph_hsic_only.comparison.study import REFERENCE, Study, make_study
+from depgraph_hsic_only.comparison.table import Row
+from depgraph_hsic_only.cost_model import CostModel
+from depgraph_hsic_only.errors import ConfigError
+from depgraph_hsic_only.evaluation import Validation, check_device, measure_latency, onnx_run
+from depgraph_hsic_only.graph import trace_channels
+from depgraph_hsic_only.loading import load_model
+from depgraph_hsic_only.planning import uniform_widths
+from depgraph_hsic_only.progress import say
+from depgraph_hsic_only.pruners.default import DefaultYolov8SegPruner
+from depgraph_hsic_only.recording import FILES, check_classes, imgsz_of
+from depgraph_hsic_only.runs import RunFolder
+from depgraph_hsic_only.utils.conversion import export_onnx
+
+CRITERIA = ("magnitude", "hsic_lasso", "reconstruction", "random")
+_STUDY = "study.json"
+
+
+def compare(
+    pretrained: str | Path | None = None,
+    data: Any = None,
+    *,
+    criteria: str | Iterable[str] = CRITERIA,
+    targets: object = None,
+    ratios: object = None,
+    seeds: int = 1,
+    max_map_drop: float = MAX_MAP_DROP,
+    backend: str = "serial",
+    address: str | None = None,
+    task_cpus: float = 1,
+    task_gpus: float | None = None,
+    cfg: str | Path | None = None,
+    **settings: Any,
+) -> Comparison:
+    """Cut the same trained model by several criteria to several sizes, measure all of them, and say what to take.
+
+    At one target and seed all criteria cut the same widths, see the same calibration images, and are recovered,
+    fine-tuned and validated alike: only the channels differ. A ratio's widths are uniform; a target's are chosen by the
+    damage of each width with the channels of `reconstruction`, measured once for each seed. A seed draws calibration
+    images, sampled positions, mosaics and random scores, and is that of the fine-tuning. The control is the unpruned
+    model, with fine-tuning (`fine_tune.epochs`) trained on by the same rules (see `recipe.py`), for each seed.
+
+    Every finished part is a file in the comparison's folder, `project`/`name`: called again, it goes on where it was,
+    and criteria, targets, ratios and seeds can be added. What failed is tried again.
+
+    Args:
+        pretrained: Path or known name of the checkpoint; None for what the configuration says.
+        data: The data set; None for what the configuration says.
+        criteria: Names of criteria, as a list or as text with commas.
+        targets: Such as "params=0.9,0.8,gmacs=0.75", or {"params": [0.9, 0.8]}: shares of the unpruned model.
+        ratios: Such as "0.25,0.5", or [0.25, 0.5]: shares of the channels to cut from each width.
+        seeds: How many, from the configuration's `seed` on.
+        max_map_drop: Largest loss of mask mAP50-95 that a recommended size may have, in [0, 1].
+        backend: "serial", or "ray" (see `backends.open_backend` for this and the next three).
+        address: Of a Ray cluster.
+        task_cpus: Cores of a part on Ray.
+        task_gpus: GPUs of a part on Ray.
+        cfg: A YAML file of settings, under `settings`; what the arguments above say is not read from it, and no epochs.
+        settings: Any other setting of `default.yaml`, nested or dotted: `**{"fine_tune.epochs": 5}`. Without epochs
+            there is no fine-tuning, and no training before.
+
+    Returns:
+        What was found. Parts that failed are named in its `failures`; the others are there all the same.
+
+    Raises:
+        PruningError: A setting, the checkpoint or the data set can't be used, or the folder holds a comparison of other
+            settings.
+    """
+    if isinstance(max_map_drop, bool) or not isinstance(max_map_drop, (int, float)) or not 0 <= max_map_drop <= 1:
+        raise ConfigError(f"max_map_drop: expected a number in [0, 1], got {max_map_drop!r}")
+    named = {"pretrained": pretrained, "data": data}
+    given = {key: str(v) if isinstance(v, Path) else v for key, v in named.items() if v is not None}
+    study = make_study(criteria, targets, ratios, seeds, cfg, {**settings, **given})
+    pruner, model, identity = _checked(study)
+    validation = Validation(imgsz_of(model, study.config), study.config.batch)
+    resources = {"task_cpus": task_cpus, "task_gpus": task_gpus, "device": study.config.device}
+    with open_backend(backend, address=address, **resources) as do:  # nothing has been written yet
+        folder = RunFolder.create(study.folder.parent, study.folder.name, exist_ok=True)
+        folder.write_json(_STUDY, identity)
+        if not study.trained.is_file():
+            folder.save_model(FILES["trained"], pruner.train(model))  # as it is, where there are no epochs
+        failures = _done(study, do)
+    rows = _rows(study)
+    args = {**study.config.to_dict(), "criteria": list(study.criteria), "seeds": list(study.seeds)}
+    args |= {"amounts": [str(amount) for amount in study.amounts], "max_map_drop": max_map_drop}
+    found = Comparison(study.folder, args, rows, recommend(rows, max_map_drop), validation, failures)
+    folder.write_json("comparison.json", found.to_dict())
+    if rows:
+        folder.write_csv("comparison.csv", [row.csv_row() for row in rows])
+        found.plot().savefig(folder.plots / "pareto.png", dpi=150)
+    return found
+
+
+def _checked(study: Study) -> tuple[DefaultYolov8SegPruner, Any, dict[str, Any]]:
+    """The pruner that trains before everything, the loaded `YOLO`, and the study's identity: all are good."""
+    config = study.config
+    whole = {**config.to_dict(), "project": str(study.folder), "name": "training", "exist_ok": True}
+    pruner = DefaultYolov8SegPruner(cfg=None, **whole)
+    model = pruner.load()
+    check_classes(model, pruner.dataset, config)
+    check_device(config.device)
+    if not model.ckpt and not config.train["epochs"]:
+        raise ConfigError(
+            f"train.epochs: expected at least 1 for a model that is built from its YAML ({config.pretrained}), got 0"
+        )
+    _check_amounts(study, model)
+    identity = study.identity(model, pruner.dataset)
+    _check_same(study.folder, identity)
+    return pruner, model, identity
+
+
+def _check_amounts(study: Study, model: Any) -> None:
+    settings = study.config.prune
+    graph = trace_channels(model.model, settings.layers)
+    costs = CostModel(model.model, graph)
+    for amount in study.amounts:
+        if amount.target is None:
+            uniform_widths(graph, amount.value, settings.limits)
+        else:
+            check_reachable(graph, costs, amount.target, settings.limits)
+
+
+def _check_same(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Refuse a folder with a comparison of other settings.
+
+    Raises:
+        ConfigError: It holds one; the message has what differs.
+    """
+    path = folder / _STUDY
+    if not path.is_file():
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    other = [key for key in {**before, **identity} if before.get(key) != identity.get(key)]
+    if other:
+        differences = "; ".join(
+            f"{key}: {_short(before.get(key))} there, {_short(identity.get(key))} now" for key in other
+        )
+        raise ConfigError(
+            f"{folder}: expected the comparison of the same settings that it holds, but {differences}; pass another "
+            "--name, or the settings that it was made with"
+        )
+
+
+def _short(value: object) -> str:
+    """A value for people; of a digest its beginning."""
+    text = repr(value)
+    return text if len(text) < 60 else f"{text[:12]}…'"
+
+
+def _done(study: Study, do: Backend) -> dict[str, str]:
+    """Do all parts that are not done, each kind after those that it needs."""
+    by_target = any(amount.target for amount in study.amounts)
+    scored = list(dict.fromkeys([*([REFERENCE] if by_target else []), *study.criteria]))
+    stages: list[list[Part]] = [
+        [Scores(study, seed, criterion) for seed in study.seeds for criterion in scored],
+        [Scan(study, seed) for seed in study.seeds] if by_target else [],
+        [WidthChoice(study, seed, amount) for seed in study.seeds for amount in study.amounts],
+        list(_results(study)),
+    ]
+    failures: dict[str, str] = {}
+    for parts in stages:
+        left = [part for part in parts if not part.file.is_file()]
+        failures |= in_turn([part for part in left if part.local]) | do([part for part in left if not part.local])
+    return failures
+
+
+def _results(study: Study) -> Sequence[Result]:
+    """The parts that are rows, the control first."""
+    controls = [Control(study, seed) for seed in (study.seeds if study.epochs else study.seeds[:1])]
+    cuts = [
+        Cut(study, seed, criterion, amount)
+        for amount in study.amounts
+        for criterion in study.criteria
+        for seed in study.seeds
+    ]
+    return [*controls, *cuts]
+
+
+def _rows(study: Study) -> tuple[Row, ...]:
+    """The rows of all parts that are done, with their latencies."""
+    done = [part for part in _results(study) if part.file.is_file()]
+    latencies = _latencies(study, {part.architecture: part.row().weights for part in done})
+    return tuple(replace(part.row(), latency_ms=latencies[part.architecture]) for part in done)
+
+
+def _latencies(study: Study, weights: Mapping[str, str]) -> dict[str, float]:
+    """Median latency in onnxruntime by architecture, all in turns; once for the same set of architectures.
+
+    Models of the same widths are the same computation with other numbers, so one stands for all.
+    """
+    path = study.folder / "latency.json"
+    if path.is_file():
+        found: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+        if set(found) == set(weights):
+            return found
+    say(f"latency of {len(weights)} architectures")
+    with tempfile.TemporaryDirectory() as scratch:
+        runs = {}
+        for key, name in weights.items():
+            model = load_model(study.folder / name)
+            file = Path(scratch) / f"{key}.onnx"
+            runs[key] = onnx_run(export_onnx(model, file, imgsz=imgsz_of(model, study.config)))
+        medians = {key: latency.median for key, latency in measure_latency(runs).items()}
+    RunFolder(study.folder).write_json(path.name, medians)
+    return medians

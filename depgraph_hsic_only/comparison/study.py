@@ -1,0 +1,231 @@
+"""What is compared, as a value: the criteria, the amounts, the seeds, and everything that is the same for all."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import ultralytics
+from ultralytics.data.utils import img2label_paths
+
+from depgraph_hsic_only._version import __version__
+from depgraph_hsic_only.config import Config, load_config
+from depgraph_hsic_only.criteria import create_criterion
+from depgraph_hsic_only.dataset import Dataset
+from depgraph_hsic_only.errors import ConfigError
+from depgraph_hsic_only.names import nearest
+from depgraph_hsic_only.planning import check_ratio
+from depgraph_hsic_only.recording import fingerprint
+from depgraph_hsic_only.runs import RunFolder
+from depgraph_hsic_only.target import METRICS, Target
+
+REFERENCE = "reconstruction"  # whose channels the damage of the widths is measured with, for all criteria alike
+UNPRUNED = "unpruned"  # the control, in the place of a criterion
+DEFAULTS: dict[str, Any] = {  # over a file's settings, which are those of single runs
+    **{"train.epochs": 0, "fine_tune.epochs": 0, "project": "runs/compare"},
+    **{"prune.threshold": None, "prune.target": None, "prune.steps": 1, "prune.max_map_drop": None},
+}
+_REPLACED = {  # settings of a single run: what says it here
+    "prune.criterion": "criteria",
+    "prune.options": "criteria, with the options that they have",
+    "prune.ratio": "ratios",
+    "prune.threshold": "targets or ratios: thresholds leave every criterion another size",
+    "prune.target": "targets",
+    "prune.steps": "targets or ratios: every cut is made in one step",
+    "prune.max_map_drop": "max_map_drop",
+    "exist_ok": "name: an existing comparison of the same settings goes on",
+}
+_FREE = ("project", "name", "exist_ok", "workers", "pretrained", "data")  # what figures don't depend on, or told apart
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much is cut.
+
+    Attributes:
+        metric: "ratio" (of the channels, uniform) or a target's metric, "params", "gmacs" or "latency".
+        value: The share that is cut, or of a target the share that is left.
+    """
+
+    metric: str
+    value: float
+
+    @property
+    def target(self) -> Target | None:
+        """The target; None for a ratio."""
+        return None if self.metric == "ratio" else Target(self.metric, self.value)
+
+    def __str__(self) -> str:
+        return f"{self.metric}={self.value:g}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A comparison that is to be made. It can be pickled, and holds nothing that is large.
+
+    Attributes:
+        folder: Its folder, absolute.
+        config: What is the same for all: `seed` is the first one.
+        criteria: Names of criteria, without repeats.
+        amounts: How much is cut, without repeats.
+        seeds: Of the draw of calibration images, sampled positions, mosaics, random scores and fine-tuning.
+    """
+
+    folder: Path
+    config: Config
+    criteria: tuple[str, ...]
+    amounts: tuple[Amount, ...]
+    seeds: tuple[int, ...]
+
+    @property
+    def trained(self) -> Path:
+        """The checkpoint that everything is cut from."""
+        return RunFolder(self.folder).weights / "trained.pt"
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of fine-tuning."""
+        return int(self.config.fine_tune["epochs"])
+
+    def settings(self, name: str, seed: int, **changes: Any) -> dict[str, Any]:
+        """Settings of a `DefaultYolov8SegPruner` for one configuration, with its folder under `runs`."""
+        own = {"pretrained": str(self.trained), "project": str(self.folder / "runs"), "name": name, "exist_ok": True}
+        return {**self.config.to_dict(), **own, "seed": seed, **changes}
+
+    def identity(self, model: Any, dataset: Dataset) -> dict[str, Any]:
+        """What every figure depends on, by name: two comparisons in which it is equal can share a folder.
+
+        Criteria, amounts and the number of seeds are not in it, so that a comparison can be extended.
+
+        Args:
+            model: The loaded `YOLO` that the study starts from.
+            dataset: The data set.
+        """
+        kept = {key: value for key, value in self.config.to_dict().items() if key not in _FREE}
+        prune = {key: value for key, value in kept["prune"].items() if f"prune.{key}" not in _REPLACED}
+        versions = {
+            "depgraph_hsic_only": __version__,
+            "ultralytics": ultralytics.__version__,
+            "torch": torch.__version__,
+        }
+        content = fingerprint(model.model) if model.ckpt else self.config.pretrained
+        found = {"checkpoint": content, "data set": _digest(dataset), "versions": versions, **kept, "prune": prune}
+        plain: dict[str, Any] = json.loads(json.dumps(_flat(found), default=str))
+        return plain
+
+
+def make_study(
+    criteria: str | Iterable[str],
+    targets: object,
+    ratios: object,
+    seeds: int,
+    cfg: str | Path | None,
+    settings: Mapping[str, Any],
+) -> Study:
+    """A study from what a user gives.
+
+    Args:
+        criteria: Names, as a list or as text with commas.
+        targets: See `parse_amounts`.
+        ratios: See `parse_amounts`.
+        seeds: How many.
+        cfg: A YAML file of settings, under `settings`; what a comparison says itself is not read from it.
+        settings: Over the file's, nested or dotted.
+
+    Raises:
+        ConfigError: Something is unknown or out of range.
+    """
+    given = _flat(settings, depth=1)
+    for key in given:
+        if key in _REPLACED:
+            raise ConfigError(f"{key}: not a setting of a comparison; it comes from {_REPLACED[key]}")
+    config = load_config(cfg, {**DEFAULTS, **given})
+    names = tuple(dict.fromkeys(_listed(criteria)))
+    for name in names:
+        create_criterion(name)
+    if not names:
+        raise ConfigError("criteria: expected at least one, such as magnitude,hsic_lasso,random, got none")
+    amounts = parse_amounts(targets, ratios)
+    if type(seeds) is not int or seeds < 1:
+        raise ConfigError(f"seeds: expected how many, an integer of at least 1, got {seeds!r}")
+    folder = Path(config.project).expanduser().resolve() / config.name
+    return Study(folder, config, names, amounts, tuple(range(config.seed, config.seed + seeds)))
+
+
+def parse_amounts(targets: object, ratios: object) -> tuple[Amount, ...]:
+    """The amounts to compare, in the order given, without repeats.
+
+    Args:
+        targets: "params=0.9,0.8,gmacs=0.75": several shares of one metric follow each other. Or a mapping such as
+            {"params": [0.9, 0.8], "gmacs": 0.75}.
+        ratios: "0.25,0.5", a number, or a list of numbers.
+
+    Raises:
+        ConfigError: One is malformed or out of range, or there are none.
+    """
+    found: list[Amount] = []
+    metric = ""
+    for word in _words(targets):
+        name, equals, share = word.rpartition("=")
+        metric = name.strip() if equals else metric
+        if not metric:
+            raise ConfigError(
+                f"targets: expected shares after a metric such as params=0.9,0.8,gmacs=0.75, got {word!r} first; "
+                "write params= before it"
+            )
+        if metric not in METRICS:
+            raise ConfigError(
+                f"targets: expected {', '.join(METRICS)} as in params=0.9,0.8, got {word!r}{nearest(metric, METRICS)}"
+            )
+        target = Target.parse(f"{metric}={share}")
+        found.append(Amount(target.metric, target.share))
+    for word in _listed(ratios):
+        try:
+            ratio = float(word)
+        except ValueError:
+            raise ConfigError(f"ratios: expected numbers such as 0.25,0.5, got {word!r}") from None
+        check_ratio(ratio)
+        found.append(Amount("ratio", ratio))
+    if not found:
+        raise ConfigError("expected targets such as params=0.9,0.8 or ratios such as 0.25,0.5, got neither; pass one")
+    return tuple(dict.fromkeys(found))
+
+
+def _words(targets: object) -> list[str]:
+    if isinstance(targets, Mapping):
+        shares = {k: v if isinstance(v, Sequence) and not isinstance(v, str) else [v] for k, v in targets.items()}
+        return [f"{metric}={share}" for metric, values in shares.items() for share in values]
+    return _listed(targets)
+
+
+def _listed(value: object) -> list[str]:
+    """The words of a list, or of text with commas."""
+    if isinstance(value, str):
+        return [word.strip() for word in value.split(",") if word.strip()]
+    if value is None:
+        return []
+    return [str(word) for word in value] if isinstance(value, Iterable) else [str(value)]
+
+
+def _flat(settings: Mapping[str, Any], depth: int = 9) -> dict[str, Any]:
+    """Nested settings with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        nested = isinstance(value, Mapping) and value and depth and key != "data"
+        inner = _flat(value, depth - 1) if nested else {}
+        flat |= {f"{key}.{name}": leaf for name, leaf in inner.items()} if nested else {key: value}
+    return flat
+
+
+def _digest(dataset: Dataset) -> str:
+    """A digest of class names, and of names and sizes of all images and label files."""
+    digest = hashlib.sha256(repr(sorted(dataset.names.items())).encode())
+    for split in ("train", "val"):
+        images = dataset.images(split)
+        for path in [*images, *map(Path, img2label_paths([str(image) for image in images]))]:
+            size = path.stat().st_size if path.is_file() else None
+            digest.update(f"{split}/{path.name}:{size}\n".encode())
+    return digest.hexdigest()

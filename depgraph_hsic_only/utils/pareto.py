@@ -1,0 +1,75 @@
+"""Accuracy against cost: the models of a comparison, and those that nothing else beats in both."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe & Ito (2008): told apart by everybody; and by their shapes where there is no colour.
+_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
+_MARKERS = "osD^vPX"
+_GREY = "#999999"
+_PANELS = {"parameters": ("parameters, millions", 1e6), "gmacs": ("multiply-adds, billions", 1.0)}
+_PANELS |= {"latency_ms": ("latency in onnxruntime, ms", 1.0)}
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the points (cost, value) that no other one beats: none costs no more, is worth no less, and differs.
+
+    Returns:
+        The indices in the order of cost. Equal points are all on the front, or none.
+    """
+    front = []
+    for k, (cost, value) in enumerate(points):
+        if not any(c <= cost and v >= value and (c, v) != (cost, value) for c, v in points):
+            front.append(k)
+    return sorted(front, key=lambda k: points[k])
+
+
+def plot_pareto(summaries: Sequence[Mapping[str, Any]]) -> Figure:
+    """Mask mAP50-95 against parameters, multiply-adds and latency, with spreads over seeds and the front.
+
+    Args:
+        summaries: `summary` of `comparison.json`; the control is the one whose target is None. What has no latency is
+            left out of that panel.
+    """
+    criteria = list(dict.fromkeys(s["criterion"] for s in summaries if s["target"] is not None))
+    figure = Figure(figsize=(13, 4.4), layout="constrained")
+    for axes, (key, (title, unit)) in zip(figure.subplots(1, len(_PANELS), sharey=True), _PANELS.items(), strict=True):
+        shown = [s for s in summaries if s[key] is not None]
+        points = [(s[key] / unit, s["map50_95_mask"]) for s in shown]
+        front = [points[k] for k in pareto_front(points)]
+        axes.plot([x for x, _ in front], [y for _, y in front], color=_GREY, linewidth=1.2, zorder=1, label="front")
+        for summary, (x, y) in zip(shown, points, strict=True):
+            _point(axes, summary, x, y, criteria)
+        axes.set_xlabel(title)
+        axes.margins(x=0.12, y=0.12)
+        axes.set_ylim(0, None)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels = figure.axes
+    panels[0].set_ylabel("mask mAP50-95")
+    handles, labels = panels[0].get_legend_handles_labels()
+    named = dict(zip(labels, handles, strict=True))
+    figure.legend(named.values(), named.keys(), loc="outside upper center", ncols=len(named), fontsize=9, frameon=False)
+    return figure
+
+
+def _point(axes: Axes, summary: Mapping[str, Any], x: float, y: float, criteria: Sequence[str]) -> None:
+    """One criterion at one target, or the control, with its spread."""
+    control = summary["target"] is None
+    k = 0 if control else criteria.index(summary["criterion"])
+    axes.errorbar(
+        x,
+        y,
+        yerr=summary["mask_spread"],
+        color="black" if control else _COLORS[k % len(_COLORS)],
+        marker="*" if control else _MARKERS[k % len(_MARKERS)],
+        markersize=13 if control else 7,
+        markerfacecolor="black" if control else "none",  # one behind another is seen
+        markeredgewidth=1.8,
+        linestyle="none",
+        capsize=3,
+        zorder=3 if control else 2,
+        label=summary["criterion"],
+    )
