@@ -94,7 +94,7 @@ def _run(arguments: argparse.Namespace) -> Any:
 
 COMMAND = Command(
     "compare",
-    "Which criterion, and how far: cuts of one model, side by side.",
+    "Which criterion, and how far? Many cuts, side by side.",
     _EPILOG,
     _add_arguments,
     _run,
