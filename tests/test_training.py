@@ -1,6 +1,9 @@
 """Training on from a model that works: what it starts from, what holds still, which epoch comes back."""
 
 import copy
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +12,23 @@ import torch
 from conftest import build
 from torch import nn
 from ultralytics.cfg import get_cfg
+from ultralytics.models.yolo.segment import SegmentationTrainer
 from ultralytics.nn.distill_model import DistillationModel
+from ultralytics.utils.dist import generate_ddp_file
+from ultralytics.utils.torch_utils import unwrap_model
 
-from depgraph_hsic_only import apply_plan, plan_pruning
+from depgraph_hsic_only import apply_plan, load_model, plan_pruning
 from depgraph_hsic_only.recipe import Start, continued, taught
 from depgraph_hsic_only.reconstruction import head_channels, untouched_layers
-from depgraph_hsic_only.utils.hooks import MASK_MAP, IdentityProjectors, KeepBest, keep_statistics
+from depgraph_hsic_only.training import make_recipe, train_model
+from depgraph_hsic_only.utils.hooks import (
+    MASK_MAP,
+    Callbacks,
+    IdentityProjectors,
+    KeepBest,
+    keep_statistics,
+    read_epochs,
+)
 
 
 class Trainer:
@@ -90,3 +104,97 @@ def test_the_more_was_lost_the_faster_and_the_fewer_the_images_the_smaller_the_b
     )
     assert short["freeze"] == [16, 22] and "freeze" not in long and "freeze" not in broken
     assert short["distill_model"] == "trained.pt"
+
+
+class Handed(Exception):
+    """Stops a training when its state has been written."""
+
+
+def test_with_several_gpus_the_processes_get_the_pruned_model_and_our_hooks(
+    checkpoint: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ultralytics pickles model and callbacks for them; the state is written as it writes it, and read elsewhere."""
+    pruned = load_model(checkpoint)
+    plan = plan_pruning(pruned, 0.5)
+    apply_plan(pruned, plan)
+    parameters = sum(p.numel() for p in pruned.model.parameters())
+    recipe = make_recipe(pruned.model, Start(16, 4, 1, kept=0.8), checkpoint, plan)
+    files: list[str] = []
+
+    def hand_over(trainer: Any) -> None:
+        files.append(generate_ddp_file(trainer))
+        raise Handed
+
+    monkeypatch.setattr(SegmentationTrainer, "train", hand_over)  # which starts the processes, given several GPUs
+    callbacks = Callbacks().with_others(recipe.callbacks)
+    arguments = {**recipe.arguments, "data": str(shapes), "epochs": 1, "imgsz": 64, "workers": 0, "device": "cpu"}
+    with pytest.raises(Handed):
+        train_model(pruned, tmp_path / "finetune", arguments, callbacks, scratch=tmp_path / "scratch")
+    script, state = Path(files[0]), Path(files[0]).with_suffix(".pt")
+    try:
+        read = """
+import sys
+from ultralytics.utils.patches import torch_load
+state = torch_load(sys.argv[1], map_location="cpu")
+print(sum(p.numel() for p in state["model"].parameters()), state["args"]["distill_model"])
+print(*sorted({f"{event} {getattr(f, '__name__', type(f).__name__)}" for event, fs in state["callbacks"].items()
+    for f in fs if type(f).__module__.startswith("depgraph") or f.__module__.startswith("depgraph")}), sep="\\n")
+"""
+        environment = {**os.environ, "ULTRALYTICS_SAFE_LOAD": "1"}  # as it is set in a training
+        command = [sys.executable, "-W", "ignore", "-c", read, str(state)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    finally:
+        script.unlink()
+        state.unlink()
+    assert done.returncode == 0, done.stderr
+    first, *hooks = done.stdout.splitlines()
+    assert first == f"{parameters} {checkpoint}"
+    assert {
+        "on_pretrain_routine_end IdentityProjectors",
+        "on_train_batch_start keep_statistics",
+        "on_model_save TakeSnapshot",
+        "on_model_save KeepBest",
+    } <= set(hooks)
+
+
+def test_a_resumed_training_takes_up_weights_optimizer_and_random_state(
+    checkpoint: Path, shapes: Path, tmp_path: Path
+) -> None:
+    """Stopped after its first epoch, a taught training begins the second one in full precision where it was."""
+    pruned = load_model(checkpoint)
+    plan = plan_pruning(pruned, 0.5)
+    apply_plan(pruned, plan)
+    recipe = make_recipe(pruned.model, Start(16, 4, 2, kept=0.8), checkpoint, plan)
+    arguments = {**recipe.arguments, "data": str(shapes), "epochs": 2, "imgsz": 64, "workers": 0, "device": "cpu"}
+    arguments |= {"plots": False, "val": False, "mosaic": 0.0}
+
+    seen: list[dict[str, Any]] = []
+
+    def look(trainer: Any) -> None:
+        """Take down the state at the start of the second epoch."""
+        if trainer.epoch == 1:
+            network, average = unwrap_model(trainer.model).student_model, trainer.ema.ema.student_model
+            moments = [{k: v.clone() for k, v in state.items()} for state in trainer.optimizer.state.values()]
+            weights = [copy.deepcopy(model.state_dict()) for model in (network, average)]
+            projector = copy.deepcopy(unwrap_model(trainer.model).projector.state_dict())
+            seen.append({"weights": [*weights, projector, *moments], "random": torch.get_rng_state().tolist()})
+
+    def stop(trainer: Any) -> None:
+        if trainer.epoch == 1:
+            raise Handed
+
+    def train(*more: Any) -> None:
+        callbacks = Callbacks().with_others([*recipe.callbacks, *(("on_train_epoch_start", f) for f in more)])
+        train_model(pruned, tmp_path / "run", arguments, callbacks, scratch=tmp_path / "scratch")
+
+    with pytest.raises(Handed):
+        train(look, stop)
+    (tmp_path / "run").rename(tmp_path / "gone")  # the snapshot has all that is needed
+    train(look)
+    cut, resumed = seen
+    assert cut["random"] == resumed["random"] and len(cut["weights"]) == len(resumed["weights"]) > 10
+    for before, after in zip(cut["weights"], resumed["weights"], strict=True):
+        assert before.keys() == after.keys()
+        assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    epochs = [row["epoch"] for row in read_epochs(tmp_path / "run")]
+    assert epochs == [1, 2]

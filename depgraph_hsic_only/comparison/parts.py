@@ -235,6 +235,7 @@ class Result(Part):
             samples=found.resampled_mask,
             complete=complete and found.complete,
         )
+        pruner.folder.clear_scratch()  # what a training that is cut off goes on from
         return {"row": asdict(row), "widths": layer_widths(last.model)}
 
     def _validated(self, model: Any, pruner: DefaultYolov8SegPruner) -> Metrics:

@@ -19,6 +19,7 @@ from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.evaluation import Validation, check_device, measure_latency, onnx_run
 from depgraph_hsic_only.graph import trace_channels
 from depgraph_hsic_only.loading import load_model
+from depgraph_hsic_only.logs import run_display
 from depgraph_hsic_only.planning import uniform_widths
 from depgraph_hsic_only.progress import say
 from depgraph_hsic_only.pruners.default import DefaultYolov8SegPruner
@@ -90,11 +91,17 @@ def compare(
     resources = {"task_cpus": task_cpus, "task_gpus": task_gpus, "device": study.config.device}
     with open_backend(backend, address=address, **resources) as do:  # nothing has been written yet
         folder = RunFolder.create(study.folder.parent, study.folder.name, exist_ok=True)
-        folder.write_json(_STUDY, identity)
-        if not study.trained.is_file():
-            folder.save_model(FILES["trained"], pruner.train(model))  # as it is, where there are no epochs
-        failures = _done(study, do)
-    rows = _rows(study)
+        with folder.locked(), run_display(0, folder.path / "run.log", verbose=study.config.verbose):
+            try:
+                folder.write_json(_STUDY, identity)
+                if not study.trained.is_file():
+                    folder.save_model(FILES["trained"], pruner.train(model))  # as it is, where there are no epochs
+                    pruner.folder.clear_scratch()
+                failures = _done(study, do)
+                rows = _rows(study)
+            except KeyboardInterrupt:
+                say(f"interrupted; the same command goes on where {folder.path} is")
+                raise
     args = {**study.config.to_dict(), "criteria": list(study.criteria), "seeds": list(study.seeds)}
     args |= {"amounts": [str(amount) for amount in study.amounts], "max_map_drop": max_map_drop}
     found = Comparison(study.folder, args, rows, recommend(rows, max_map_drop), validation, failures)
