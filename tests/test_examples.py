@@ -18,7 +18,6 @@ import depgraph_hsic_only
 from depgraph_hsic_only import load_model, prune
 from depgraph_hsic_only.criteria import registry
 from depgraph_hsic_only.graph import trace_channels
-from depgraph_hsic_only.shapes import shapes_dataset
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -41,23 +40,6 @@ def run(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedPro
     return done
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: Any) -> Path:
-    return shapes_dataset(tmp_path_factory.mktemp("shapes") / "set", train=8, val=4, imgsz=64)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: Any) -> Path:
-    """A checkpoint with random weights whose classes are those of the shapes."""
-    path: Path = tmp_path_factory.mktemp("checkpoint") / "five.pt"
-    yolo = YOLO("yolov8n-seg.yaml")
-    yolo.model = type(yolo.model)("yolov8n-seg.yaml", nc=5, verbose=False)
-    yolo.model.args, yolo.model.task = {"imgsz": 64, "task": "segment"}, "segment"
-    yolo.model.names = dict(enumerate(["circle", "square", "triangle", "star", "cross"]))
-    yolo.save(path)
-    return path
-
-
 @pytest.fixture
 def criterion_example(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setattr(registry, "_registry", dict(registry._registry))  # it registers a criterion
@@ -73,7 +55,7 @@ def test_the_custom_criterion_is_the_geometric_median(criterion_example: ModuleT
     torch.testing.assert_close(scores["model.3"], torch.tensor(expected), rtol=1e-3, atol=1e-3)
 
 
-def test_the_custom_criterion_ranks_otherwise(criterion_example: ModuleType, data: Path, capsys: Any) -> None:
+def test_the_custom_criterion_ranks_otherwise(criterion_example: ModuleType, shapes: Path, capsys: Any) -> None:
     assert criterion_example.main([]) == 0
     shares = dict(re.findall(r"^(\w+): keeps (\d+)%", capsys.readouterr().out, re.MULTILINE))
     assert shares["magnitude"] == "100" and int(shares["random"]) < int(shares["geometric_median"]) < 100
@@ -81,8 +63,8 @@ def test_the_custom_criterion_ranks_otherwise(criterion_example: ModuleType, dat
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_the_custom_pruner_cuts_by_two_amounts(checkpoint: Path, data: Path, tmp_path: Path, capsys: Any) -> None:
-    arguments = ["--data", str(data), "--project", str(tmp_path), "--train-epochs", "0", "--epochs", "0"]
+def test_the_custom_pruner_cuts_by_two_amounts(checkpoint: Path, shapes: Path, tmp_path: Path, capsys: Any) -> None:
+    arguments = ["--data", str(shapes), "--project", str(tmp_path), "--train-epochs", "0", "--epochs", "0"]
     main = example("custom_pruner").main
     assert main(["--pretrained", str(checkpoint), *arguments]) == 0
     widths = json.loads((tmp_path / "exp" / "report.json").read_text())["widths"]
@@ -122,12 +104,12 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # OpenVINO and NNCF have warnings of their own
-def test_deployed_forms_stand_side_by_side(checkpoint: Path, data: Path, tmp_path: Path, capsys: Any) -> None:
+def test_deployed_forms_stand_side_by_side(checkpoint: Path, shapes: Path, tmp_path: Path, capsys: Any) -> None:
     yolo = load_model(checkpoint)
     prune(yolo, 0.5)
     yolo.save(tmp_path / "pruned.pt")
     module = example("deploy")
-    common = ["--data", str(data), "--imgsz", "64", "--images", "8", "--out", str(tmp_path / "out")]
+    common = ["--data", str(shapes), "--imgsz", "64", "--images", "8", "--out", str(tmp_path / "out")]
     assert module.main(["--weights", str(tmp_path / "pruned.pt"), "--unpruned", str(checkpoint), *common]) == 0
     out = capsys.readouterr().out
     rows = {cells[0]: cells[1:] for line in out.splitlines() if len(cells := re.findall(r"[^|]+", line)) == 7}
