@@ -335,7 +335,7 @@ def test_a_broken_part_loses_no_other_and_is_tried_again(files: Path, whole: Com
     assert main(flags(files, whole.folder.parent, "--criteria", "magnitude,now_and_then")) == 2
     said = capfd.readouterr()
     assert "2 parts failed (scores-now_and_then-seed0, now_and_then-ratio=0.5-seed0)" in said.err
-    assert "ZeroDivisionError: no scores today" in said.out and "magnitude" in said.out
+    assert "ZeroDivisionError: no scores today" in said.err and "magnitude" in said.err
     assert "Traceback" in (whole.folder / "errors" / "scores-now_and_then-seed0.txt").read_text()
     broken = False
     found = compare(**settings(files, whole.folder.parent, criteria="now_and_then,random", ratios=0.5))

@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import COCO_MINI
 from matplotlib.figure import Figure
-from test_workflow import checkpoint, parameters, settings, shapes  # noqa: F401
+from test_workflow import parameters, settings
 from ultralytics import YOLO
 
 from depgraph_hsic_only import DataError, DefaultYolov8SegPruner, PruningReport, RunReport, load_model, prune
@@ -163,7 +163,7 @@ def test_agreement_is_the_panoptic_quality() -> None:
 
 
 @pytest.fixture(scope="module")
-def run(checkpoint: Path, shapes: Path, tmp_path_factory: Any) -> RunReport:  # noqa: F811
+def run(checkpoint: Path, shapes: Path, tmp_path_factory: Any) -> RunReport:
     """A small run to the end."""
     given = {"train.epochs": 0, "fine_tune.epochs": 1, "prune.ratio": 0.5}
     return DefaultYolov8SegPruner(checkpoint, **settings(tmp_path_factory.mktemp("run"), shapes, **given)).run()
@@ -264,7 +264,7 @@ def test_every_figure_of_the_page_is_that_of_the_report(run: RunReport, page: st
             assert all(map(same, row[k + 1].split(" – "), stage_["latency_spread_ms"][runtime]))
 
 
-def test_the_figures_are_true(run: RunReport, shapes: Path) -> None:  # noqa: F811
+def test_the_figures_are_true(run: RunReport, shapes: Path) -> None:
     """A fresh count of parameters, a fresh validation, the objects counted in the label files."""
     data = json.loads((run.folder / "report.json").read_text())
     best = run.folder / "weights" / "best.pt"
@@ -300,7 +300,7 @@ def test_texts_are_escaped(run: RunReport) -> None:
     assert "<b>&" not in hostile._repr_html_() and "&lt;b&gt;&amp;" in hostile._repr_html_()
 
 
-def test_reports_show_themselves(run: RunReport, checkpoint: Path) -> None:  # noqa: F811
+def test_reports_show_themselves(run: RunReport, checkpoint: Path) -> None:
     pruning = prune(load_model(checkpoint), 0.5)
     assert isinstance(pruning, PruningReport)
     assert pruning.summary() == "31 % fewer parameters, 22 % fewer multiply-adds (widths by magnitude)"
@@ -311,7 +311,7 @@ def test_reports_show_themselves(run: RunReport, checkpoint: Path) -> None:  # n
         assert html.open == [] and f"{parameters(run.folder / 'weights' / 'best.pt'):,}" in "".join(html.texts)
 
 
-def test_images_that_cannot_be_read_are_an_error(checkpoint: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_images_that_cannot_be_read_are_an_error(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("no image")
     yolo = load_model(checkpoint)
     with pytest.raises(DataError, match="none of 1 validation files could be read"):

@@ -35,7 +35,8 @@ class Command:
 
     def parser(self) -> "Parser":
         """The parser of its arguments."""
-        parser = Parser(prog=f"{PROGRAM} {self.name}", description=self.summary, epilog=self.epilog)
+        usage = f"{PROGRAM} {self.name} [--flag value ...] [argument ...]"
+        parser = Parser(prog=f"{PROGRAM} {self.name}", usage=usage, description=self.summary, epilog=self.epilog)
         self.add_arguments(parser)
         return parser
 

@@ -13,30 +13,24 @@ from depgraph_hsic_only.settings import parse_override
 
 _EPILOG = f"""\
 example:
-  {PROGRAM} compare --pretrained best.pt --data my/data.yaml --targets params=0.9,0.8
+  {PROGRAM} compare --pretrained best.pt --data my/data.yaml --targets gmacs=0.8
 
-At one target all criteria cut the same widths, so that channels are compared: a
-target's widths are chosen by the damage of each width with the channels of
-'reconstruction'. Interrupted, the same command goes on where it was, and criteria,
-targets and seeds can be added; with other settings a folder is refused.
+At one target all criteria cut the same widths. Interrupted, the same command
+goes on where it was; criteria, targets and seeds can be added.
 """
-_SETTINGS = {  # flag: (key of the configuration, type, meaning)
-    "pretrained": ("pretrained", str, "checkpoint that everything is cut from"),
-    "data": ("data", str, "data set: a name, the path of its data.yaml, or 'shapes'"),
-    "train-epochs": (
-        "train.epochs",
-        int,
-        "of training before everything, once (default: 0, it is trained already)",
-    ),
-    "fine-tune-epochs": ("fine_tune.epochs", int, "after each cut, and of the unpruned control (default: 0)"),
-    "layers": ("prune.layers", str, "backbone, all, or a list such as [6,7,22] (default: backbone)"),
-    "imgsz": ("imgsz", int, "side of the input image in pixels (default: the checkpoint's own)"),
-    "batch": ("batch", int, "images per batch"),
-    "device": ("device", str, "cpu, 0, 0,1 or mps (default: Ultralytics' choice)"),
-    "workers": ("workers", int, "data loading processes"),
-    "seed": ("seed", int, "the first of the seeds (default: 0)"),
-    "project": ("project", str, "folder of the comparisons (default: runs/compare)"),
-    "name": ("name", str, "name of the comparison's folder (default: exp)"),
+_SETTINGS = {  # flag: (key of the configuration, type, what the value is called, meaning)
+    "pretrained": ("pretrained", str, "FILE", "checkpoint that everything is cut from"),
+    "data": ("data", str, "NAME", "data set: a name, its data.yaml, or 'shapes'"),
+    "train-epochs": ("train.epochs", int, "N", "before everything, once (default: 0)"),
+    "fine-tune-epochs": ("fine_tune.epochs", int, "N", "after each cut, and of the control (default: 0)"),
+    "layers": ("prune.layers", str, "WHICH", "backbone (default), all, or a list: [6,7,22]"),
+    "imgsz": ("imgsz", int, "PX", "side of the image (default: the checkpoint's own)"),
+    "batch": ("batch", int, "N", "images per batch"),
+    "device": ("device", str, "NAME", "cpu, 0, 0,1 or mps"),
+    "workers": ("workers", int, "N", "data loading processes"),
+    "seed": ("seed", int, "N", "the first of the seeds (default: 0)"),
+    "project": ("project", str, "FOLDER", "of the comparisons (default: runs/compare)"),
+    "name": ("name", str, "NAME", "of the comparison's folder (default: exp)"),
 }
 _COMPLETED = {"pretrained": MODEL_FILES, "data": YAML_FILES}
 _ARGUMENTS = (
@@ -46,29 +40,28 @@ _ARGUMENTS = (
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of `compare`."""
-    for flag, (_, kind, meaning) in _SETTINGS.items():
-        action = parser.add_argument(f"--{flag}", type=kind, help=meaning)
+    for flag, (_, kind, metavar, meaning) in _SETTINGS.items():
+        action = parser.add_argument(f"--{flag}", type=kind, metavar=metavar, help=meaning)
         if flag in _COMPLETED:
             complete_as(action, _COMPLETED[flag])
-    parser.add_argument("--criteria", default=",".join(CRITERIA), help="names with commas (default: %(default)s)")
-    parser.add_argument("--targets", help="what may be left, such as params=0.9,0.8,gmacs=0.75")
-    parser.add_argument("--ratios", help="shares to cut from each width, such as 0.25,0.5")
-    parser.add_argument("--seeds", type=int, default=1, help="how many (default: 1)")
+    parser.add_argument("--criteria", default=",".join(CRITERIA), metavar="A,B", help="names with commas")
+    parser.add_argument("--targets", metavar="WHAT=R", help="what is left: params=0.9,0.8,gmacs=0.75")
+    parser.add_argument("--ratios", metavar="R,R", help="instead: shares to cut of each width: 0.25,0.5")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="how many (default: 1)")
     parser.add_argument(
         "--max-map-drop",
         type=float,
         default=MAX_MAP_DROP,
-        help="largest loss of mask mAP50-95 that a recommended size may have (default: %(default)s)",
+        metavar="D",
+        help="mask mAP that a size may cost (%(default)s)",
     )
-    parser.add_argument("--backend", default="serial", help=f"{' or '.join(BACKENDS)} (default: %(default)s)")
-    parser.add_argument("--address", help="of a Ray cluster: auto, host:port or ray://host:port (default: a new one)")
-    parser.add_argument("--task-cpus", type=float, default=1, help="cores of a part on Ray (default: 1)")
-    parser.add_argument("--task-gpus", type=float, help="GPUs of a part on Ray (default: 1 where there are any)")
-    parser.add_argument("--cfg", help="YAML file of settings, whose criterion, amounts and epochs are not read")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="any other setting of default.yaml, over the file's"
-    )
+    parser.add_argument("--backend", default="serial", metavar="NAME", help=f"{' or '.join(BACKENDS)}")
+    parser.add_argument("--address", metavar="WHERE", help="of Ray: auto, host:port, ray://host:port")
+    parser.add_argument("--task-cpus", type=float, default=1, metavar="N", help="cores of a part on Ray (default: 1)")
+    parser.add_argument("--task-gpus", type=float, metavar="N", help="GPUs of a part on Ray")
+    cfg = parser.add_argument("--cfg", metavar="FILE", help="other settings")
+    complete_as(cfg, YAML_FILES)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="any other setting of default.yaml")
 
 
 def _run(arguments: argparse.Namespace) -> Any:
@@ -77,7 +70,7 @@ def _run(arguments: argparse.Namespace) -> Any:
     Raises:
         ComparisonError: Some parts failed; what the others found has been shown.
     """
-    keys = {flag.replace("-", "_"): key for flag, (key, _, _) in _SETTINGS.items()}
+    keys = {flag.replace("-", "_"): key for flag, (key, *_) in _SETTINGS.items()}
     given = {key: value for flag, key in keys.items() if (value := getattr(arguments, flag)) is not None}
     given |= dict(parse_override(text) for text in arguments.overrides)
     if "prune.layers" in given:
