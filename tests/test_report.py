@@ -339,7 +339,7 @@ def test_real_classes_are_those_of_a_fresh_validation(real_weights: Path) -> Non
     if not COCO_MINI.exists():
         pytest.skip(f"no images at {COCO_MINI}")
     validation = Validation(160, 16)
-    metrics = validate_model(load_model(real_weights), str(COCO_MINI), validation, device="cpu", workers=0)
+    metrics = validate_model(load_model(real_weights), str(COCO_MINI), validation, device="cpu", workers=0, draws=40)
     found = YOLO(real_weights).val(data=str(COCO_MINI), imgsz=160, batch=16, workers=0, plots=False, device="cpu")
     for row, fresh in zip(metrics.classes, found.summary(decimals=9), strict=True):
         assert (row.name, row.instances) == (fresh["Class"], fresh["Instances"])
