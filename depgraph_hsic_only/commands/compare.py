@@ -13,7 +13,7 @@ from depgraph_hsic_only.settings import parse_override
 
 _EPILOG = f"""\
 example:
-  {PROGRAM} compare --pretrained best.pt --data data.yaml --targets gmacs=0.8
+  {PROGRAM} compare --pretrained best.pt --data my.yaml --targets gmacs=0.8
 
 At one target all criteria cut the same widths. Interrupted, the same command
 goes on where it was; criteria, targets and seeds can be added.
