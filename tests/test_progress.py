@@ -13,12 +13,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import ultralytics
 from ultralytics.utils import LOGGER, TQDM
 
 from depgraph_hsic_only import progress
 from depgraph_hsic_only.logs import run_display
-from depgraph_hsic_only.utils.hooks import TRAINING_PROGRESS
+from depgraph_hsic_only.utils.hooks import MASK_MAP, TRAINING_PROGRESS
 
 _BANNER = f"Ultralytics {ultralytics.__version__}"  # how its trainings and validations begin
 
@@ -122,3 +123,18 @@ def test_a_terminal_gets_one_live_line(checkpoint: Path, shapes: Path, tmp_path:
     assert "2/6 pruning" in text and "re-fitting" in text and "━" in text
     assert _BANNER not in text
     assert "\033[?25h" in text.rsplit("\033[?25l", 1)[-1]  # the cursor is back
+
+
+@pytest.mark.parametrize(("loss", "said"), [(0.0, "loss 3.000"), (1.5, "mask mAP50-95 0.2500")])
+def test_a_map_that_was_not_measured_is_not_shown(loss: float, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without validation Ultralytics keeps zeros for its figures."""
+
+    class Trainer:
+        epochs, start_epoch, tloss = 2, 0, torch.tensor([1.0, 2.0])
+        train_loader, metrics = range(1), {MASK_MAP: 0.25 if loss else 0.0, "val/seg_loss": loss}
+
+    hooks = dict(TRAINING_PROGRESS)
+    with progress.Display():
+        for event in ("on_train_start", "on_train_batch_end", "on_model_save"):
+            hooks[event](Trainer())
+    assert f"epochs: 1 of 2, {said}, about" in capsys.readouterr().out

@@ -2,7 +2,7 @@
 
 import csv
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,7 +163,7 @@ def _batch_done(trainer: Any) -> None:
 
 def _epoch_done(trainer: Any) -> None:
     if (display := current()) is not None:
-        found = trainer.metrics.get(MASK_MAP)
+        found = _measured(trainer.metrics).get(MASK_MAP)
         display.step(
             _TRAINING, 0, f"loss {float(sum(trainer.tloss)):.3f}" if found is None else f"mask mAP50-95 {found:.4f}"
         )
@@ -226,6 +226,6 @@ def read_epochs(folder: str | Path) -> list[dict[str, float | None]]:
         return [_measured({key.strip(): float(value) for key, value in row.items()}) for row in rows]
 
 
-def _measured(epoch: dict[str, float]) -> dict[str, float | None]:
+def _measured(epoch: Mapping[str, float]) -> dict[str, float | None]:
     validated = any(value != 0 for key, value in epoch.items() if key.startswith("val/"))
     return {k: v if validated or not k.startswith(("val/", "metrics/")) else None for k, v in epoch.items()}
