@@ -97,6 +97,7 @@ class Config:
         project: Folder of the run folders.
         name: Name of the run folder.
         exist_ok: Whether an existing run folder is used again.
+        trust: Whether code in the checkpoint may run; no other file is ever loaded that way.
         verbose: Whether Ultralytics writes to the terminal as it does by itself, instead of only to the run's log.
         calibration: Of the training images that criteria and recovery measure on: `images`, how many.
         train: Ultralytics train arguments of the stage before pruning.
@@ -115,6 +116,7 @@ class Config:
     project: str
     name: str
     exist_ok: bool
+    trust: bool
     verbose: bool
     calibration: Mapping[str, Any]
     train: Mapping[str, Any]
@@ -138,6 +140,7 @@ DEFAULTS: dict[str, Any] = {
     "project": "runs/prune",
     "name": "exp",
     "exist_ok": False,
+    "trust": False,
     "verbose": False,
     "calibration": {"images": 256},
     "train": {"epochs": 10},
@@ -161,9 +164,10 @@ def load_config(cfg: str | Path | None = None, overrides: Mapping[str, Any] | No
     faults: list[str] = []
     for layer in (read_yaml(cfg) if cfg is not None else {}, _nested(overrides or {}, faults)):
         merged = _over(merged, _spread_flat(layer, faults))
-    if isinstance(merged["prune"], Mapping) and merged["prune"]["criterion"] is None:
-        criterion = default_criterion(merged["prune"]["target"])
-        merged["prune"] = {**merged["prune"], "criterion": criterion}
+    if isinstance(merged["prune"], Mapping):
+        filled = {"criterion": default_criterion(merged["prune"]["target"]), "recover": "none"}
+        unset = {key: value for key, value in filled.items() if merged["prune"][key] is None}
+        merged["prune"] = {**merged["prune"], **unset}  # recover=none on the command line is null here
     faults += _faults(merged)
     if faults:
         raise ConfigError("; ".join(dict.fromkeys(faults)))
@@ -260,6 +264,7 @@ _TOP: dict[str, tuple[Callable[[Any], bool], str]] = {
     "project": (_is_text, "a folder"),
     "name": (lambda v: _is_text(v) and Path(str(v)).name == str(v), "the name of a folder, without slashes"),
     "exist_ok": (lambda v: isinstance(v, bool), "true or false"),
+    "trust": (lambda v: isinstance(v, bool), "true or false"),
     "verbose": (lambda v: isinstance(v, bool), "true or false"),
 }
 

@@ -92,7 +92,9 @@ def find_dataset(data: Any) -> Dataset:
 
 def _resolved(source: Path, name: str) -> dict[str, Any]:
     try:
-        keys: dict[str, Any] = check_det_dataset(str(source))
+        # A file's own `download` may be a script, so only that of Ultralytics' own YAML files is followed.
+        known = not source.exists() and "://" not in name
+        keys: dict[str, Any] = check_det_dataset(str(source), autodownload=known)
     except Exception as error:  # Ultralytics raises many kinds for malformed YAML, missing paths and failed downloads
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(

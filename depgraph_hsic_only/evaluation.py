@@ -186,9 +186,9 @@ def _summarised(seconds: list[float]) -> Latency:
     return Latency(*(figure * 1e3 for figure in (statistics.median(seconds), tenths[0], tenths[-1])))
 
 
-def torch_run(weights: str | Path, imgsz: int, device: Any) -> Callable[[], object]:
-    """A call that runs a checkpoint's fused network in PyTorch on one image of `imgsz` pixels."""
-    return fused_run(load_model(weights).model, imgsz, select_device(device, verbose=False))
+def torch_run(model: Any, imgsz: int, device: Any) -> Callable[[], object]:
+    """A call that runs the fused network of a `YOLO` in PyTorch on one image of `imgsz` pixels."""
+    return fused_run(model.model, imgsz, select_device(device, verbose=False))
 
 
 def fused_run(network: Any, imgsz: int, target: torch.device) -> Callable[[], object]:

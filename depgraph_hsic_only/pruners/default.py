@@ -48,13 +48,13 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
     _between = 0  # the cut that the fine-tuning at hand follows, where others follow it
 
     def load(self) -> Any:
-        """Load the checkpoint with Ultralytics' restricted loader.
+        """Load the checkpoint with Ultralytics' restricted loader, unless it is trusted.
 
         Raises:
             CheckpointError, UnsupportedModelError: It can't be used, or a teacher (`distill_model`) can't.
             ConfigError: The target is out of reach: said now rather than after the training.
         """
-        model = load_model(self.config.pretrained)
+        model = load_model(self.config.pretrained, trust=self.config.trust)
         for block in (self.config.train, self.config.fine_tune):
             if block.get("distill_model"):
                 load_model(block["distill_model"])

@@ -3,6 +3,7 @@
 import copy
 import re
 import tempfile
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,9 @@ def export_onnx(model: Any, path: str | Path, *, imgsz: int | None = None, **arg
         try:
             made = Exporter(overrides={"format": "onnx", "imgsz": size, "batch": 1, **arguments})(model=network)
         except Exception as error:  # whatever the converter raises
-            raise ExportError(f"{path}: the export to ONNX failed ({type(error).__name__}: {error})") from error
+            raise ExportError(
+                f"{path}: the export to ONNX failed ({type(error).__name__}: {textwrap.shorten(str(error), 300)})"
+            ) from error
         Path(made).replace(path)
     return path
 
