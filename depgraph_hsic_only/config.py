@@ -4,6 +4,7 @@ Three layers, each over the one before: the defaults below, the YAML file, the o
 train arguments at the top level apply to both training stages, and the blocks `train` and `fine_tune` go over them.
 """
 
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -168,9 +169,10 @@ def load_config(cfg: str | Path | None = None, overrides: Mapping[str, Any] | No
         filled = {"criterion": default_criterion(merged["prune"]["target"]), "recover": "none"}
         unset = {key: value for key, value in filled.items() if merged["prune"][key] is None}
         merged["prune"] = {**merged["prune"], **unset}  # recover=none on the command line is null here
+    merged = _plain(merged)
     faults += _faults(merged)
     if faults:
-        raise ConfigError("; ".join(dict.fromkeys(faults)))
+        raise ConfigError("; ".join(dict.fromkeys(textwrap.shorten(fault, 400, placeholder=" …") for fault in faults)))
     return Config(**{**merged, "prune": PruneConfig(**merged["prune"])})
 
 
@@ -187,6 +189,15 @@ def _nested(overrides: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
         else:
             nested = _over(nested, {key: value})
     return nested
+
+
+def _plain(value: Any) -> Any:
+    """Settings as files hold them: a path as text."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def _blocks() -> list[str]:
@@ -318,7 +329,8 @@ def _prune_faults(settings: Mapping[str, Any]) -> list[str]:
         try:
             check()
         except PruningError as error:
-            faults.append(f"prune.{error}")
+            named = str(error).replace(":", " ").split()[0] in DEFAULTS["prune"]
+            faults.append(f"prune.{error}" if named else f"prune: {error}")
     return faults
 
 

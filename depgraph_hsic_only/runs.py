@@ -18,6 +18,7 @@ from ultralytics.utils.files import increment_path
 from depgraph_hsic_only.errors import ConfigError, StorageError
 
 _STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+_TORCH_WRITES = ("PytorchStreamWriter failed", "unexpected pos")  # what torch.save says instead of why
 
 
 class RunFolder:
@@ -147,6 +148,6 @@ def storage_reason(error: BaseException | None) -> str | None:
     """What is wrong with the storage, where that is what an error tells of; else None."""
     if isinstance(error, OSError) and error.errno in _STORAGE:
         return f"{error.strerror}"
-    if isinstance(error, RuntimeError) and "PytorchStreamWriter failed" in str(error):  # which leaves out why
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in _TORCH_WRITES):
         return "it could not be written to the end"
     return None
