@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 import torch
 from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import select_device
@@ -207,6 +206,8 @@ def fused_run(network: Any, imgsz: int, target: torch.device) -> Callable[[], ob
 
 def onnx_run(path: str | Path) -> Callable[[], object]:
     """A call that runs an ONNX file in onnxruntime on the CPU, on one batch of the file's own size."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     # Else its threads go on spinning after a run and take the cores from whatever is measured in turns with it.
     options.add_session_config_entry("session.force_spinning_stop", "1")

@@ -156,6 +156,7 @@ def test_data_yaml(content: str, refused: Any, tmp_path: Path, checkpoint: Path)
     assert "expected a data set in Ultralytics' format" in refused(*plain(checkpoint, tmp_path / "data.yaml"))
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Ultralytics leaves bad files open
 def test_a_data_set_with_some_of_everything_goes_through(
     checkpoint: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
 ) -> None:
@@ -249,6 +250,15 @@ def test_anchors_work(tmp_path: Path) -> None:
     config = load_config(tmp_path / "my.yaml")
     assert dict(config.fine_tune) == {"epochs": 5, "lr0": 0.01} and dict(config.train) == {"epochs": 3, "lr0": 0.01}
     assert config.batch == config.calibration["images"] == 8
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_a_missing_package_is_said_before_the_run(
+    package: str, refused: Any, monkeypatch: Any, checkpoint: Path, shapes: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    assert f"pip install {package}" in refused(*plain(checkpoint, shapes))
+    assert main(["info", str(checkpoint)]) == 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

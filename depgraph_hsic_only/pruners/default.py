@@ -35,7 +35,7 @@ from depgraph_hsic_only.sensitivity import Sensitivity, measure_sensitivity
 from depgraph_hsic_only.steps import Step, keep_step, read_step
 from depgraph_hsic_only.target import Target
 from depgraph_hsic_only.training import Recipe, Trained, make_recipe, train_model
-from depgraph_hsic_only.utils.conversion import export_onnx, verify_onnx
+from depgraph_hsic_only.utils.conversion import check_onnx, export_onnx, verify_onnx
 from depgraph_hsic_only.utils.hooks import PruneEvent
 
 _PLAN = "plan.json"
@@ -55,7 +55,9 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         Raises:
             CheckpointError, UnsupportedModelError: It can't be used, or a teacher (`distill_model`) can't.
             ConfigError: The target is out of reach: said now rather than after the training.
+            ExportError: onnx or onnxruntime is missing.
         """
+        check_onnx()
         model = load_model(self.config.pretrained, trust=self.config.trust)
         for block in (self.config.train, self.config.fine_tune):
             if block.get("distill_model"):
