@@ -311,7 +311,8 @@ def _prune_faults(settings: Mapping[str, Any]) -> list[str]:
         faults.append(f"prune.steps: expected an integer of at least 1, got {settings['steps']!r}")
     if drop is not None and (isinstance(drop, bool) or not isinstance(drop, (int, float)) or not 0 <= drop <= 1):
         faults.append(f"prune.max_map_drop: expected a number in [0, 1] or null, got {drop!r}")
-    if not isinstance(options, Mapping):
+    named = isinstance(options, Mapping) and all(isinstance(key, str) for key in options)
+    if not named:
         faults.append(f"prune.options: expected the criterion's options as a block, got {options!r}")
     if not isinstance(settings["criterion"], str):
         faults.append(f"prune.criterion: expected one of {', '.join(list_criteria())}, got {settings['criterion']!r}")
@@ -323,14 +324,14 @@ def _prune_faults(settings: Mapping[str, Any]) -> list[str]:
         lambda: Limits(*(settings[key] for key in ("round_to", "min_channels", "max_ratio"))),
         lambda: check_method(settings["recover"]),
     ]
-    if isinstance(options, Mapping) and isinstance(settings["criterion"], str):
+    if named and isinstance(settings["criterion"], str):
         checks.append(lambda: create_criterion(settings["criterion"], **options))
     for check in checks:
         try:
             check()
         except PruningError as error:
-            named = str(error).replace(":", " ").split()[0] in DEFAULTS["prune"]
-            faults.append(f"prune.{error}" if named else f"prune: {error}")
+            of_one = str(error).replace(":", " ").split()[0] in DEFAULTS["prune"]
+            faults.append(f"prune.{error}" if of_one else f"prune: {error}")
     return faults
 
 
