@@ -11,6 +11,7 @@ from depgraph_hsic_only.errors import (
     ExportError,
     PlanError,
     PruningError,
+    StorageError,
     UnsupportedModelError,
 )
 from depgraph_hsic_only.graph import ChannelGroup
@@ -43,6 +44,7 @@ __all__ = [
     "PruningReport",
     "Recovery",
     "RunReport",
+    "StorageError",
     "UnsupportedModelError",
     "Yolov8SegPruner",
     "__version__",

@@ -5,6 +5,7 @@ the widths that the modules have, so that what is rebuilt is the pruned network.
 """
 
 import copy
+import textwrap
 from typing import Any, cast
 
 import torch
@@ -14,6 +15,7 @@ from ultralytics.nn.tasks import DetectionModel, SegmentationModel, parse_model
 
 from depgraph_hsic_only.errors import UnsupportedModelError
 from depgraph_hsic_only.graph import BACKBONE
+from depgraph_hsic_only.restricted import restricted
 
 _SCALING = ("scales", "scale", "width_multiple", "depth_multiple")  # YAML keys that would scale explicit widths again
 _BACKBONE_TYPES = (Conv, C2f, SPPF)
@@ -63,7 +65,14 @@ def check_yolov8(model: Any) -> None:
 def _check_matches_yaml(model: Any, expected: str) -> None:
     """Refuse a model whose weights are not those of its YAML: Ultralytics' train() would rebuild another network."""
     has = {name: tuple(t.shape) for name, t in model.state_dict().items()}
-    wants = {name: tuple(t.shape) for name, t in skeleton(model.yaml)[0].state_dict(prefix="model.").items()}
+    try:
+        built, _ = skeleton(model.yaml)
+    except Exception as error:  # Ultralytics raises anything for what it can't build
+        reason = textwrap.shorten(str(error), 300) or type(error).__name__
+        raise UnsupportedModelError(
+            f"{expected}, but its own YAML can't be built ({reason}); pass another checkpoint"
+        ) from error
+    wants = {name: tuple(t.shape) for name, t in built.state_dict(prefix="model.").items()}
     head = f"model.{len(model.model) - 1}"
     wrong = [
         name
@@ -85,7 +94,7 @@ def skeleton(yaml: dict[str, Any]) -> tuple[nn.Sequential, list[int]]:
     Returns:
         The layers, and the indices of those whose outputs later ones read, as Ultralytics' models keep them.
     """
-    with torch.device("meta"):
+    with restricted(), torch.device("meta"):  # an activation in the YAML would be evaluated
         built = parse_model(copy.deepcopy(yaml), ch=yaml.get("channels", 3), verbose=False)
     return cast(tuple[nn.Sequential, list[int]], built)
 

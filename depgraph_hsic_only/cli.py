@@ -2,6 +2,9 @@
 
 import argparse
 import sys
+import tempfile
+import textwrap
+import traceback
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +24,7 @@ from depgraph_hsic_only.names import nearest
 from depgraph_hsic_only.preview import preview
 from depgraph_hsic_only.progress import say, show
 from depgraph_hsic_only.pruners import DefaultYolov8SegPruner
+from depgraph_hsic_only.runs import storage_reason
 from depgraph_hsic_only.settings import parse_override
 from depgraph_hsic_only.state import read_state
 
@@ -52,7 +56,6 @@ examples:
   {PROGRAM} --pretrained best.pt --ratio 0.25 --dry-run
   {PROGRAM} --pretrained yolov8n-seg.pt --data my/data.yaml --ratio 0.25
   {PROGRAM} --pretrained best.pt --data my/data.yaml --target gmacs=0.75
-  {PROGRAM} --demo
 """
 
 
@@ -65,6 +68,9 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exist-ok", action="store_true", default=None, help="use an existing run folder again")
     parser.add_argument(
         "--verbose", action="store_true", default=None, help="Ultralytics' output too, not only in run.log"
+    )
+    parser.add_argument(
+        "--trust", action="store_true", default=None, help="let code in the checkpoint run: only one of your own"
     )
     parser.add_argument("--dry-run", action="store_true", help="print what would be cut and write nothing")
     parser.add_argument("--demo", action="store_true", help="train, prune and export on drawn shapes, in minutes")
@@ -111,7 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; None for those of the process.
 
     Returns:
-        Exit code: 0, 2 where something given can't be used, or 130 after Ctrl-C.
+        Exit code: 0, 1 after an error of this package's own, whose traceback is kept in a file, 2 where something given
+        can't be used, or 130 after Ctrl-C.
     """
     given = list(sys.argv[1:] if argv is None else argv)
     warnings.showwarning = lambda message, *_: say(f"warning: {message}")
@@ -125,7 +132,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130  # as a shell says it of a process that SIGINT ended
+    except Exception as error:
+        if (reason := storage_reason(error)) is not None:
+            print(
+                f"{PROGRAM}: error: expected to write files, but {reason}; make room, or pass another folder",
+                file=sys.stderr,
+            )
+            return 2
+        what = textwrap.shorten(f"{type(error).__name__}: {error}", 300)
+        print(f"{PROGRAM}: internal error ({what}); please report it with {_kept_traceback()}", file=sys.stderr)
+        return 1
     return 0
+
+
+def _kept_traceback() -> str:
+    """The file that the traceback of the error at hand is kept in."""
+    with tempfile.NamedTemporaryFile("w", prefix=f"{PROGRAM}-", suffix=".txt", encoding="utf-8", delete=False) as file:
+        traceback.print_exc(file=file)
+        return file.name
 
 
 def _answer(command: Command, given: Sequence[str]) -> None:
@@ -150,10 +174,10 @@ def _prune(words: Sequence[str]) -> None:
     arguments = parser.parse(words)
     given: dict[str, Any] = dict(DEMO) if arguments.demo else {}
     given |= {key: v for flag, (key, *_) in _FLAGS.items() if (v := getattr(arguments, flag)) is not None}
-    given |= {flag: True for flag in ("exist_ok", "verbose") if getattr(arguments, flag)}
+    given |= {flag: True for flag in ("exist_ok", "trust", "verbose") if getattr(arguments, flag)}
     given |= dict(parse_override(text) for text in arguments.overrides)  # they may stand between flags
     cfg = arguments.cfg or DEFAULT_CFG
     if arguments.resume is not None and arguments.cfg is None:
-        cfg, given = None, {**read_state(arguments.resume).settings, **given}
+        cfg, given = None, {**read_state(arguments.resume).settings, "trust": False, **given}
     pruner = DefaultYolov8SegPruner(cfg=cfg, **given)
     show(preview(pruner.config) if arguments.dry_run else pruner.run(arguments.resume))

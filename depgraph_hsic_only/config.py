@@ -4,6 +4,7 @@ Three layers, each over the one before: the defaults below, the YAML file, the o
 train arguments at the top level apply to both training stages, and the blocks `train` and `fine_tune` go over them.
 """
 
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -97,6 +98,7 @@ class Config:
         project: Folder of the run folders.
         name: Name of the run folder.
         exist_ok: Whether an existing run folder is used again.
+        trust: Whether code in the checkpoint may run; no other file is ever loaded that way.
         verbose: Whether Ultralytics writes to the terminal as it does by itself, instead of only to the run's log.
         calibration: Of the training images that criteria and recovery measure on: `images`, how many.
         train: Ultralytics train arguments of the stage before pruning.
@@ -115,6 +117,7 @@ class Config:
     project: str
     name: str
     exist_ok: bool
+    trust: bool
     verbose: bool
     calibration: Mapping[str, Any]
     train: Mapping[str, Any]
@@ -138,6 +141,7 @@ DEFAULTS: dict[str, Any] = {
     "project": "runs/prune",
     "name": "exp",
     "exist_ok": False,
+    "trust": False,
     "verbose": False,
     "calibration": {"images": 256},
     "train": {"epochs": 10},
@@ -161,12 +165,14 @@ def load_config(cfg: str | Path | None = None, overrides: Mapping[str, Any] | No
     faults: list[str] = []
     for layer in (read_yaml(cfg) if cfg is not None else {}, _nested(overrides or {}, faults)):
         merged = _over(merged, _spread_flat(layer, faults))
-    if isinstance(merged["prune"], Mapping) and merged["prune"]["criterion"] is None:
-        criterion = default_criterion(merged["prune"]["target"])
-        merged["prune"] = {**merged["prune"], "criterion": criterion}
+    if isinstance(merged["prune"], Mapping):
+        filled = {"criterion": default_criterion(merged["prune"]["target"]), "recover": "none"}
+        unset = {key: value for key, value in filled.items() if merged["prune"][key] is None}
+        merged["prune"] = {**merged["prune"], **unset}  # recover=none on the command line is null here
+    merged = _plain(merged)
     faults += _faults(merged)
     if faults:
-        raise ConfigError("; ".join(dict.fromkeys(faults)))
+        raise ConfigError("; ".join(dict.fromkeys(textwrap.shorten(fault, 400, placeholder=" …") for fault in faults)))
     return Config(**{**merged, "prune": PruneConfig(**merged["prune"])})
 
 
@@ -183,6 +189,15 @@ def _nested(overrides: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
         else:
             nested = _over(nested, {key: value})
     return nested
+
+
+def _plain(value: Any) -> Any:
+    """Settings as files hold them: a path as text."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def _blocks() -> list[str]:
@@ -260,6 +275,7 @@ _TOP: dict[str, tuple[Callable[[Any], bool], str]] = {
     "project": (_is_text, "a folder"),
     "name": (lambda v: _is_text(v) and Path(str(v)).name == str(v), "the name of a folder, without slashes"),
     "exist_ok": (lambda v: isinstance(v, bool), "true or false"),
+    "trust": (lambda v: isinstance(v, bool), "true or false"),
     "verbose": (lambda v: isinstance(v, bool), "true or false"),
 }
 
@@ -295,7 +311,8 @@ def _prune_faults(settings: Mapping[str, Any]) -> list[str]:
         faults.append(f"prune.steps: expected an integer of at least 1, got {settings['steps']!r}")
     if drop is not None and (isinstance(drop, bool) or not isinstance(drop, (int, float)) or not 0 <= drop <= 1):
         faults.append(f"prune.max_map_drop: expected a number in [0, 1] or null, got {drop!r}")
-    if not isinstance(options, Mapping):
+    named = isinstance(options, Mapping) and all(isinstance(key, str) for key in options)
+    if not named:
         faults.append(f"prune.options: expected the criterion's options as a block, got {options!r}")
     if not isinstance(settings["criterion"], str):
         faults.append(f"prune.criterion: expected one of {', '.join(list_criteria())}, got {settings['criterion']!r}")
@@ -307,13 +324,14 @@ def _prune_faults(settings: Mapping[str, Any]) -> list[str]:
         lambda: Limits(*(settings[key] for key in ("round_to", "min_channels", "max_ratio"))),
         lambda: check_method(settings["recover"]),
     ]
-    if isinstance(options, Mapping) and isinstance(settings["criterion"], str):
+    if named and isinstance(settings["criterion"], str):
         checks.append(lambda: create_criterion(settings["criterion"], **options))
     for check in checks:
         try:
             check()
         except PruningError as error:
-            faults.append(f"prune.{error}")
+            of_one = str(error).replace(":", " ").split()[0] in DEFAULTS["prune"]
+            faults.append(f"prune.{error}" if of_one else f"prune: {error}")
     return faults
 
 

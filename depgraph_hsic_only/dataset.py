@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from ultralytics.data import build_dataloader, build_yolo_dataset
 from ultralytics.data.utils import IMG_FORMATS, check_det_dataset, img2label_paths
 
 from depgraph_hsic_only.errors import DataError
+from depgraph_hsic_only.images import is_readable
 from depgraph_hsic_only.shapes import shapes_dataset
 
 SHAPES = "shapes"
@@ -92,7 +93,9 @@ def find_dataset(data: Any) -> Dataset:
 
 def _resolved(source: Path, name: str) -> dict[str, Any]:
     try:
-        keys: dict[str, Any] = check_det_dataset(str(source))
+        # A file's own `download` may be a script, so only that of Ultralytics' own YAML files is followed.
+        own = "://" in name or any(Path(f"{source}{ending}").exists() for ending in ("", ".yaml", ".yml"))
+        keys: dict[str, Any] = check_det_dataset(str(source), autodownload=not own)
     except Exception as error:  # Ultralytics raises many kinds for malformed YAML, missing paths and failed downloads
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
@@ -122,23 +125,41 @@ def image_files(paths: str | list[str]) -> list[Path]:
 
 
 def _check_labels(dataset: Dataset, split: str, name: Any) -> None:
-    """Refuse a split without images or without a polygon; reading stops at the first one."""
+    """Refuse a split without images or without a polygon that can be used; reading stops at the first one."""
     files = dataset.images(split)
     expected = f"{name}: expected images with instance polygons in '{split}' ({dataset.keys[split]})"
     if not files:
         raise DataError(f"{expected}, got no images; check the path in the data set's YAML")
-    boxes = 0
-    for label in map(Path, img2label_paths([str(f) for f in files])):
+    boxes, fault = 0, None
+    for image, label in zip(files, map(Path, img2label_paths([str(f) for f in files])), strict=True):
         for line in label.read_text(encoding="utf-8", errors="replace").splitlines() if label.is_file() else ():
-            columns = len(line.split())
-            if columns >= 7:
-                return
-            boxes += columns > 0
+            columns = line.split()
+            boxes += 0 < len(columns) < 7
+            if len(columns) >= 7:
+                found = _label_fault(columns, len(dataset.names))
+                if found is None and is_readable(image):
+                    return
+                fault = fault or (f"{label}: {found}" if found else f"{image}: it is no readable image")
+    if fault is not None:
+        raise DataError(f"{expected}, got none that can be used (first {fault}); mend the labels or images")
     if boxes:
         raise DataError(f"{expected}, got boxes only ({boxes} lines); label outlines: class x1 y1 x2 y2 x3 y3 ...")
     raise DataError(
         f"{expected}, got {len(files)} images without labels; put them into a 'labels' folder beside 'images'"
     )
+
+
+def _label_fault(columns: Sequence[str], classes: int) -> str | None:
+    """What is wrong with a polygon's line, if anything."""
+    try:
+        cls, *points = map(float, columns)
+    except ValueError:
+        return f"expected numbers, got {' '.join(columns)[:40]!r}"
+    if cls not in range(classes):
+        return f"expected a class from 0 to {classes - 1}, got {columns[0]}"
+    if len(points) % 2 or not all(0 <= point <= 1 for point in points):
+        return "expected pairs of coordinates in [0, 1]"
+    return None
 
 
 def labelled_batches(dataset: Dataset, *, images: int, imgsz: int, batch: int) -> Iterator[dict[str, Any]]:

@@ -6,6 +6,7 @@ PruningError
 ├── ConfigError            a setting that is unknown, of a wrong type or range  (also ValueError)
 ├── PlanError              a plan that does not belong to the model             (also ValueError)
 ├── DataError              images or a data set that can't be used              (also ValueError)
+├── StorageError           a file that can't be written                         (also OSError)
 ├── ExportError            an exported file that does not do what the model does (also RuntimeError)
 └── ComparisonError        a comparison of which some parts failed              (also RuntimeError)
 
@@ -35,6 +36,10 @@ class PlanError(PruningError, ValueError):
 
 class DataError(PruningError, ValueError):
     """Images or a data set that can't be used."""
+
+
+class StorageError(PruningError, OSError):
+    """A file that can't be written: the disk is full, or read-only."""
 
 
 class ExportError(PruningError, RuntimeError):

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 import torch
 from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import select_device
@@ -186,9 +185,9 @@ def _summarised(seconds: list[float]) -> Latency:
     return Latency(*(figure * 1e3 for figure in (statistics.median(seconds), tenths[0], tenths[-1])))
 
 
-def torch_run(weights: str | Path, imgsz: int, device: Any) -> Callable[[], object]:
-    """A call that runs a checkpoint's fused network in PyTorch on one image of `imgsz` pixels."""
-    return fused_run(load_model(weights).model, imgsz, select_device(device, verbose=False))
+def torch_run(model: Any, imgsz: int, device: Any) -> Callable[[], object]:
+    """A call that runs the fused network of a `YOLO` in PyTorch on one image of `imgsz` pixels."""
+    return fused_run(model.model, imgsz, select_device(device, verbose=False))
 
 
 def fused_run(network: Any, imgsz: int, target: torch.device) -> Callable[[], object]:
@@ -207,6 +206,8 @@ def fused_run(network: Any, imgsz: int, target: torch.device) -> Callable[[], ob
 
 def onnx_run(path: str | Path) -> Callable[[], object]:
     """A call that runs an ONNX file in onnxruntime on the CPU, on one batch of the file's own size."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     # Else its threads go on spinning after a run and take the cores from whatever is measured in turns with it.
     options.add_session_config_entry("session.force_spinning_stop", "1")

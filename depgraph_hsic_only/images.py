@@ -58,6 +58,11 @@ def list_images(images: str | Path | Sequence[str | Path]) -> list[Path]:
     return files
 
 
+def is_readable(path: Path) -> bool:
+    """Whether a file is an image that can be read."""
+    return imread(str(path)) is not None
+
+
 def _is_image(path: Path) -> bool:
     return path.suffix.lower().lstrip(".") in IMG_FORMATS
 

@@ -1,55 +1,33 @@
 """Checkpoints are pickles from the internet: load them through Ultralytics' restricted loader, with clear errors."""
 
-import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
 from ultralytics import YOLO
-from ultralytics.nn import tasks
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 
 from depgraph_hsic_only.architecture import check_yolov8
 from depgraph_hsic_only.errors import CheckpointError, UnsupportedModelError
 from depgraph_hsic_only.nms import ensure_nms
-
-_lock = threading.RLock()
-_FLAG = "ULTRALYTICS_SAFE_LOAD"  # what Ultralytics reads at its import, so in the processes that it starts
+from depgraph_hsic_only.restricted import restricted
 
 
-@contextmanager
-def restricted() -> Iterator[None]:
-    """Make Ultralytics load tensors and known classes only, here and in processes that it starts.
-
-    `YOLO(path)` and its trainers have no argument for that, and read a global.
-    """
-    with _lock:
-        before, flag = tasks.SAFE_LOAD, os.environ.get(_FLAG)
-        tasks.SAFE_LOAD, os.environ[_FLAG] = True, "1"
-        try:
-            yield
-        finally:
-            tasks.SAFE_LOAD = before
-            if flag is None:
-                del os.environ[_FLAG]
-            else:
-                os.environ[_FLAG] = flag
-
-
-def load_model(path: str | Path, *, task: str | None = "segment") -> Any:
+def load_model(path: str | Path, *, task: str | None = "segment", trust: bool = False) -> Any:
     """Load a YOLOv8 checkpoint, or build a model from a YOLOv8 YAML, as an Ultralytics `YOLO`.
 
-    No code in the file is run: only tensors and the classes of torch and Ultralytics are restored. A known name such as
-    "yolov8n-seg.pt" that is not on this machine is downloaded by Ultralytics.
+    No code in the file is run, unless it is trusted: only tensors and the classes of torch and Ultralytics are
+    restored. A known name such as "yolov8n-seg.pt" that is not on this machine is downloaded by Ultralytics.
 
     Args:
         path: A `.pt` checkpoint with an unfused YOLOv8 model, or a `.yaml` of one.
         task: The task the model must be made for, "segment" or "detect"; None for either.
+        trust: Run whatever code is in the file, with a warning: for files that were not made by Ultralytics alone and
+            that nobody else could have changed. Of such a file the network is taken and nothing else.
 
     Raises:
-        CheckpointError: The file is missing, can't be read, or is no checkpoint.
+        CheckpointError: The file is missing, can't be read, is no checkpoint, or holds weights that are not finite.
         UnsupportedModelError: It holds another kind of model; the message says which.
     """
     path = Path(path).expanduser()
@@ -63,8 +41,10 @@ def load_model(path: str | Path, *, task: str | None = "segment") -> Any:
     if path.suffix not in {".pt", ".yaml", ".yml"}:
         raise CheckpointError(f"{expected}, got a file that does not end in .pt; pass the .pt file from training")
     ensure_nms()
+    if trust:
+        warnings.warn(f"{path}: it is trusted, so whatever code is in it may run", UserWarning, stacklevel=2)
     try:
-        with restricted():
+        with restricted(not trust):
             yolo = YOLO(str(path))
     except Exception as error:  # a damaged pickle raises anything
         if downloadable and not path.exists():
@@ -81,6 +61,16 @@ def load_model(path: str | Path, *, task: str | None = "segment") -> Any:
         check_yolov8(yolo.model)
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"{path}: {error}") from error
+    broken = next(
+        (name for name, tensor in yolo.model.state_dict().items() if not bool(torch.isfinite(tensor).all())), ""
+    )
+    if broken:
+        raise CheckpointError(
+            f"{expected} with finite weights, got NaN or infinity in {broken}; pass a checkpoint from before the "
+            "training went wrong"
+        )
+    if trust and yolo.ckpt:
+        yolo.ckpt = {"epoch": -1, "model": yolo.model, "train_args": dict(yolo.model.args)}  # the rest can't be saved
     return yolo
 
 

@@ -114,6 +114,7 @@ class PruningPlan:
             raise PlanError(
                 f"expected a pruning plan as PruningPlan.save writes it, got {error!r} on reading"
             ) from error
+        _check_types(plan)
         for group in plan.groups:
             _check_keep(group, plan.after.get(group.width))
         return plan
@@ -142,6 +143,17 @@ class PruningPlan:
     def __str__(self) -> str:
         lines = [f"{w.name:>3}  {w.before:>5} -> {w.after:<5} {w.reason}" for w in self.widths]
         return "\n".join([f"Pruning plan by {self.criterion}, layers {list(self.layers)}", *lines])
+
+
+def _check_types(plan: PruningPlan) -> None:
+    numbers = [*plan.layers, *(n for w in plan.widths for n in (w.layer, w.before, w.after))]
+    numbers += [group.channels for group in plan.groups]
+    texts = [text for w in plan.widths for text in (w.name, w.reason)] + [
+        t for g in plan.groups for t in (g.name, g.width)
+    ]
+    wrong = [n for n in numbers if type(n) is not int] + [t for t in texts if not isinstance(t, str)]
+    if wrong:
+        raise PlanError(f"expected a pruning plan as PruningPlan.save writes it, got {wrong[0]!r} in it")
 
 
 def _check_keep(group: GroupCut, width: int | None) -> None:

@@ -188,10 +188,7 @@ def make_plan(
     Raises:
         PlanError: A width or a score is missing, out of range or not finite.
     """
-    for width in graph.widths:
-        _check_width(width, widths)
-    if dict(widths) != follow_ties(graph, widths):
-        raise PlanError("expected tied widths to follow those that they are tied to; take widths from follow_ties")
+    check_widths(graph, widths)
     return PruningPlan(
         criterion,
         graph.layers,
@@ -203,6 +200,18 @@ def make_plan(
             GroupCut(g.name, g.width, g.channels, _highest(g, scores, widths[g.width], criterion)) for g in graph.groups
         ),
     )
+
+
+def check_widths(graph: ChannelGraph, widths: Mapping[str, int]) -> None:
+    """Refuse widths that no stock model has.
+
+    Raises:
+        PlanError: One is missing or out of range, or a tied one doesn't follow.
+    """
+    for width in graph.widths:
+        _check_width(width, widths)
+    if dict(widths) != follow_ties(graph, widths):
+        raise PlanError("expected tied widths to follow those that they are tied to; take widths from follow_ties")
 
 
 def _check_width(width: WidthGroup, widths: Mapping[str, int]) -> None:

@@ -46,7 +46,7 @@ def preview(config: Config) -> Group:
             "prune.threshold: expected a ratio or a target with --dry-run, since widths by a threshold follow from "
             "scores that images have to be read for, got a threshold; leave out --dry-run"
         )
-    model = load_model(config.pretrained)
+    model = load_model(config.pretrained, trust=config.trust)
     network, imgsz = model.model, imgsz_of(model, config)
     graph = trace_channels(network, settings.layers)
     before = measure_cost(network, imgsz)

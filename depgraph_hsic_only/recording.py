@@ -192,14 +192,11 @@ class Recorder:
         with tempfile.TemporaryDirectory() as scratch:
             for row in self._stages:
                 if row.weights is not None:
-                    weights = self._folder.path / row.weights
+                    trust = self._config.trust and row.name == "baseline"
+                    model = load_model(self._folder.path / row.weights, trust=trust)
                     last = row is self._stages[-1]
-                    file = (
-                        onnx
-                        if last
-                        else export_onnx(load_model(weights), Path(scratch) / f"{row.name}.onnx", imgsz=imgsz)
-                    )
-                    runs[f"{row.name}/torch"] = torch_run(weights, imgsz, self._config.device)
+                    file = onnx if last else export_onnx(model, Path(scratch) / f"{row.name}.onnx", imgsz=imgsz)
+                    runs[f"{row.name}/torch"] = torch_run(model, imgsz, self._config.device)
                     runs[f"{row.name}/onnxruntime"] = onnx_run(file)
             found = measure_latency(runs)
         self._stages = [row.with_latency(_of_stage(found, row.name)) for row in self._stages]

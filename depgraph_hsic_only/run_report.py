@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-import onnx
-import onnxruntime
 import torch
 import torch_pruning
 import ultralytics
@@ -30,6 +28,9 @@ from depgraph_hsic_only.utils.plots import plot_stages
 
 def environment() -> dict[str, Any]:
     """The machine and the versions that figures depend on."""
+    import onnx
+    import onnxruntime
+
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),

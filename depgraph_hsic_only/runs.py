@@ -1,6 +1,7 @@
 """The run folder: complete after every stage, every file written in one step."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -14,7 +15,10 @@ import yaml
 from filelock import FileLock, Timeout
 from ultralytics.utils.files import increment_path
 
-from depgraph_hsic_only.errors import ConfigError
+from depgraph_hsic_only.errors import ConfigError, StorageError
+
+_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+_TORCH_WRITES = ("PytorchStreamWriter failed", "unexpected pos")  # what torch.save says instead of why
 
 
 class RunFolder:
@@ -121,12 +125,29 @@ def _unusable(path: Path, error: OSError) -> ConfigError:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a temporary file beside `path`, bring it to the disk and move it into place."""
+    """Let `write` make a temporary file beside `path`, bring it to the disk and move it into place.
+
+    Raises:
+        StorageError: It can't be written; what was there before is as it was.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except (OSError, RuntimeError) as error:
+        if (reason := storage_reason(error)) is None:
+            raise
+        raise StorageError(f"{path}: expected to write it, but {reason}; make room, or pass another folder") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def storage_reason(error: BaseException | None) -> str | None:
+    """What is wrong with the storage, where that is what an error tells of; else None."""
+    if isinstance(error, OSError) and error.errno in _STORAGE:
+        return f"{error.strerror}"
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in _TORCH_WRITES):
+        return "it could not be written to the end"
+    return None

@@ -1,6 +1,7 @@
 """Settings as people write them: YAML files, and key=value on the command line."""
 
 import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ def read_yaml(cfg: str | Path) -> dict[str, Any]:
         )
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
+    except Exception as error:  # malformed YAML raises anything: ValueError for a date, RecursionError for a deep nest
+        reason = textwrap.shorten(str(error), 300) or type(error).__name__
         raise ConfigError(f"{path}: expected YAML, got something else ({reason}); mend that line") from error
     if data is None:
         return {}
@@ -34,7 +35,46 @@ def read_yaml(cfg: str | Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader that reads 1e-4 as a number, as YAML 1.2 does and everybody expects."""
+    """YAML's safe loader that reads 1e-4 as a number, as YAML 1.2 does and everybody expects.
+
+    A key that is given twice is refused, since one of the two would be dropped silently; so are anchors that stand for
+    themselves, or for more settings than anybody writes.
+    """
+
+    def get_single_data(self) -> Any:
+        """The settings of the one document."""
+        node = self.get_single_node()
+        if node is None:
+            return None
+        _weight(node, {})
+        return self.construct_document(node)
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """A mapping, with each key once."""
+        node = super().compose_mapping_node(anchor)
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
+                seen.add((key.tag, key.value))
+        return node
+
+
+_MOST = 100_000  # nodes of a file, its anchors written out
+
+
+def _weight(node: Any, known: dict[int, int]) -> int:
+    """Nodes below and with a node, its anchors written out; `known` holds those of others, 0 for what is under way."""
+    if id(node) not in known:
+        known[id(node)] = 0
+        below = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        parts = [] if isinstance(node, yaml.ScalarNode) else [_weight(part, known) for part in below]
+        known[id(node)] = 1 + sum(parts)
+    if not 0 < known[id(node)] <= _MOST:
+        what = "stands for itself" if known[id(node)] == 0 else f"stands for more than {_MOST} values"
+        raise yaml.constructor.ConstructorError(None, None, f"an anchor that {what}", node.start_mark)
+    return known[id(node)]
 
 
 _Loader.yaml_implicit_resolvers = {key: list(value) for key, value in yaml.SafeLoader.yaml_implicit_resolvers.items()}

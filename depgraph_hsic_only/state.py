@@ -10,7 +10,7 @@ from depgraph_hsic_only.errors import ConfigError
 
 STATE = "state.json"
 # Settings that may differ after a resume: where it runs, and paths, whose content is compared instead.
-_FREE = ("project", "name", "exist_ok", "device", "workers", "verbose", "pretrained", "data")
+_FREE = ("project", "name", "exist_ok", "device", "workers", "trust", "verbose", "pretrained", "data")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from depgraph_hsic_only.errors import PlanError
 from depgraph_hsic_only.graph import ChannelGraph, trace_channels
 from depgraph_hsic_only.nms import ensure_nms
 from depgraph_hsic_only.plan import PruningPlan
+from depgraph_hsic_only.planning import check_widths
 
 
 def network_of(model: Any) -> Any:
@@ -59,15 +60,23 @@ def pruned_copy(model: nn.Module, plan: PruningPlan) -> Any:
 
 
 def _check_belongs(plan: PruningPlan, graph: ChannelGraph) -> None:
-    wants = {cut.name: cut.channels for cut in plan.groups}
-    has = {group.name: group.channels for group in graph.groups}
-    if list(wants.items()) != list(has.items()):
+    """Refuse a plan of other widths or groups than the model has, and one that leads to no stock model."""
+    groups = [(group.name, group.width, group.channels) for group in graph.groups]
+    if [(cut.name, cut.width, cut.channels) for cut in plan.groups] != groups:
+        wants = {cut.name: cut.channels for cut in plan.groups}
+        has = {group.name: group.channels for group in graph.groups}
         differing = [name for name in {**wants, **has} if wants.get(name) != has.get(name)]
         name = differing[0] if differing else "their order"
         raise PlanError(
             f"expected the model that the plan was made for, got one that differs in {name} ({has.get(name)} channels, "
             f"the plan has {wants.get(name)}); make the plan anew for this model"
         )
+    listed = [(width.name, width.layer, width.before) for width in plan.widths]
+    if listed != [(width.name, width.layer, width.channels) for width in graph.widths]:
+        raise PlanError(
+            "expected the model that the plan was made for, got one of other widths; make the plan anew for this model"
+        )
+    check_widths(graph, plan.after)
 
 
 def install(model: Any, pruned: Any) -> None:

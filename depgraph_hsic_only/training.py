@@ -9,12 +9,13 @@ from typing import Any
 from ultralytics import YOLO
 from ultralytics.utils.torch_utils import strip_optimizer
 
-from depgraph_hsic_only.loading import load_model, restricted
+from depgraph_hsic_only.loading import load_model
 from depgraph_hsic_only.nms import patient_nms
 from depgraph_hsic_only.plan import PruningPlan
 from depgraph_hsic_only.progress import say
 from depgraph_hsic_only.recipe import Start, continued, taught
 from depgraph_hsic_only.reconstruction import head_channels, untouched_layers
+from depgraph_hsic_only.restricted import restricted
 from depgraph_hsic_only.runs import write_atomically
 from depgraph_hsic_only.snapshot import Snapshot, TakeSnapshot
 from depgraph_hsic_only.utils.hooks import (
@@ -66,8 +67,7 @@ def make_recipe(network: Any, start: Start, teacher: Path | None = None, plan: P
     Args:
         network: A SegmentationModel.
         start: Where the training starts.
-        teacher: Checkpoint of the network as it was, or before it was cut; None to learn from the labels alone. It is
-            loaded by Ultralytics with all the code in it.
+        teacher: Checkpoint of the network as it was, or before it was cut; None to learn from the labels alone.
         plan: What was cut from the teacher; None for nothing.
     """
     arguments = continued(start)

@@ -66,7 +66,7 @@ def mask_map(path: Path, data: str, imgsz: int) -> float:
 def run_of(path: Path, imgsz: int) -> Callable[[], object]:
     """A call that runs a form on one image."""
     if path.suffix == ".pt":
-        return torch_run(path, imgsz, "cpu")
+        return torch_run(load_model(path), imgsz, "cpu")
     return onnx_run(path) if path.suffix == ".onnx" else openvino_run(path, imgsz)
 
 

@@ -38,7 +38,15 @@ _REPLACED = {  # settings of a single run: what says it here
     "prune.max_map_drop": "max_map_drop",
     "exist_ok": "name: an existing comparison of the same settings goes on",
 }
-_FREE = ("project", "name", "exist_ok", "workers", "pretrained", "data")  # what figures don't depend on, or told apart
+_FREE = (
+    "project",
+    "name",
+    "exist_ok",
+    "trust",
+    "workers",
+    "pretrained",
+    "data",
+)  # what figures don't depend on, or told apart
 
 
 @dataclass(frozen=True)

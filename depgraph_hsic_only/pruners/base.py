@@ -1,7 +1,8 @@
 """The workflow: load → train → prune → fine-tune → export, with every stage measured."""
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, final
@@ -9,6 +10,7 @@ from typing import Any, final
 from depgraph_hsic_only.bootstrap import draws_for_deviation
 from depgraph_hsic_only.config import DEFAULT_CFG, Config, load_config
 from depgraph_hsic_only.dataset import Dataset, find_dataset
+from depgraph_hsic_only.errors import StorageError
 from depgraph_hsic_only.evaluation import Metrics, Validation, check_device, validate_model
 from depgraph_hsic_only.logs import run_display
 from depgraph_hsic_only.progress import say
@@ -23,7 +25,7 @@ from depgraph_hsic_only.recording import (
     imgsz_of,
 )
 from depgraph_hsic_only.run_report import RunReport
-from depgraph_hsic_only.runs import RunFolder
+from depgraph_hsic_only.runs import RunFolder, storage_reason
 from depgraph_hsic_only.settings import read_yaml
 from depgraph_hsic_only.state import STATE, RunState, read_state
 from depgraph_hsic_only.utils.hooks import Callbacks
@@ -89,6 +91,7 @@ class Yolov8SegPruner(abc.ABC):
         Raises:
             PruningError: A setting, the checkpoint or the data set can't be used (then nothing has been written), the
                 exported file differs from the model, or `resume` is of another run, or of one that is running.
+            StorageError: The disk is full, say; what was done before is kept, and `resume` goes on from it.
         """
         model = self.load()
         check_classes(model, self.dataset, self.config)
@@ -99,7 +102,11 @@ class Yolov8SegPruner(abc.ABC):
             state = read_state(resume)
             state.check_same(self.config.to_dict(), sources, Path(resume))
             self.folder = RunFolder(Path(resume))
-        with self.folder.locked(), run_display(len(STAGES), self.folder.path / "run.log", verbose=self.config.verbose):
+        with (
+            _told_of_storage(self.folder),
+            self.folder.locked(),
+            run_display(len(STAGES), self.folder.path / "run.log", verbose=self.config.verbose),
+        ):
             try:
                 if resume is None:
                     self.folder.clear_scratch()
@@ -173,3 +180,18 @@ class Yolov8SegPruner(abc.ABC):
                 draws=draws_for_deviation(len(self.dataset.images("val"))),
             )
         return self._evaluated[key]
+
+
+@contextmanager
+def _told_of_storage(folder: RunFolder) -> Iterator[None]:
+    """Where a file can't be written, by us or by Ultralytics, say what is safe and how to go on."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = storage_reason(error) or storage_reason(error.__cause__)
+        if reason is None:
+            raise
+        begun = (folder.path / STATE).is_file()
+        safe = "what was done before is safe: make room, then go on with --resume" if begun else "nothing was done yet:"
+        what = f"{safe} {folder.path}" if begun else f"{safe} make room, or pass another --project"
+        raise StorageError(f"{folder.path}: expected to write files, but {reason}; {what}") from error

@@ -1,6 +1,7 @@
 """The workflow filled in: Ultralytics trains, DepGraph groups, any criterion ranks, onnxruntime proves the export."""
 
 import copy
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from depgraph_hsic_only.criteria.registry import Measured, option_names
 from depgraph_hsic_only.dataset import labelled_batches
 from depgraph_hsic_only.errors import ExportError
 from depgraph_hsic_only.graph import ChannelGraph, trace_channels
+from depgraph_hsic_only.images import is_readable
 from depgraph_hsic_only.loading import load_model
 from depgraph_hsic_only.plan import PruningPlan
 from depgraph_hsic_only.planning import agreement, make_plan, plan_cut
@@ -33,7 +35,7 @@ from depgraph_hsic_only.sensitivity import Sensitivity, measure_sensitivity
 from depgraph_hsic_only.steps import Step, keep_step, read_step
 from depgraph_hsic_only.target import Target
 from depgraph_hsic_only.training import Recipe, Trained, make_recipe, train_model
-from depgraph_hsic_only.utils.conversion import export_onnx, verify_onnx
+from depgraph_hsic_only.utils.conversion import check_onnx, export_onnx, verify_onnx
 from depgraph_hsic_only.utils.hooks import PruneEvent
 
 _PLAN = "plan.json"
@@ -48,13 +50,15 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
     _between = 0  # the cut that the fine-tuning at hand follows, where others follow it
 
     def load(self) -> Any:
-        """Load the checkpoint with Ultralytics' restricted loader.
+        """Load the checkpoint with Ultralytics' restricted loader, unless it is trusted.
 
         Raises:
             CheckpointError, UnsupportedModelError: It can't be used, or a teacher (`distill_model`) can't.
             ConfigError: The target is out of reach: said now rather than after the training.
+            ExportError: onnx or onnxruntime is missing.
         """
-        model = load_model(self.config.pretrained)
+        check_onnx()
+        model = load_model(self.config.pretrained, trust=self.config.trust)
         for block in (self.config.train, self.config.fine_tune):
             if block.get("distill_model"):
                 load_model(block["distill_model"])
@@ -135,7 +139,8 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         path = export_onnx(model, self.folder.weights / "best.onnx", imgsz=imgsz, **settings)
         half = settings.get("quantize") in (16, "16", "fp16")
         limits = {"tolerance": 0.05, "min_mask_iou": 0.9} if half else {}
-        parity = verify_onnx(path, model, self.dataset.images("val")[:count], **limits)
+        images = list(itertools.islice(filter(is_readable, self.dataset.images("val")), count))
+        parity = verify_onnx(path, model, images, **limits)
         if not parity.ok:
             path.unlink()
             raise ExportError(f"{path}: expected the outputs of the model, got {parity}; the file was removed")

@@ -1,17 +1,16 @@
 """Conversion of models: C2f to split form and back, to ONNX with the proof that the file does the same, and to int8."""
 
 import copy
+import importlib
 import re
 import tempfile
+import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 import torch
-from onnx import load as read_onnx
-from onnxruntime.quantization import CalibrationDataReader, QuantType, quant_pre_process, quantize_static
 from ultralytics.engine.exporter import Exporter
 from ultralytics.engine.model import Model
 from ultralytics.nn.modules import Segment
@@ -67,6 +66,22 @@ class OnnxParity:
         )
 
 
+def check_onnx() -> None:
+    """Refuse to begin what ends with an ONNX file where it can't be written or run.
+
+    Raises:
+        ExportError: A package is missing or can't be imported.
+    """
+    for name in ("onnx", "onnxruntime"):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ExportError(
+                f"export: expected the package {name}, which can't be imported ({textwrap.shorten(str(error), 300)}); "
+                f"pip install {name}"
+            ) from error
+
+
 def export_onnx(model: Any, path: str | Path, *, imgsz: int | None = None, **arguments: Any) -> Path:
     """Export a model to ONNX through Ultralytics' exporter; the model is left as it is.
 
@@ -92,7 +107,9 @@ def export_onnx(model: Any, path: str | Path, *, imgsz: int | None = None, **arg
         try:
             made = Exporter(overrides={"format": "onnx", "imgsz": size, "batch": 1, **arguments})(model=network)
         except Exception as error:  # whatever the converter raises
-            raise ExportError(f"{path}: the export to ONNX failed ({type(error).__name__}: {error})") from error
+            raise ExportError(
+                f"{path}: the export to ONNX failed ({type(error).__name__}: {textwrap.shorten(str(error), 300)})"
+            ) from error
         Path(made).replace(path)
     return path
 
@@ -118,6 +135,9 @@ def quantize_onnx(source: str | Path, path: str | Path, images: Images, *, limit
         ExportError: The path does not end in ".onnx", or the source is no such file.
         DataError: The images can't be used.
     """
+    from onnx import load as read_onnx  # these take a second that most commands don't need
+    from onnxruntime.quantization import QuantType, quant_pre_process, quantize_static
+
     path = _checked_path(path)
     entry = _session(source).get_inputs()[0]
     if not all(isinstance(size, int) for size in entry.shape) or entry.type != "tensor(float)":
@@ -155,8 +175,8 @@ def _decoding(names: Iterable[str]) -> list[str]:
     return [name for layer, name in layers if layer == head and not _BLOCKS_OF_HEAD.match(name)]
 
 
-class _Calibration(CalibrationDataReader):  # type: ignore[misc]
-    """Images one by one, each as often as the file's batch wants."""
+class _Calibration:
+    """Images one by one, each as often as the file's batch wants: what onnxruntime calls a `CalibrationDataReader`."""
 
     def __init__(self, name: str, images: torch.Tensor, copies: int) -> None:
         self._feeds = iter({name: image.expand(copies, -1, -1, -1).numpy()} for image in torch.split(images, 1))
@@ -173,6 +193,8 @@ def _checked_path(path: str | Path) -> Path:
 
 
 def _session(path: str | Path) -> Any:
+    import onnxruntime
+
     try:
         return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exception classes are not public
