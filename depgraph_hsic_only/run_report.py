@@ -147,7 +147,7 @@ class RunReport(Shown):
     def __rich__(self) -> Group:
         notes = [f"{TITLES[stage.name]}: {note}" for stage in self.stages for note in stage.notes]
         proof = [f"ONNX: {self.onnx[1]}"] if self.onnx else []
-        lines = [*notes, *proof, f"Everything is in {self.folder}"]
+        lines = [*notes, *proof, f"Everything is in {self.folder}, the report in {self.folder / 'report.html'}"]
         parts = part_table(self.stages[0].parts, self.stages[-1].parts)
         texts = (Text(line, overflow="fold") for line in lines)
         return Group(stage_table(self.stages, self.validation), parts, *texts)

@@ -23,9 +23,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def _readme() -> str:
-    """The README, without its links to files that are not part of the site."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    return re.sub(r"\[([^\]]+)\]\((?!https?:|#)[^)]+\)", r"\1", text)
+    """The README, with its pictures, without its links to files that are not part of the site."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("](docs/images/", "](images/")
+    return re.sub(r"(?<!!)\[([^\]]+)\]\((?!https?:|#)[^)]+\)", r"\1", text)
 
 
 def _settings() -> str:

@@ -70,6 +70,7 @@ def test_bad_images_are_refused() -> None:
         score_channels(build(), "reconstruction", layers=[3], batches=[{"img": torch.full((2, 3, 64, 64), torch.nan)}])
 
 
+@pytest.mark.slow
 def test_on_the_real_model_less_is_lost_than_by_other_criteria(real_yolo: Any) -> None:
     """At equal widths, after the same recovery, on images that took no part."""
     if not COCO_MINI.exists():

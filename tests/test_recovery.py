@@ -184,6 +184,7 @@ def test_errors_leave_the_model_as_it_was() -> None:
     assert all(torch.equal(pruned.state_dict()[k], t) for k, t in before.items())
 
 
+@pytest.mark.slow
 def test_held_out_real_images(real_yolo: Any, real_weights: Any) -> None:
     """Least squares brings predictions on images it never saw much nearer than the cut, and nearer than BatchNorm."""
     images = load_images(COCO_MINI.parent / "images" / "train", 160, limit=48)
