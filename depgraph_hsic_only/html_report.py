@@ -121,6 +121,7 @@ def _machine(report: RunReport) -> list[tuple[str, Any]]:
         ("checkpoint", report.args["pretrained"]),
         ("data", _data_name(report.args["data"])),
         *((f"images, {split}", f"{count:,}") for split, count in report.images.items()),
+        *((f"{name}, digest", digest[:16]) for name, digest in report.sources.items()),
     ]
 
 

@@ -227,6 +227,7 @@ class Recorder:
             layer_widths(model.model),
             onnx,
             {split: len(self._dataset.images(split)) for split in ("train", "val")},
+            self._state.sources,
             comparison,
         )
         self._folder.write_text("report.json", report.to_json())

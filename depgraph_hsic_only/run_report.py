@@ -2,6 +2,7 @@
 
 import json
 import platform
+import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -42,7 +43,20 @@ def environment() -> dict[str, Any]:
         "torch-pruning": torch_pruning.__version__,
         "onnx": onnx.__version__,
         "onnxruntime": onnxruntime.__version__,
+        "commit": _commit(),
     }
+
+
+def _commit() -> str | None:
+    """The commit of this package's checkout, with "-dirty" where it was changed; None where it is installed."""
+    checkout = Path(__file__).parents[1]
+    if not (checkout / ".git").exists():
+        return None
+    try:
+        described = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+        return subprocess.run(described, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 @dataclass(frozen=True, repr=False)
@@ -58,6 +72,7 @@ class RunReport(Shown):
         widths_after: All widths of the result.
         onnx: Path of the exported file relative to the run folder, and what its proof found; None before the export.
         images: Number of images by split, "train" and "val".
+        sources: Digests of what was read: "checkpoint" (the network) and "data" (names, images' sizes, labels).
         comparison: What the models before and after see in the same images; None before the export.
         environment: The machine and the versions that the figures depend on.
         version: Of this package.
@@ -71,6 +86,7 @@ class RunReport(Shown):
     widths_after: Mapping[str, int]
     onnx: tuple[str, OnnxParity] | None = None
     images: Mapping[str, int] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
     comparison: SideBySide | None = None
     environment: Mapping[str, Any] = field(default_factory=environment)
     version: str = __version__
@@ -101,6 +117,7 @@ class RunReport(Shown):
                 data["widths"]["after"],
                 (onnx.pop("path"), OnnxParity(**onnx)) if onnx else None,
                 data.get("images", {}),
+                data.get("sources", {}),
                 SideBySide.from_dict(comparison) if comparison else None,
                 data["environment"],
                 data["version"],
@@ -137,6 +154,7 @@ class RunReport(Shown):
             "onnx": {"path": self.onnx[0], **asdict(self.onnx[1])} if self.onnx else None,
             "validation": asdict(self.validation),
             "images": dict(self.images),
+            "sources": dict(self.sources),
             "comparison": asdict(self.comparison) if self.comparison else None,
         }
 

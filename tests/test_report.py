@@ -23,6 +23,7 @@ from depgraph_hsic_only.dataset import find_dataset
 from depgraph_hsic_only.evaluation import ClassMetrics, Validation, measure_latency, validate_model
 from depgraph_hsic_only.findings import find_warnings, headline
 from depgraph_hsic_only.html_report import render_html, write_html
+from depgraph_hsic_only.recording import fingerprint
 from depgraph_hsic_only.side_by_side import agreement, compare_models
 from depgraph_hsic_only.stage_report import StageReport
 
@@ -347,3 +348,11 @@ def test_real_classes_are_those_of_a_fresh_validation(real_weights: Path) -> Non
     assert np.mean([row.map50_95_mask for row in metrics.classes]) == pytest.approx(metrics.map50_95_mask)
     assert metrics.map50_95_mask == found.seg.map > 0.05
     assert np.mean(metrics.resampled_mask) == pytest.approx(metrics.map50_95_mask, abs=0.03)
+
+
+def test_the_report_says_what_it_was_made_from(run: RunReport, checkpoint: Path, shapes: Path) -> None:
+    """Digests that another machine can compare, and the state of the package."""
+    assert run.sources["checkpoint"] == fingerprint(load_model(checkpoint).model)
+    assert run.sources["data"] == find_dataset(shapes).digest()
+    assert RunReport.load(run.folder).sources == run.sources
+    assert run.environment["commit"] is None or len(run.environment["commit"].partition("-")[0]) >= 7
