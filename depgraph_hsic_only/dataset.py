@@ -51,7 +51,8 @@ class Dataset:
             images = self.images(split)
             labels = [Path(label) for label in img2label_paths([str(image) for image in images])]
             for image, label in sorted(zip(images, labels, strict=True), key=lambda pair: pair[0].name):
-                digest.update(f"{split}/{image.name}/{image.stat().st_size}".encode())
+                size = image.stat().st_size if image.is_file() else None
+                digest.update(f"{split}/{image.name}/{size}".encode())
                 digest.update(label.read_bytes() if label.is_file() else b"none")
         return digest.hexdigest()
 
