@@ -13,7 +13,17 @@ import shtab
 
 from depgraph_hsic_only._version import __version__
 from depgraph_hsic_only.commands import COMMANDS
-from depgraph_hsic_only.commands.command import MODEL_FILES, PROGRAM, YAML_FILES, Command, Parser, complete_as
+from depgraph_hsic_only.commands.command import (
+    MODEL_FILES,
+    PROGRAM,
+    YAML_FILES,
+    Command,
+    Flags,
+    Parser,
+    add_flags,
+    complete_as,
+    given_settings,
+)
 from depgraph_hsic_only.commands.completion import completion
 from depgraph_hsic_only.config import DEFAULT_CFG
 from depgraph_hsic_only.criteria import list_criteria
@@ -28,7 +38,7 @@ from depgraph_hsic_only.runs import storage_reason
 from depgraph_hsic_only.settings import parse_override
 from depgraph_hsic_only.state import read_state
 
-_FLAGS = {  # flag: (key of the configuration, type, what the value is called, meaning)
+_FLAGS: Flags = {
     "pretrained": ("pretrained", str, "FILE", "checkpoint (.pt), or a YOLOv8 YAML to train from scratch"),
     "data": ("data", str, "NAME", "data set: a name, the path of its data.yaml, or 'shapes'"),
     "criterion": ("prune.criterion", str, "NAME", "what ranks channels, such as magnitude or hsic_lasso"),
@@ -46,10 +56,8 @@ _FLAGS = {  # flag: (key of the configuration, type, what the value is called, m
 _COMPLETED = {  # how a shell completes a flag's value
     "pretrained": MODEL_FILES,
     "data": YAML_FILES,
-    "cfg": YAML_FILES,
     "criterion": shtab.cmd(f"echo {' '.join(list_criteria())}"),
     "project": shtab.DIRECTORY,
-    "resume": shtab.DIRECTORY,
 }
 _EXAMPLES = f"""\
 examples:
@@ -61,10 +69,11 @@ examples:
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of the plain run."""
-    for flag, (_, kind, metavar, meaning) in _FLAGS.items():
-        parser.add_argument(f"--{flag}", type=kind, metavar=metavar, help=meaning)
-    parser.add_argument("--cfg", metavar="FILE", help="settings (default: default.yaml)")
-    parser.add_argument("--resume", metavar="FOLDER", help="go on with a run that was cut off")
+    add_flags(parser, _FLAGS, _COMPLETED)
+    cfg = parser.add_argument("--cfg", metavar="FILE", help="settings (default: default.yaml)")
+    complete_as(cfg, YAML_FILES)
+    resume = parser.add_argument("--resume", metavar="FOLDER", help="go on with a run that was cut off")
+    complete_as(resume, shtab.DIRECTORY)
     parser.add_argument("--exist-ok", action="store_true", default=None, help="use an existing run folder again")
     parser.add_argument(
         "--verbose", action="store_true", default=None, help="Ultralytics' output too, not only in run.log"
@@ -77,9 +86,6 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--version", action="version", version=f"depgraph_hsic_only {__version__}", help="print the version"
     )
-    for action in parser._actions:
-        if action.dest in _COMPLETED:
-            complete_as(action, _COMPLETED[action.dest])
 
 
 def _parser() -> Parser:
@@ -173,7 +179,7 @@ def _prune(words: Sequence[str]) -> None:
         )
     arguments = parser.parse(words)
     given: dict[str, Any] = dict(DEMO) if arguments.demo else {}
-    given |= {key: v for flag, (key, *_) in _FLAGS.items() if (v := getattr(arguments, flag)) is not None}
+    given |= given_settings(arguments, _FLAGS)
     given |= {flag: True for flag in ("exist_ok", "trust", "verbose") if getattr(arguments, flag)}
     given |= dict(parse_override(text) for text in arguments.overrides)  # they may stand between flags
     cfg = arguments.cfg or DEFAULT_CFG

@@ -106,6 +106,7 @@ class Recorder:
         self._evaluate = evaluate
         self._validation = Validation(imgsz_of(model, config), config.batch)
         self._widths = layer_widths(model.model)
+        self._images = {split: len(dataset.images(split)) for split in ("train", "val")}
         self._stages: list[StageReport] = []
         if state.done:
             rows = RunReport.load(folder.path).stages
@@ -226,7 +227,7 @@ class Recorder:
             self._widths,
             layer_widths(model.model),
             onnx,
-            {split: len(self._dataset.images(split)) for split in ("train", "val")},
+            self._images,
             self._state.sources,
             comparison,
         )

@@ -2,6 +2,7 @@
 
 import re
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +95,18 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise ConfigError(f"expected an override such as train.epochs=5, got {text!r}; write key=value without spaces")
     value = value.strip()
     return key.strip(), None if value.lower() == "null" else smart_value(value)  # which knows "none" only
+
+
+def flattened(settings: Mapping[str, Any], depth: int = 9) -> dict[str, Any]:
+    """Nested settings with dotted keys, as `parse_override` reads them; a data set's own keys stay together.
+
+    Args:
+        settings: Nested ones.
+        depth: Blocks within blocks that are opened.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        nested = isinstance(value, Mapping) and value and depth and key != "data"
+        inner = flattened(value, depth - 1) if nested else {}
+        flat |= {f"{key}.{name}": leaf for name, leaf in inner.items()} if nested else {key: value}
+    return flat

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from depgraph_hsic_only.errors import ConfigError
+from depgraph_hsic_only.settings import flattened
 
 STATE = "state.json"
 # Settings that may differ after a resume: where it runs, and paths, whose content is compared instead.
@@ -41,7 +42,7 @@ class RunState:
         Raises:
             ConfigError: There are differences; all are named.
         """
-        before, now = _flat(self.settings), _flat(json.loads(json.dumps(settings)))
+        before, now = flattened(self.settings), flattened(json.loads(json.dumps(settings)))
         changed = [
             f"{key}={now.get(key)!r} instead of {before.get(key)!r}"
             for key in dict.fromkeys((*before, *now))
@@ -69,12 +70,3 @@ def read_state(folder: str | Path) -> RunState:
             f"resume: expected the folder of a run, with its {STATE}, got {folder} ({type(error).__name__}); pass the "
             "folder that the run printed, or start a new run"
         ) from error
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        nested = isinstance(value, Mapping) and bool(value)
-        flat |= _flat(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
-    return flat

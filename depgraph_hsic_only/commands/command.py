@@ -1,7 +1,7 @@
 """What a command of the command line is, and a parser whose every mistake is one line."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, cast
 
@@ -12,6 +12,8 @@ from depgraph_hsic_only.names import nearest
 
 PROGRAM = "depgraph-hsic"
 MODEL_FILES = shtab.glob("*.pt", "*.yaml", "*.yml")
+Flags = Mapping[str, tuple[str, Callable[[str], Any], str, str]]
+"""By flag: the key of the configuration, the type, what the value is called, and the meaning."""
 YAML_FILES = shtab.glob("*.yaml", "*.yml")
 
 
@@ -71,6 +73,20 @@ class Parser(argparse.ArgumentParser):
 class _Formatter(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=22)
+
+
+def add_flags(parser: argparse.ArgumentParser, flags: Flags, completed: Mapping[str, Any]) -> None:
+    """Add flags that stand for settings, and say how a shell completes their values."""
+    for flag, (_, kind, metavar, meaning) in flags.items():
+        action = parser.add_argument(f"--{flag}", type=kind, metavar=metavar, help=meaning)
+        if flag in completed:
+            complete_as(action, completed[flag])
+
+
+def given_settings(arguments: argparse.Namespace, flags: Flags) -> dict[str, Any]:
+    """The settings that flags were given for, by their keys in the configuration."""
+    found = {key: getattr(arguments, flag.replace("-", "_")) for flag, (key, *_) in flags.items()}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def complete_as(action: argparse.Action, how: Any) -> None:

@@ -3,7 +3,16 @@
 import argparse
 from typing import Any
 
-from depgraph_hsic_only.commands.command import MODEL_FILES, PROGRAM, YAML_FILES, Command, complete_as
+from depgraph_hsic_only.commands.command import (
+    MODEL_FILES,
+    PROGRAM,
+    YAML_FILES,
+    Command,
+    Flags,
+    add_flags,
+    complete_as,
+    given_settings,
+)
 from depgraph_hsic_only.comparison.backends import BACKENDS
 from depgraph_hsic_only.comparison.recommendation import MAX_MAP_DROP
 from depgraph_hsic_only.comparison.run import CRITERIA, compare
@@ -18,7 +27,7 @@ example:
 At one target all criteria cut the same widths. Interrupted, the same command
 goes on where it was; criteria, targets and seeds can be added.
 """
-_SETTINGS = {  # flag: (key of the configuration, type, what the value is called, meaning)
+_SETTINGS: Flags = {
     "pretrained": ("pretrained", str, "FILE", "checkpoint that everything is cut from"),
     "data": ("data", str, "NAME", "data set: a name, its data.yaml, or 'shapes'"),
     "train-epochs": ("train.epochs", int, "N", "before everything, once (default: 0)"),
@@ -40,10 +49,7 @@ _ARGUMENTS = (
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    for flag, (_, kind, metavar, meaning) in _SETTINGS.items():
-        action = parser.add_argument(f"--{flag}", type=kind, metavar=metavar, help=meaning)
-        if flag in _COMPLETED:
-            complete_as(action, _COMPLETED[flag])
+    add_flags(parser, _SETTINGS, _COMPLETED)
     parser.add_argument("--criteria", default=",".join(CRITERIA), metavar="A,B", help="names with commas")
     parser.add_argument("--targets", metavar="WHAT=R", help="what is left: params=0.9,0.8,gmacs=0.75")
     parser.add_argument("--ratios", metavar="R,R", help="instead: shares to cut of each width: 0.25,0.5")
@@ -70,8 +76,7 @@ def _run(arguments: argparse.Namespace) -> Any:
     Raises:
         ComparisonError: Some parts failed; what the others found has been shown.
     """
-    keys = {flag.replace("-", "_"): key for flag, (key, *_) in _SETTINGS.items()}
-    given = {key: value for flag, key in keys.items() if (value := getattr(arguments, flag)) is not None}
+    given = given_settings(arguments, _SETTINGS)
     given |= dict(parse_override(text) for text in arguments.overrides)
     if "prune.layers" in given:
         given["prune.layers"] = parse_override(f"layers={given['prune.layers']}")[1]

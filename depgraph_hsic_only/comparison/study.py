@@ -1,6 +1,5 @@
 """What is compared, as a value: the criteria, the amounts, the seeds, and everything that is the same for all."""
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +8,6 @@ from typing import Any
 
 import torch
 import ultralytics
-from ultralytics.data.utils import img2label_paths
 
 from depgraph_hsic_only._version import __version__
 from depgraph_hsic_only.config import Config, load_config
@@ -20,6 +18,7 @@ from depgraph_hsic_only.names import nearest
 from depgraph_hsic_only.planning import check_ratio
 from depgraph_hsic_only.recording import fingerprint
 from depgraph_hsic_only.runs import RunFolder
+from depgraph_hsic_only.settings import flattened
 from depgraph_hsic_only.target import METRICS, Target
 
 REFERENCE = "reconstruction"  # whose channels the damage of the widths is measured with, for all criteria alike
@@ -120,8 +119,8 @@ class Study:
             "torch": torch.__version__,
         }
         content = fingerprint(model.model) if model.ckpt else self.config.pretrained
-        found = {"checkpoint": content, "data set": _digest(dataset), "versions": versions, **kept, "prune": prune}
-        plain: dict[str, Any] = json.loads(json.dumps(_flat(found), default=str))
+        found = {"checkpoint": content, "data set": dataset.digest(), "versions": versions, **kept, "prune": prune}
+        plain: dict[str, Any] = json.loads(json.dumps(flattened(found), default=str))
         return plain
 
 
@@ -146,7 +145,7 @@ def make_study(
     Raises:
         ConfigError: Something is unknown or out of range.
     """
-    given = _flat(settings, depth=1)
+    given = flattened(settings, depth=1)
     for key in given:
         if key in _REPLACED:
             raise ConfigError(f"{key}: not a setting of a comparison; it comes from {_REPLACED[key]}")
@@ -216,24 +215,3 @@ def _listed(value: object) -> list[str]:
     if value is None:
         return []
     return [str(word) for word in value] if isinstance(value, Iterable) else [str(value)]
-
-
-def _flat(settings: Mapping[str, Any], depth: int = 9) -> dict[str, Any]:
-    """Nested settings with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        nested = isinstance(value, Mapping) and value and depth and key != "data"
-        inner = _flat(value, depth - 1) if nested else {}
-        flat |= {f"{key}.{name}": leaf for name, leaf in inner.items()} if nested else {key: value}
-    return flat
-
-
-def _digest(dataset: Dataset) -> str:
-    """A digest of class names, and of names and sizes of all images and label files."""
-    digest = hashlib.sha256(repr(sorted(dataset.names.items())).encode())
-    for split in ("train", "val"):
-        images = dataset.images(split)
-        for path in [*images, *map(Path, img2label_paths([str(image) for image in images]))]:
-            size = path.stat().st_size if path.is_file() else None
-            digest.update(f"{split}/{path.name}:{size}\n".encode())
-    return digest.hexdigest()
