@@ -21,6 +21,18 @@ from depgraph_hsic_only.runs import write_atomically
 _TEACHER = "teacher_model."
 
 
+def order_by_epoch(trainer: Any) -> None:
+    """Callback for "on_train_epoch_start": the order of the images is a matter of the seed and the epoch alone.
+
+    So a training that was cut off sees them in the order that it would have. Worker processes, which live on from epoch
+    to epoch and draw ahead, are left alone: there the order after a resume is another one.
+    """
+    loader = trainer.train_loader
+    if loader.num_workers == 0:
+        loader.reset()
+        loader.generator.manual_seed(trainer.args.seed + trainer.epoch)
+
+
 @dataclass(frozen=True)
 class TakeSnapshot:
     """Callback for "on_model_save": writes the state of the training.

@@ -17,7 +17,7 @@ from depgraph_hsic_only.recipe import Start, continued, taught
 from depgraph_hsic_only.reconstruction import head_channels, untouched_layers
 from depgraph_hsic_only.restricted import restricted
 from depgraph_hsic_only.runs import write_atomically
-from depgraph_hsic_only.snapshot import Snapshot, TakeSnapshot
+from depgraph_hsic_only.snapshot import Snapshot, TakeSnapshot, order_by_epoch
 from depgraph_hsic_only.utils.hooks import (
     MASK_MAP,
     TRAINING_PROGRESS,
@@ -107,6 +107,7 @@ def train_model(
     best, state = KeepBest(scratch / "best.pt"), scratch / "snapshot.pt"
     # what is told of is on the disk by then
     keep: list[tuple[str, Callable[[Any], object]]] = [
+        ("on_train_epoch_start", order_by_epoch),
         ("on_model_save", TakeSnapshot(state)),
         ("on_model_save", best),
         *TRAINING_PROGRESS,
