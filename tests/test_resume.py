@@ -180,7 +180,7 @@ def test_a_run_in_steps_survives_twenty_kills(tmp_path: Path) -> None:
     data = shapes_dataset(tmp_path / "set", train=120, val=40, imgsz=96)
     given = {**SHAPES_RECIPE, "data": str(data), "imgsz": 96, "epochs": 25, "workers": 0, "device": "cpu"}
     with patient_nms():
-        YOLO("yolov8n-seg.yaml").train(**given, plots=False, project=str(tmp_path), name="taught")
+        YOLO("yolov8n-seg.yaml").train(**given | {"plots": False, "project": str(tmp_path), "name": "taught"})
     taught = tmp_path / "taught" / "weights" / "best.pt"
     more = ("--imgsz", "96", "train.epochs=3", "fine_tune.epochs=6", "prune.steps=2", "calibration.images=40")
     start = time.monotonic()
