@@ -17,7 +17,7 @@ import yaml
 from ultralytics import YOLO
 
 from depgraph_hsic_only import CheckpointError, ConfigError, DefaultYolov8SegPruner, load_model
-from depgraph_hsic_only.nms import patient_nms
+from depgraph_hsic_only.nms import ensure_nms, patient_nms
 from depgraph_hsic_only.runs import RunFolder
 from depgraph_hsic_only.shapes import SHAPES_RECIPE, shapes_dataset
 from depgraph_hsic_only.snapshot import Snapshot
@@ -179,6 +179,7 @@ def test_a_run_in_steps_survives_twenty_kills(tmp_path: Path) -> None:
     """At random moments of whole runs of a model that works; every run ends at the weights of the uninterrupted one."""
     data = shapes_dataset(tmp_path / "set", train=120, val=40, imgsz=96)
     given = {**SHAPES_RECIPE, "data": str(data), "imgsz": 96, "epochs": 25, "workers": 0, "device": "cpu"}
+    ensure_nms()
     with patient_nms():
         YOLO("yolov8n-seg.yaml").train(**given | {"plots": False, "project": str(tmp_path), "name": "taught"})
     taught = tmp_path / "taught" / "weights" / "best.pt"
