@@ -5,7 +5,6 @@ the widths that the modules have, so that what is rebuilt is the pruned network.
 """
 
 import copy
-import textwrap
 from typing import Any, cast
 
 import torch
@@ -13,7 +12,7 @@ from torch import nn
 from ultralytics.nn.modules import SPPF, C2f, Concat, Conv, Detect, Segment
 from ultralytics.nn.tasks import DetectionModel, SegmentationModel, parse_model
 
-from depgraph_hsic_only.errors import UnsupportedModelError
+from depgraph_hsic_only.errors import UnsupportedModelError, one_line
 from depgraph_hsic_only.graph import BACKBONE
 from depgraph_hsic_only.restricted import restricted
 
@@ -68,9 +67,8 @@ def _check_matches_yaml(model: Any, expected: str) -> None:
     try:
         built, _ = skeleton(model.yaml)
     except Exception as error:  # Ultralytics raises anything for what it can't build
-        reason = textwrap.shorten(str(error), 300) or type(error).__name__
         raise UnsupportedModelError(
-            f"{expected}, but its own YAML can't be built ({reason}); pass another checkpoint"
+            f"{expected}, but its own YAML can't be built ({one_line(error)}); pass another checkpoint"
         ) from error
     wants = {name: tuple(t.shape) for name, t in built.state_dict(prefix="model.").items()}
     head = f"model.{len(model.model) - 1}"

@@ -10,7 +10,7 @@ from ultralytics.data.utils import check_det_dataset
 from ultralytics.utils import ASSETS
 
 from depgraph_hsic_only.dataset import image_files
-from depgraph_hsic_only.errors import DataError
+from depgraph_hsic_only.errors import DataError, one_line
 from depgraph_hsic_only.images import Images, load_images
 
 _FEW = 32  # images, below which scores of two disjoint sets of images agree poorly
@@ -56,9 +56,8 @@ def _training_images(data: str | Path) -> list[Path]:
     try:
         keys = check_det_dataset(str(data), autodownload=False)
     except Exception as error:  # Ultralytics raises many kinds
-        reason = " ".join(str(error).split())
         raise DataError(
-            f"{data}: expected a data set's YAML, but it can't be used ({reason}); pass a folder"
+            f"{data}: expected a data set's YAML, but it can't be used ({one_line(error)}); pass a folder"
         ) from error
     return image_files(keys["train"])
 

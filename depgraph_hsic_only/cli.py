@@ -28,14 +28,14 @@ from depgraph_hsic_only.commands.completion import completion
 from depgraph_hsic_only.config import DEFAULT_CFG
 from depgraph_hsic_only.criteria import list_criteria
 from depgraph_hsic_only.demo import DEMO
-from depgraph_hsic_only.errors import PruningError
+from depgraph_hsic_only.errors import PruningError, one_line
 from depgraph_hsic_only.logs import aside
 from depgraph_hsic_only.names import nearest
 from depgraph_hsic_only.preview import preview
 from depgraph_hsic_only.progress import say, show
 from depgraph_hsic_only.pruners import DefaultYolov8SegPruner
-from depgraph_hsic_only.runs import storage_reason
 from depgraph_hsic_only.settings import parse_override
+from depgraph_hsic_only.shortage import out_of_memory, storage_reason
 from depgraph_hsic_only.state import read_state
 
 _FLAGS: Flags = {
@@ -139,11 +139,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130  # as a shell says it of a process that SIGINT ended
     except Exception as error:
-        if (reason := storage_reason(error)) is not None:
-            print(
-                f"{PROGRAM}: error: expected to write files, but {reason}; make room, or pass another folder",
-                file=sys.stderr,
-            )
+        reason = storage_reason(error)
+        if reason is not None or out_of_memory(error):
+            way = f"to write files, but {reason}; make room, or pass another folder"
+            if reason is None:
+                way = f"more memory than there is ({one_line(error)}); pass a smaller imgsz or batch, or fewer images"
+            print(f"{PROGRAM}: error: expected {way}", file=sys.stderr)
             return 2
         what = textwrap.shorten(f"{type(error).__name__}: {error}", 300)
         print(f"{PROGRAM}: internal error ({what}); please report it with {_kept_traceback()}", file=sys.stderr)

@@ -13,7 +13,7 @@ from ultralytics.cfg import get_cfg
 from ultralytics.data import build_dataloader, build_yolo_dataset
 from ultralytics.data.utils import IMG_FORMATS, check_det_dataset, img2label_paths
 
-from depgraph_hsic_only.errors import DataError
+from depgraph_hsic_only.errors import DataError, one_line
 from depgraph_hsic_only.images import is_readable
 from depgraph_hsic_only.shapes import shapes_dataset
 
@@ -98,10 +98,9 @@ def _resolved(source: Path, name: str) -> dict[str, Any]:
         own = "://" in name or any(Path(f"{source}{ending}").exists() for ending in ("", ".yaml", ".yml"))
         keys: dict[str, Any] = check_det_dataset(str(source), autodownload=not own)
     except Exception as error:  # Ultralytics raises many kinds for malformed YAML, missing paths and failed downloads
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
-            f"{name}: expected a data set in Ultralytics' format, but it can't be used ({reason}); pass the path of "
-            "its data.yaml"
+            f"{name}: expected a data set in Ultralytics' format, but it can't be used ({one_line(error)}); pass "
+            "the path of its data.yaml"
         ) from error
     missing = [split for split in ("train", "val") if not keys.get(split)]
     if missing:

@@ -7,11 +7,19 @@ PruningError
 ├── PlanError              a plan that does not belong to the model             (also ValueError)
 ├── DataError              images or a data set that can't be used              (also ValueError)
 ├── StorageError           a file that can't be written                         (also OSError)
+├── OutOfMemoryError       memory that is too small for the images              (also MemoryError)
 ├── ExportError            an exported file that does not do what the model does (also RuntimeError)
 └── ComparisonError        a comparison of which some parts failed              (also RuntimeError)
 
 Each message is one line: what was expected, what came, what to do next. The command line prints it and exits with 2.
 """
+
+import textwrap
+
+
+def one_line(error: BaseException) -> str:
+    """What an error of another library says, on one line, at most 300 characters; its type where it says nothing."""
+    return textwrap.shorten(str(error), 300) or type(error).__name__
 
 
 class PruningError(Exception):
@@ -40,6 +48,10 @@ class DataError(PruningError, ValueError):
 
 class StorageError(PruningError, OSError):
     """A file that can't be written: the disk is full, or read-only."""
+
+
+class OutOfMemoryError(PruningError, MemoryError):
+    """Memory, a GPU's or the machine's, that is too small for what was asked for."""
 
 
 class ExportError(PruningError, RuntimeError):

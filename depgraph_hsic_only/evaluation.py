@@ -15,7 +15,7 @@ from ultralytics.utils import LOGGER
 from ultralytics.utils.torch_utils import select_device
 
 from depgraph_hsic_only.bootstrap import Matches
-from depgraph_hsic_only.errors import ConfigError
+from depgraph_hsic_only.errors import ConfigError, one_line
 from depgraph_hsic_only.loading import load_model
 from depgraph_hsic_only.nms import patient_nms
 from depgraph_hsic_only.utils.hooks import VALIDATION_PROGRESS
@@ -149,8 +149,9 @@ def check_device(device: Any) -> None:
     try:
         select_device(device, verbose=False)
     except Exception as error:  # ValueError, AssertionError or RuntimeError, by kind of device
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"device: expected one that this machine has, got {device!r} ({reason}); pass cpu") from error
+        raise ConfigError(
+            f"device: expected one that this machine has, got {device!r} ({one_line(error)}); pass cpu"
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from rich.console import Group
 from rich.text import Text
 
 from depgraph_hsic_only._version import __version__
-from depgraph_hsic_only.errors import DataError
+from depgraph_hsic_only.errors import DataError, one_line
 from depgraph_hsic_only.evaluation import Validation
 from depgraph_hsic_only.findings import before_stage, headline
 from depgraph_hsic_only.report import part_table
@@ -123,10 +123,9 @@ class RunReport(Shown):
                 data["version"],
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = " ".join(str(error).split())
             raise DataError(
-                f"{folder}: expected a run folder with a report.json, got {type(error).__name__} ({reason}); pass a "
-                "run's folder"
+                f"{folder}: expected a run folder with a report.json, got {type(error).__name__} ({one_line(error)}); "
+                "pass a run's folder"
             ) from error
 
     @property

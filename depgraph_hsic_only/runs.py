@@ -1,7 +1,6 @@
 """The run folder: complete after every stage, every file written in one step."""
 
 import csv
-import errno
 import io
 import json
 import os
@@ -16,9 +15,7 @@ from filelock import FileLock, Timeout
 from ultralytics.utils.files import increment_path
 
 from depgraph_hsic_only.errors import ConfigError, StorageError
-
-_STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
-_TORCH_WRITES = ("PytorchStreamWriter failed", "unexpected pos")  # what torch.save says instead of why
+from depgraph_hsic_only.shortage import storage_reason
 
 
 class RunFolder:
@@ -142,12 +139,3 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         raise StorageError(f"{path}: expected to write it, but {reason}; make room, or pass another folder") from error
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def storage_reason(error: BaseException | None) -> str | None:
-    """What is wrong with the storage, where that is what an error tells of; else None."""
-    if isinstance(error, OSError) and error.errno in _STORAGE:
-        return f"{error.strerror}"
-    if isinstance(error, RuntimeError) and any(words in str(error) for words in _TORCH_WRITES):
-        return "it could not be written to the end"
-    return None

@@ -1,7 +1,6 @@
 """Settings as people write them: YAML files, and key=value on the command line."""
 
 import re
-import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import yaml
 from ultralytics.cfg import smart_value
 
-from depgraph_hsic_only.errors import ConfigError
+from depgraph_hsic_only.errors import ConfigError, one_line
 
 
 def read_yaml(cfg: str | Path) -> dict[str, Any]:
@@ -26,8 +25,7 @@ def read_yaml(cfg: str | Path) -> dict[str, Any]:
     try:
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except Exception as error:  # malformed YAML raises anything: ValueError for a date, RecursionError for a deep nest
-        reason = textwrap.shorten(str(error), 300) or type(error).__name__
-        raise ConfigError(f"{path}: expected YAML, got something else ({reason}); mend that line") from error
+        raise ConfigError(f"{path}: expected YAML, got something else ({one_line(error)}); mend that line") from error
     if data is None:
         return {}
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):

@@ -10,8 +10,8 @@ from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.settings import flattened
 
 STATE = "state.json"
-# Settings that may differ after a resume: where it runs, and paths, whose content is compared instead.
-_FREE = ("project", "name", "exist_ok", "device", "workers", "trust", "verbose", "pretrained", "data")
+# Settings that may differ after a resume: where it runs and what fits there, and paths, whose content is compared.
+_FREE = ("project", "name", "exist_ok", "device", "workers", "batch", "trust", "verbose", "pretrained", "data")
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from depgraph_hsic_only.utils.hooks import (
     read_epochs,
 )
 
-_PLACES = ("data", "device", "workers", "distill_model")  # train arguments that may have changed since a training began
+_FREE = ("data", "device", "workers", "batch", "distill_model")  # what may have changed since a training began
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,12 +40,14 @@ class Trained:
         epoch: The number of that epoch, from 1.
         epochs: How many epochs there were.
         last: Mask mAP50-95 of the last epoch, as Ultralytics measured it in the training; None if it did not.
+        batch: Images per batch: less than was asked for where Ultralytics halved it, since a GPU's memory ran out.
     """
 
     model: Any
     epoch: int
     epochs: int
     last: float | None
+    batch: int
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,8 @@ def train_model(
         YOLO(str(kept))  # refuses code in it, which the next line would run
     write_atomically(result, lambda temporary: strip_optimizer(kept, str(temporary)))
     epoch = 1 + scores.index(max(known)) if known else len(scores)
-    return Trained(load_model(result), epoch, len(scores), scores[-1])
+    trained = load_model(result)
+    return Trained(trained, epoch, len(scores), scores[-1], int(trained.ckpt["train_args"]["batch"]))
 
 
 def _go_on(
@@ -143,5 +146,5 @@ def _go_on(
     if left > 0:
         trainee = YOLO(str(last))
         callbacks.with_others([("on_train_start", snapshot)]).attach(trainee)
-        again = {key: value for key, value in arguments.items() if key in _PLACES}
+        again = {key: value for key, value in arguments.items() if key in _FREE}
         trainee.train(resume=True, save_dir=str(folder), **again)

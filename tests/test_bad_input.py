@@ -3,7 +3,6 @@
 import copy
 import errno
 import random
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,13 +15,11 @@ from conftest import build
 from test_loading import saved
 from ultralytics.nn.tasks import RTDETRDetectionModel
 
-from depgraph_hsic_only import StorageError, load_model
+from depgraph_hsic_only import load_model
 from depgraph_hsic_only.cli import main
 from depgraph_hsic_only.config import DEFAULTS, load_config
-from depgraph_hsic_only.runs import write_atomically
 from depgraph_hsic_only.shapes import shapes_dataset
 
-ROOT = Path(__file__).parents[1]
 NAMES = ["circle", "square", "triangle", "star", "cross"]
 
 
@@ -264,42 +261,6 @@ def test_a_missing_package_is_said_before_the_run(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there(refused: Any, checkpoint: Path, shapes: Path) -> None:
     assert "device: expected one that this machine has, got '0'" in refused(*plain(checkpoint, shapes), "--device", "0")
-
-
-LIMITED = """
-import resource, sys
-from depgraph_hsic_only.cli import main
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), int(sys.argv[1])))
-sys.exit(main(sys.argv[2:]))
-"""
-
-
-@pytest.mark.parametrize("limit", [1000, 1_000_000])
-def test_a_full_disk_keeps_what_was_done(limit: int, checkpoint: Path, shapes: Path, tmp_path: Path) -> None:
-    arguments = [*plain(checkpoint, shapes), "--project", str(tmp_path), "--name", "run"]
-    command = [sys.executable, "-c", LIMITED, str(limit), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    said = [line for line in done.stderr.splitlines() if "warning" not in line.lower()]
-    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
-    assert "expected to write" in said[-1] and "make room" in said[-1], done.stderr
-    for path in (tmp_path / "run" / "weights").iterdir():
-        load_model(path)
-    assert not list(tmp_path.rglob("*.tmp"))
-    if limit > 1000:
-        assert f"--resume {tmp_path / 'run'}" in said[-1]
-
-
-def test_a_file_that_cannot_be_written_is_left_as_it_was(tmp_path: Path) -> None:
-    file = tmp_path / "file"
-    file.write_text("before")
-
-    def full(temporary: Path) -> None:
-        temporary.write_text("half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with pytest.raises(StorageError, match="expected to write it, but No space left on device; make room"):
-        write_atomically(file, full)
-    assert file.read_text() == "before" and list(tmp_path.iterdir()) == [file]
 
 
 def test_an_error_of_our_own_keeps_its_traceback(checkpoint: Path, monkeypatch: Any, capsys: Any) -> None:

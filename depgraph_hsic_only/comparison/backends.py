@@ -8,7 +8,7 @@ import torch
 
 from depgraph_hsic_only.comparison.parts import Part
 from depgraph_hsic_only.criteria.registry import list_criteria, register_criterion, registered_criterion
-from depgraph_hsic_only.errors import ConfigError
+from depgraph_hsic_only.errors import ConfigError, one_line
 from depgraph_hsic_only.names import nearest
 from depgraph_hsic_only.progress import say
 
@@ -64,10 +64,9 @@ def open_backend(
         try:
             ray.init(address=address, log_to_driver=False, **({} if address else {"include_dashboard": False}))
         except (ConnectionError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
             raise ConfigError(
-                f"address: expected a Ray cluster at {address!r}, but there is none to reach ({reason}); start one "
-                "with 'ray start --head', or leave the address out"
+                f"address: expected a Ray cluster at {address!r}, but there is none to reach ({one_line(error)}); "
+                "start one with 'ray start --head', or leave the address out"
             ) from error
     gpus = float(device != "cpu" and torch.cuda.is_available()) if task_gpus is None else task_gpus
     try:

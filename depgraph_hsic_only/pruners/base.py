@@ -3,6 +3,7 @@
 import abc
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, final
@@ -10,7 +11,7 @@ from typing import Any, final
 from depgraph_hsic_only.bootstrap import draws_for_deviation
 from depgraph_hsic_only.config import DEFAULT_CFG, Config, load_config
 from depgraph_hsic_only.dataset import Dataset, find_dataset
-from depgraph_hsic_only.errors import StorageError
+from depgraph_hsic_only.errors import ExportError, OutOfMemoryError, PruningError, StorageError, one_line
 from depgraph_hsic_only.evaluation import Metrics, Validation, check_device, validate_model
 from depgraph_hsic_only.logs import run_display
 from depgraph_hsic_only.progress import say
@@ -25,8 +26,9 @@ from depgraph_hsic_only.recording import (
     imgsz_of,
 )
 from depgraph_hsic_only.run_report import RunReport
-from depgraph_hsic_only.runs import RunFolder, storage_reason
+from depgraph_hsic_only.runs import RunFolder
 from depgraph_hsic_only.settings import read_yaml
+from depgraph_hsic_only.shortage import out_of_memory, storage_reason
 from depgraph_hsic_only.state import STATE, RunState, read_state
 from depgraph_hsic_only.utils.hooks import Callbacks
 
@@ -86,24 +88,26 @@ class Yolov8SegPruner(abc.ABC):
         Args:
             resume: Folder of a run that was cut off, to go on where it was: from the stage before, in a training from
                 the last epoch. Settings, checkpoint and data set must be those it was started with; only where it runs
-                (`device`, `workers`) may differ. None for a new run.
+                and what fits there (`device`, `workers`, `batch`) may differ. None for a new run.
 
         Raises:
             PruningError: A setting, the checkpoint or the data set can't be used (then nothing has been written), the
                 exported file differs from the model, or `resume` is of another run, or of one that is running.
-            StorageError: The disk is full, say; what was done before is kept, and `resume` goes on from it.
+            StorageError, OutOfMemoryError: The disk or the memory is too small; what was done before is kept, and
+                `resume` goes on from it.
         """
         model = self.load()
         check_classes(model, self.dataset, self.config)
         check_device(self.config.device)
         sources = {"checkpoint": fingerprint(model.model), "data": self.dataset.digest()}
-        state = RunState(self.config.to_dict(), sources)
+        state, batch = RunState(self.config.to_dict(), sources), self.config.batch
         if resume is not None:
-            state = read_state(resume)
-            state.check_same(self.config.to_dict(), sources, Path(resume))
+            before = read_state(resume)
+            before.check_same(self.config.to_dict(), sources, Path(resume))
             self.folder = RunFolder(Path(resume))
+            state, batch = replace(state, done=before.done), before.settings["batch"]
         with (
-            _told_of_storage(self.folder),
+            _told_of_shortage(self.folder),
             self.folder.locked(),
             run_display(len(STAGES), self.folder.path / "run.log", verbose=self.config.verbose),
         ):
@@ -111,7 +115,9 @@ class Yolov8SegPruner(abc.ABC):
                 if resume is None:
                     self.folder.clear_scratch()
                     self.folder.write_yaml("args.yaml", self.config.to_dict())
-                    self.folder.write_json(STATE, state.to_dict())
+                self.folder.write_json(STATE, state.to_dict())
+                if batch != self.config.batch:
+                    self.note(f"batches of {self.config.batch} images from here on instead of {batch}")
                 return self._run(model, state)
             except KeyboardInterrupt:
                 say(f"interrupted; to go on: --resume {self.folder.path}")
@@ -183,15 +189,23 @@ class Yolov8SegPruner(abc.ABC):
 
 
 @contextmanager
-def _told_of_storage(folder: RunFolder) -> Iterator[None]:
-    """Where a file can't be written, by us or by Ultralytics, say what is safe and how to go on."""
+def _told_of_shortage(folder: RunFolder) -> Iterator[None]:
+    """Where the disk or the memory is too small, for us or for Ultralytics, say what is safe and how to go on."""
     try:
         yield
-    except (OSError, RuntimeError) as error:
-        reason = storage_reason(error) or storage_reason(error.__cause__)
-        if reason is None:
+    except Exception as error:
+        told = isinstance(error, (StorageError, ExportError))  # by us, of what another library met
+        cause = error.__cause__ if told else None if isinstance(error, PruningError) else error
+        if cause is None:
             raise
-        begun = (folder.path / STATE).is_file()
-        safe = "what was done before is safe: make room, then go on with --resume" if begun else "nothing was done yet:"
-        what = f"{safe} {folder.path}" if begun else f"{safe} make room, or pass another --project"
-        raise StorageError(f"{folder.path}: expected to write files, but {reason}; {what}") from error
+        if (reason := storage_reason(cause)) is not None:
+            begun = (folder.path / STATE).is_file()
+            safe = "what was done before is safe: make room, then go on with --resume" if begun else "nothing was done"
+            what = f"{safe} {folder.path}" if begun else f"{safe} yet: make room, or pass another --project"
+            raise StorageError(f"{folder.path}: expected to write files, but {reason}; {what}") from error
+        if out_of_memory(cause):
+            raise OutOfMemoryError(
+                f"expected more memory than there is ({one_line(cause)}); what was done before is safe: go on with a "
+                f"smaller --batch: --resume {folder.path}; or start anew with a smaller --imgsz or calibration.images"
+            ) from error
+        raise

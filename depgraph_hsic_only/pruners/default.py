@@ -290,6 +290,8 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         arguments = {**common, "imgsz": imgsz_of(model, self.config), **settings}
         arguments["data"] = self.dataset.file(self.folder.path)
         trained = train_model(model, self.folder.path / TRAININGS[stage], arguments, callbacks, scratch=scratch)
+        if 0 < trained.batch < arguments["batch"]:
+            self.note(f"the memory was too small for batch={arguments['batch']}: trained with batch={trained.batch}")
         return self._better(model, trained) if works else trained.model
 
     def _has_learnt(self, stage: str) -> bool:

@@ -4,7 +4,6 @@ import copy
 import importlib
 import re
 import tempfile
-import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from ultralytics.utils import ops
 from ultralytics.utils.nms import non_max_suppression
 
 from depgraph_hsic_only.c2f import SplitC2f, merge_c2f, split_c2f
-from depgraph_hsic_only.errors import ExportError
+from depgraph_hsic_only.errors import ExportError, one_line
 from depgraph_hsic_only.images import Images, load_images
 
 __all__ = ["OnnxParity", "SplitC2f", "export_onnx", "merge_c2f", "quantize_onnx", "split_c2f", "verify_onnx"]
@@ -77,8 +76,7 @@ def check_onnx() -> None:
             importlib.import_module(name)
         except ImportError as error:
             raise ExportError(
-                f"export: expected the package {name}, which can't be imported ({textwrap.shorten(str(error), 300)}); "
-                f"pip install {name}"
+                f"export: expected the package {name}, which can't be imported ({one_line(error)}); pip install {name}"
             ) from error
 
 
@@ -108,7 +106,7 @@ def export_onnx(model: Any, path: str | Path, *, imgsz: int | None = None, **arg
             made = Exporter(overrides={"format": "onnx", "imgsz": size, "batch": 1, **arguments})(model=network)
         except Exception as error:  # whatever the converter raises
             raise ExportError(
-                f"{path}: the export to ONNX failed ({type(error).__name__}: {textwrap.shorten(str(error), 300)})"
+                f"{path}: the export to ONNX failed ({type(error).__name__}: {one_line(error)})"
             ) from error
         Path(made).replace(path)
     return path
