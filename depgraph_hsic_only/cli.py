@@ -1,12 +1,15 @@
 """The command line: names, flags and exit codes; no logic."""
 
 import argparse
+import signal
 import sys
 import tempfile
 import textwrap
+import threading
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import shtab
@@ -124,20 +127,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit code: 0, 1 after an error of this package's own, whose traceback is kept in a file, 2 where something given
-        can't be used, or 130 after Ctrl-C.
+        can't be used, 130 after Ctrl-C, or 143 after SIGTERM.
     """
     given = list(sys.argv[1:] if argv is None else argv)
     warnings.showwarning = lambda message, *_: say(f"warning: {message}")
     try:
-        if given and given[0] in _COMMANDS:
-            _answer(_COMMANDS[given[0]], given[1:])
-        else:
-            _prune(given)
+        with _terminable():
+            if given and given[0] in _COMMANDS:
+                _answer(_COMMANDS[given[0]], given[1:])
+            else:
+                _prune(given)
     except PruningError as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return 130  # as a shell says it of a process that SIGINT ended
+    except KeyboardInterrupt as interrupt:
+        return 128 + (signal.SIGTERM if isinstance(interrupt, _Terminated) else signal.SIGINT)  # as a shell says it
     except Exception as error:
         reason = storage_reason(error)
         if reason is not None or out_of_memory(error):
@@ -150,6 +154,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{PROGRAM}: internal error ({what}); please report it with {_kept_traceback()}", file=sys.stderr)
         return 1
     return 0
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came: a batch system wants its machine back."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end a run as Ctrl-C does: with a word on how to go on, and nothing half-written."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may listen to signals
+        return
+
+    def terminate(*_: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _kept_traceback() -> str:

@@ -59,7 +59,7 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep the folder from every other run; a run that was killed leaves no lock.
+        """Keep the folder from every other run; a run that was killed leaves no lock, and its half-written files go.
 
         Raises:
             ConfigError: Another run has it.
@@ -73,6 +73,8 @@ class RunFolder:
                 "for it, or pass another --name"
             ) from None
         try:
+            for path in self.path.rglob(_temporary("*", "*")):
+                path.unlink()
             yield
         finally:
             lock.release()
@@ -121,13 +123,17 @@ def _unusable(path: Path, error: OSError) -> ConfigError:
     return ConfigError(f"project: expected a folder that can be made, got {path} ({error.strerror}); pass another")
 
 
+def _temporary(name: str, process: int | str) -> str:
+    return f".{name}.{process}.tmp"
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make a temporary file beside `path`, bring it to the disk and move it into place.
 
     Raises:
         StorageError: It can't be written; what was there before is as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(_temporary(path.name, os.getpid()))
     try:
         write(temporary)
         with temporary.open("rb+") as file:

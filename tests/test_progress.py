@@ -82,7 +82,10 @@ def _arguments(folder: Path, checkpoint: Path, shapes: Path, *more: str) -> list
     ]
 
 
-def test_ctrl_c_leaves_what_was_finished(checkpoint: Path, shapes: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_leaves_what_was_finished(
+    sent: signal.Signals, code: int, checkpoint: Path, shapes: Path, tmp_path: Path
+) -> None:
     arguments = _arguments(tmp_path, checkpoint, shapes, "train.epochs=500")
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stderr is not None
@@ -90,9 +93,9 @@ def test_ctrl_c_leaves_what_was_finished(checkpoint: Path, shapes: Path, tmp_pat
         for line in process.stdout:
             seen.append(line)
             if "epochs: 1 of 500" in line:
-                process.send_signal(signal.SIGINT)
+                process.send_signal(sent)
         errors = process.stderr.read()
-    assert process.returncode == 130, errors
+    assert process.returncode == code, errors
     assert "Traceback" not in errors
     assert "interrupted" in seen[-1]
     assert not any(_BANNER in line for line in seen)

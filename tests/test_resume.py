@@ -70,6 +70,7 @@ def test_killed_between_stages_a_moved_run_goes_on_to_the_same_weights(
     whole = subprocess.run(command(tmp_path / "whole", checkpoint, shapes, *more), capture_output=True, check=False)
     assert whole.returncode == 0
     killed_at(command(tmp_path / "cut", checkpoint, shapes, *more), "fine-tuning (stage 3 of 6)")
+    (tmp_path / "cut" / "run" / "weights" / ".best.pt.1.tmp").write_bytes(b"begun")  # as a kill while it is written
     moved = tmp_path / "elsewhere"
     (tmp_path / "cut" / "run").rename(moved)
     said = resumed(moved)
@@ -79,7 +80,7 @@ def test_killed_between_stages_a_moved_run_goes_on_to_the_same_weights(
         assert (moved / name).read_text() == (tmp_path / "whole" / "run" / name).read_text()
     stages = [[stage["name"] for stage in report(run)["stages"]] for run in (tmp_path / "whole" / "run", moved)]
     assert stages[0] == stages[1]
-    assert not (moved / "resume").exists()
+    assert not (moved / "resume").exists() and not list(moved.rglob("*.tmp"))
     assert "this run is complete" in resumed(moved)
 
 
