@@ -4,13 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: test slow demo check format docs clean
+.PHONY: test slow compat demo check format docs clean
 
 test: $(READY)
 	$(BIN)/python -m pytest
 
 slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+# The oldest and the newest packages that pyproject.toml allows; KEEP="--keep torch==2.13.0 ..." for what a machine lacks.
+compat:
+	$(PYTHON) tests/compat.py oldest $(KEEP)
+	$(PYTHON) tests/compat.py newest $(KEEP)
 
 demo: $(READY)
 	$(BIN)/python -m depgraph_hsic_only --demo
@@ -35,4 +40,4 @@ $(READY): requirements.txt pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) build site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest build site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -151,7 +151,8 @@ def quantize_onnx(source: str | Path, path: str | Path, images: Images, *, limit
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".quantize-") as folder:
         prepared, made = Path(folder) / "prepared.onnx", Path(folder) / path.name
-        quant_pre_process(network, prepared, skip_optimization=True, skip_symbolic_shape=True)  # shapes of all tensors
+        # for the shapes of all tensors; a model in memory is not taken by every onnxruntime
+        quant_pre_process(str(source), prepared, skip_optimization=True, skip_symbolic_shape=True)
         quantize_static(
             prepared,
             made,
