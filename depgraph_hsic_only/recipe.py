@@ -39,7 +39,7 @@ class Start:
 
     @property
     def settled(self) -> bool:
-        """Whether BatchNorm should keep its statistics in the training: not where the cut has made them wrong."""
+        """Whether the start is worth keeping, its BatchNorm statistics too: not where the cut has made them wrong."""
         return self.kept >= _SETTLED
 
 

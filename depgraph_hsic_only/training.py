@@ -26,6 +26,7 @@ from depgraph_hsic_only.utils.hooks import (
     KeepBest,
     keep_statistics,
     read_epochs,
+    remember_start,
 )
 
 _FREE = ("data", "device", "workers", "batch", "distill_model")  # what may have changed since a training began
@@ -83,7 +84,7 @@ def make_recipe(network: Any, start: Start, teacher: Path | None = None, plan: P
         arguments |= taught(start, teacher, untouched)
         callbacks.append(("on_pretrain_routine_end", IdentityProjectors(channels)))
     if start.settled:
-        callbacks.append(("on_train_batch_start", keep_statistics))
+        callbacks += [("on_pretrain_routine_end", remember_start), ("on_train_batch_start", keep_statistics)]
     return Recipe(arguments, tuple(callbacks))
 
 

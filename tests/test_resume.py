@@ -97,7 +97,7 @@ def test_killed_in_a_training_it_completes_all_epochs_to_the_same_weights(
     with (run / "train" / "results.csv").open("a") as file:
         file.write("3,1.0,")  # and a row that was begun
     said = resumed(run)
-    assert "going on after epoch 2 of 3" in said
+    assert "going on after epoch 2 of 3" in said and "epochs: 3 of 3, mask mAP50-95 0.0000" in said
     epochs = report(run)["stages"][1]["epochs"]
     assert [epoch["epoch"] for epoch in epochs] == [1, 2, 3]
     for name in ("train/weights/last.pt", "weights/best.pt"):
