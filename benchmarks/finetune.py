@@ -9,6 +9,7 @@ a stock YOLOv8 of as many parameters by its width alone, from scratch and with w
 
 import argparse
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from depgraph_hsic_only import apply_plan, load_model
 from depgraph_hsic_only.plan import PruningPlan
 from depgraph_hsic_only.recipe import Start
 from depgraph_hsic_only.recovery import recover
-from depgraph_hsic_only.training import Recipe, make_recipe, train_model
+from depgraph_hsic_only.training import Recipe, make_recipe, train_model, trained_on
 from depgraph_hsic_only.utils.hooks import Callbacks
 
 ARMS = "recipe,recipe/no teacher,defaults,unpruned/recipe,unpruned/defaults,smaller,smaller/loaded"
@@ -44,8 +45,10 @@ class Arms:
 
     def recipe(self, arm: str) -> tuple[Any, Recipe]:
         """What an arm starts from, and how it goes on."""
-        images, nothing = len(self.bench.dataset.images("train")), Recipe({}, ())
-        start = Start(images, 16, self.args.epochs, self.recovered.mask / self.unpruned.mask)
+        data, nothing = self.bench.dataset, Recipe({}, ())
+        known, classes = trained_on(self.bench.original, data), len(data.names)
+        same = Start(len(data.images("train")), 16, self.args.epochs, trained_with=known, classes=classes)
+        start = replace(same, kept=self.recovered.mask / self.unpruned.mask)
         if arm == "recipe":
             return self.cut, make_recipe(self.cut.model, start, self.teacher, self.plan)
         if arm == "recipe/no teacher":
@@ -53,7 +56,6 @@ class Arms:
         if arm == "defaults":
             return self.cut, nothing
         if arm.startswith("unpruned"):
-            same = Start(images, 16, self.args.epochs)
             return self.bench.original, nothing if "defaults" in arm else make_recipe(
                 self.bench.original.model, same, self.teacher
             )

@@ -65,6 +65,11 @@ class Dataset:
         return str(folder / "data.yaml")
 
 
+def same_classes(a: Mapping[int, str], b: Mapping[int, str]) -> bool:
+    """Whether two sets of class names are the same, but for case."""
+    return [str(name).strip().lower() for name in a.values()] == [str(name).strip().lower() for name in b.values()]
+
+
 def find_dataset(data: Any) -> Dataset:
     """Find a data set and check that it can be trained on; a known name that is not here is downloaded by Ultralytics.
 

@@ -3,21 +3,33 @@
 Ultralytics' defaults are for trainings of a hundred epochs that start far from a solution. A checkpoint of the same
 data, or a cut model that was recovered, is near one, and what moves it away before it comes back harms a short
 training: the warm-up's learning rate of the biases, BatchNorm's statistics of small augmented batches, a step for every
-64 images only. What each choice is worth is measured in `benchmarks/README.md`.
+64 images only.
+
+Two kinds of models are near one. A model that was trained on this very data set has all that it knows from these
+images, and goes on with them as it was trained: at half its rate, with its own augmentation. A model that has
+learnt elsewhere, on more than this, COCO's on a few hundred images, forgets at such rates, so it is trained gently and
+taught by what it was. What each choice is worth is measured in `benchmarks/README.md`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_LEAST_RATE, _MOST_RATE = 2e-5, 2e-3  # of AdamW, for batches of 4: where nothing was lost, and where everything was
+from ultralytics.utils import DEFAULT_CFG_DICT
+
+# of AdamW, for batches of 4: where nothing was lost of what was learnt elsewhere, and where everything was
+_LEAST_RATE, _MOST_RATE = 2e-5, 2e-3
+_AUGMENTATION = (
+    *("hsv_h", "hsv_s", "hsv_v", "degrees", "translate", "scale", "shear", "perspective", "flipud", "fliplr", "bgr"),
+    *("mosaic", "mixup", "cutmix", "copy_paste", "copy_paste_mode"),
+)
 _SMALLEST_BATCH = 4
 _STEPS = 200  # that a training should have, if smaller batches can give it them
 _LONG = 2000  # steps of a training in which nothing needs to be held still
 _MOSAIC_EPOCHS = 20  # shorter trainings see whole images only
-_SETTLED = 0.5  # share of the accuracy: from there on BatchNorm's statistics are those to keep
+_SETTLED = 0.25  # share of the accuracy: from there on BatchNorm's statistics are those to keep
 _DISTILLATION = 30.0  # weight of the features against the labels' losses: about equal parts
 
 
@@ -30,12 +42,17 @@ class Start:
         batch: Images per batch that the run is configured for; a short training may take fewer.
         epochs: Epochs to train for, at least 1.
         kept: Share of the accuracy that the model has now of what it once had, in [0, 1]; 1 for one that was not cut.
+        trained_with: Train arguments of the training on this very data set that the model comes from; None for a model
+            that has learnt elsewhere.
+        classes: Classes of the data set.
     """
 
     images: int
     batch: int
     epochs: int
     kept: float = 1.0
+    trained_with: Mapping[str, Any] | None = None
+    classes: int = 80
 
     @property
     def settled(self) -> bool:
@@ -47,10 +64,14 @@ def continued(start: Start) -> dict[str, Any]:
     """Train arguments for a model that works, to be put under the user's own."""
     batch = min(start.batch, max(_SMALLEST_BATCH, start.images * start.epochs // _STEPS))
     lost = 1 - min(max(start.kept, 0.0), 1.0)
-    rate = _LEAST_RATE * (_MOST_RATE / _LEAST_RATE) ** lost * math.sqrt(batch / _SMALLEST_BATCH)
+    least = _LEAST_RATE if start.trained_with is None else _own_rate(start.trained_with, start.classes)
+    rate = least * (_MOST_RATE / least) ** lost**2 * math.sqrt(batch / _SMALLEST_BATCH)
     rate = min(rate, _MOST_RATE)  # that of a training from random weights, whatever the batch
     steps = math.ceil(start.images / batch)
-    return {
+    known = start.trained_with or {}
+    own = {key: known[key] for key in _AUGMENTATION if known.get(key, DEFAULT_CFG_DICT[key]) != DEFAULT_CFG_DICT[key]}
+    mosaic = own.get("mosaic", 1.0) if start.epochs >= _MOSAIC_EPOCHS else 0.0
+    return own | {
         "batch": batch,
         "nbs": batch,  # a step for every batch
         "optimizer": "AdamW",
@@ -58,16 +79,27 @@ def continued(start: Start) -> dict[str, Any]:
         "cos_lr": True,
         "warmup_epochs": round(min(0.3, 100 / steps), 4),
         "warmup_bias_lr": 0.0,
-        "mosaic": 1.0 if start.epochs >= _MOSAIC_EPOCHS else 0.0,
+        "mosaic": mosaic,
         "close_mosaic": start.epochs // 2,
     }
+
+
+def _own_rate(trained_with: Mapping[str, Any], classes: int) -> float:
+    """Half the rate of AdamW that a model was trained at, for batches of 4, by the square root of the batch.
+
+    Where it was another optimizer, the rate that Ultralytics' optimizer=auto gives AdamW in its place.
+    """
+    adam = str(trained_with["optimizer"]).lower().startswith("adam")
+    rate = float(trained_with["lr0"]) if adam else 0.002 * 5 / (4 + classes)
+    at_once = max(trained_with["nbs"], trained_with["batch"])
+    return min(max(rate / 2 * math.sqrt(_SMALLEST_BATCH / at_once), _LEAST_RATE), _MOST_RATE)
 
 
 def taught(start: Start, teacher: Path, untouched: Sequence[int]) -> dict[str, Any]:
     """Train arguments by which a model learns from the original beside the labels, over those of `continued`.
 
-    A few hundred images don't show what the original has learnt of rare classes: without it as teacher, the unpruned
-    model itself forgets.
+    A few hundred images don't show what the original has learnt of rare classes elsewhere: without it as teacher, the
+    unpruned model itself forgets.
 
     Args:
         start: Where the training starts.

@@ -15,7 +15,7 @@ from ultralytics.utils.torch_utils import init_seeds, select_device
 from depgraph_hsic_only.architecture import layer_widths
 from depgraph_hsic_only.config import Config
 from depgraph_hsic_only.costs import measure_cost
-from depgraph_hsic_only.dataset import Dataset
+from depgraph_hsic_only.dataset import Dataset, same_classes
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.evaluation import Latency, Metrics, Validation, measure_latency, onnx_run, torch_run
 from depgraph_hsic_only.html_report import write_html
@@ -244,11 +244,6 @@ def _of_stage(found: Mapping[str, Latency], name: str) -> dict[str, Latency]:
 def imgsz_of(model: Any, config: Config) -> int:
     """Side of the input image of a run, pixels: the configuration's, or the checkpoint's own."""
     return config.imgsz or own_imgsz(model)
-
-
-def same_classes(a: Mapping[int, str], b: Mapping[int, str]) -> bool:
-    """Whether two sets of class names are the same, but for case."""
-    return [str(name).strip().lower() for name in a.values()] == [str(name).strip().lower() for name in b.values()]
 
 
 def fingerprint(network: Any, *others: Sequence[torch.Tensor] | str) -> str:

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ultralytics import YOLO
+from ultralytics.cfg import get_cfg
+from ultralytics.utils import DEFAULT_CFG_DICT
 from ultralytics.utils.torch_utils import strip_optimizer
 
+from depgraph_hsic_only.dataset import Dataset, same_classes
 from depgraph_hsic_only.loading import load_model
 from depgraph_hsic_only.nms import patient_nms
 from depgraph_hsic_only.plan import PruningPlan
@@ -64,18 +67,41 @@ class Recipe:
     callbacks: tuple[tuple[str, Callable[[Any], object]], ...]
 
 
+def trained_on(model: Any, dataset: Dataset) -> Mapping[str, Any] | None:
+    """The train arguments of a `YOLO` that was trained on a data set, by the word of its checkpoint.
+
+    Args:
+        model: A `YOLO` that was loaded from a checkpoint.
+        dataset: The data set: a file of the same name, wherever it is now, with the same classes.
+
+    Returns:
+        The arguments, complete and valid; None where it was trained on something else, had a teacher, who may have
+        known more, or doesn't say.
+    """
+    told = (model.ckpt or {}).get("train_args")
+    if not isinstance(told, dict) or dataset.source is None or not same_classes(model.names, dataset.names):
+        return None
+    try:
+        arguments = vars(get_cfg(overrides={key: told[key] for key in DEFAULT_CFG_DICT if key in told}))
+    except Exception:  # whatever Ultralytics raises for values that it can't use: a checkpoint may say anything
+        return None
+    same = Path(str(arguments["data"])).name == Path(dataset.source).name
+    return arguments if same and arguments["distill_model"] is None else None
+
+
 def make_recipe(network: Any, start: Start, teacher: Path | None = None, plan: PruningPlan | None = None) -> Recipe:
     """How to train on a network that works (see `recipe.py`).
 
     Args:
         network: A SegmentationModel.
         start: Where the training starts.
-        teacher: Checkpoint of the network as it was, or before it was cut; None to learn from the labels alone.
+        teacher: Checkpoint of the network as it was, or before it was cut; None to learn from the labels alone, as it
+            does in any case where it was trained on this data set.
         plan: What was cut from the teacher; None for nothing.
     """
     arguments = continued(start)
     callbacks: list[tuple[str, Callable[[Any], object]]] = []
-    if teacher is not None:
+    if teacher is not None and start.trained_with is None:
         untouched: list[int] = []
         channels: tuple[tuple[int, ...] | None, ...] = (None,) * len(network.model[-1].f)
         if plan is not None:

@@ -18,9 +18,10 @@ from ultralytics.utils.dist import generate_ddp_file
 from ultralytics.utils.torch_utils import unwrap_model
 
 from depgraph_hsic_only import apply_plan, load_model, plan_pruning
+from depgraph_hsic_only.dataset import find_dataset
 from depgraph_hsic_only.recipe import Start, continued, taught
 from depgraph_hsic_only.reconstruction import head_channels, untouched_layers
-from depgraph_hsic_only.training import make_recipe, train_model
+from depgraph_hsic_only.training import make_recipe, train_model, trained_on
 from depgraph_hsic_only.utils.hooks import (
     MASK_MAP,
     Callbacks,
@@ -104,6 +105,55 @@ def test_the_more_was_lost_the_faster_and_the_fewer_the_images_the_smaller_the_b
     )
     assert short["freeze"] == [16, 22] and "freeze" not in long and "freeze" not in broken
     assert short["distill_model"] == "trained.pt"
+
+
+def test_what_was_trained_on_this_very_data_goes_on_as_it_was_trained(checkpoint: Path, shapes: Path) -> None:
+    model, data = load_model(checkpoint), find_dataset(str(shapes))
+    told = {"data": f"/elsewhere/{shapes.name}", "scale": 0.2, "mosaic": 1.0, "lr0": 0.5, "flipud": 0.5}
+    assert trained_on(model, data) is None
+    model.ckpt["train_args"] = told
+    known = trained_on(model, data)
+    assert known is not None and known["nbs"] == 64 and told.items() <= known.items()
+    for other in ({"data": "coco.yaml"}, {"distill_model": "teacher.pt"}, {"scale": "a"}, {"lr0": [1]}, {"batch": "b"}):
+        model.ckpt["train_args"] = told | other
+        assert trained_on(model, data) is None
+    start = Start(200, 4, 3, kept=0.9, trained_with=known, classes=5)
+    recipe = make_recipe(model.model, start, checkpoint)
+    found = recipe.arguments
+    assert found["scale"] == 0.2 and found["flipud"] == 0.5 and found["mosaic"] == 0.0
+    assert "distill_model" not in found and "freeze" not in found
+    rates = {  # half of what it was, and a quarter of that for batches a sixteenth
+        (80, "AdamW", 4): 1e-3,
+        (80, "AdamW", 64): 2.5e-4,
+        (5, "auto", 64): 1.4e-4,
+        (80, "SGD", 64): 2e-5,
+    }
+    for (classes, optimizer, nbs), rate in rates.items():
+        with_ = {**known, "optimizer": optimizer, "lr0": 2e-3, "nbs": nbs, "batch": 4}
+        assert continued(Start(200, 4, 3, trained_with=with_, classes=classes))["lr0"] == rate
+    model.ckpt["train_args"] = told
+    model.model.names = dict(enumerate("abcde"))
+    assert trained_on(model, data) is None
+
+
+def test_the_average_remembers_the_start(checkpoint: Path, shapes: Path, tmp_path: Path) -> None:
+    """Against an average of our own, in which the start has a share of 0.4 in the end."""
+    model, kept = load_model(checkpoint), []
+    recipe = make_recipe(model.model, Start(16, 4, 2))
+    decay = 0.4 ** (1 / 8)  # four steps an epoch
+
+    def mine(trainer: Any) -> None:
+        state = {k: v.clone() for k, v in unwrap_model(trainer.model).state_dict().items() if v.dtype.is_floating_point}
+        kept[:] = [state if not kept else {k: decay * kept[0][k] + (1 - decay) * v for k, v in state.items()}]
+        theirs = trainer.ema.ema.state_dict()
+        assert all(torch.allclose(theirs[k], v, atol=1e-5) for k, v in kept[0].items())
+
+    callbacks = Callbacks().with_others([*recipe.callbacks, ("on_train_start", mine), ("on_train_batch_end", mine)])
+    arguments = {**recipe.arguments, "lr0": 1e-2, "data": str(shapes), "epochs": 2, "imgsz": 64, "workers": 0}
+    arguments |= {"device": "cpu", "plots": False, "val": False}
+    last = train_model(model, tmp_path / "run", arguments, callbacks, scratch=tmp_path / "scratch").model
+    saved = last.model.state_dict()
+    assert all(torch.allclose(saved[k], v, atol=1e-2, rtol=1e-2) for k, v in kept[0].items())  # in half precision
 
 
 class Handed(Exception):

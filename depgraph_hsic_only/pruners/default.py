@@ -2,39 +2,35 @@
 
 import copy
 import itertools
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import torch
-from ultralytics.utils.torch_utils import select_device
 
 from depgraph_hsic_only.allocation import check_reachable
 from depgraph_hsic_only.cost_model import CostModel
-from depgraph_hsic_only.criteria import create_criterion
-from depgraph_hsic_only.criteria.registry import Measured, option_names
-from depgraph_hsic_only.dataset import labelled_batches
+from depgraph_hsic_only.dataset import same_classes
 from depgraph_hsic_only.errors import ExportError
-from depgraph_hsic_only.graph import ChannelGraph, trace_channels
+from depgraph_hsic_only.graph import trace_channels
 from depgraph_hsic_only.images import is_readable
 from depgraph_hsic_only.loading import load_model
 from depgraph_hsic_only.plan import PruningPlan
-from depgraph_hsic_only.planning import agreement, make_plan, plan_cut
+from depgraph_hsic_only.planning import agreement
 from depgraph_hsic_only.progress import say
 from depgraph_hsic_only.pruners.base import Yolov8SegPruner
-from depgraph_hsic_only.pruning import apply_plan, widths_for
+from depgraph_hsic_only.pruners.planner import Planner, Scored
+from depgraph_hsic_only.pruning import apply_plan
 from depgraph_hsic_only.recipe import Start
-from depgraph_hsic_only.recording import BLOCKS, FILES, TRAININGS, Exported, fingerprint, imgsz_of, same_classes
+from depgraph_hsic_only.recording import BLOCKS, FILES, TRAININGS, Exported, imgsz_of
 from depgraph_hsic_only.recovery import Recovery, recover
 from depgraph_hsic_only.report import stability_text
 from depgraph_hsic_only.runs import write_atomically
-from depgraph_hsic_only.sensitivity import Sensitivity, measure_sensitivity
 from depgraph_hsic_only.steps import Step, keep_step, read_step
 from depgraph_hsic_only.target import Target
-from depgraph_hsic_only.training import Recipe, Trained, make_recipe, train_model
+from depgraph_hsic_only.training import Recipe, Trained, make_recipe, train_model, trained_on
 from depgraph_hsic_only.utils.conversion import check_onnx, export_onnx, verify_onnx
 from depgraph_hsic_only.utils.hooks import PruneEvent
 
@@ -91,8 +87,9 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         last step is fine-tuned and measured too, and the last step within the allowed loss is what is returned.
         """
         settings = self.config.prune
-        scored = self._scored(model)
-        planned = self._planner(model, scored)
+        planner = Planner(self.config, self.dataset, self.folder, self.note)
+        scored = planner.scored(model)
+        planned = planner.started(model, scored)
         reference = None if settings.max_map_drop is None else self.evaluate(model).map50_95_mask
         done, whole, trajectory = 0, None, [self._point(0, model)]
         if (kept := read_step(self.folder)) is not None:
@@ -101,7 +98,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
             self._write_plan(whole)
             say(f"going on after step {done}")
         for step in range(done + 1, settings.steps + 1):
-            scored = scored if step == 1 else self._scored(model)
+            scored = scored if step == 1 else planner.scored(model)
             good = (model if reference is None else copy.deepcopy(model)), whole
             plan = planned(scored, Fraction(step, settings.steps))
             model = self._cut(model, plan, scored, step)
@@ -146,67 +143,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
             raise ExportError(f"{path}: expected the outputs of the model, got {parity}; the file was removed")
         return Exported(path, parity)
 
-    def _scored(self, model: Any) -> "_Scored":
-        """The channel groups of a model, and how much each channel matters."""
-        settings = self.config.prune
-        options = dict(settings.options)
-        if "seed" in option_names(settings.criterion):
-            options.setdefault("seed", self.config.seed)
-        criterion = create_criterion(settings.criterion, **options)
-        graph = trace_channels(model.model, settings.layers)
-        needed = criterion.needs_batches or settings.recover != "none" or settings.target is not None
-        batches = self._calibration(model) if needed else []
-        return _Scored(graph, criterion.measure(graph, batches), batches)
-
-    def _planner(self, model: Any, unpruned: "_Scored") -> Callable[["_Scored", Fraction], PruningPlan]:
-        """A function that plans the cut of what was scored, for a share of the way from the unpruned model."""
-        settings = self.config.prune
-        if settings.target is None:
-
-            def by_amount(scored: _Scored, done: Fraction) -> PruningPlan:
-                return plan_cut(
-                    scored.graph,
-                    scored.measured.scores,
-                    ratio=None if settings.threshold is not None else float(Fraction(str(settings.ratio or 0)) * done),
-                    threshold=settings.threshold,
-                    limits=settings.limits,
-                    criterion=settings.criterion,
-                    unpruned=unpruned.graph,
-                )
-
-            return by_amount
-
-        target, imgsz = Target.parse(settings.target), imgsz_of(model, self.config)
-        device = select_device(self.config.device, verbose=False)  # whose latency a target may be of
-        network = copy.deepcopy(model.model).to(device)
-        damage = self._sensitivity(network, unpruned)
-
-        def by_target(scored: _Scored, done: Fraction) -> PruningPlan:
-            now = {width.name: width.channels for width in scored.graph.widths}
-            part = target.partly(float(done))
-            found = widths_for(network, unpruned.graph, damage, part, settings.limits, imgsz, start=now)
-            scores = scored.measured.scores
-            return make_plan(scored.graph, scores, found.widths, criterion=settings.criterion, reasons=found.reasons)
-
-        return by_target
-
-    def _sensitivity(self, network: Any, scored: "_Scored") -> Sensitivity:
-        """How much each width hurts: from the run folder where it was measured before on the same, else measured."""
-        images = _images(scored.batches)
-        limits = self.config.prune.limits
-        key = fingerprint(network, list(scored.measured.scores.values()), [images], repr(limits))
-        path = self.folder.path / "sensitivity.json"
-        if path.is_file() and (found := json.loads(path.read_text(encoding="utf-8"))).get("key") == key:
-            self.note("sensitivity of the widths: taken from the run folder, where it was measured on the same")
-            return Sensitivity.from_dict(found)
-        damage = measure_sensitivity(
-            network, scored.graph, scored.measured.scores, images, limits=limits, seed=self.config.seed
-        )
-        self.folder.write_json("sensitivity.json", {"key": key, **damage.to_dict()})
-        self.note(f"sensitivity of the widths: measured on {damage.images} images in {damage.seconds:.0f} s")
-        return damage
-
-    def _cut(self, model: Any, plan: PruningPlan, scored: "_Scored", step: int) -> Any:
+    def _cut(self, model: Any, plan: PruningPlan, scored: Scored, step: int) -> Any:
         """`model`, cut in place as planned, and recovered."""
         settings = self.config.prune
         scores = {name: s.tolist() for name, s in scored.measured.scores.items()}
@@ -215,7 +152,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         original = copy.deepcopy(model.model)
         report = replace(apply_plan(model, plan), scores=scores, stability=stability)
         if settings.recover != "none":
-            report = replace(report, recovery=self._recover(model, original, plan, scored.batches))
+            report = replace(report, recovery=self._recover(model, original, plan, scored.images))
         self.detail(scores=scores, stability=stability)
         if stability is not None:
             self.note(stability_text(stability))
@@ -238,12 +175,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
             "map50_95_mask": self.evaluate(model).map50_95_mask if measured else None,
         }
 
-    def _calibration(self, model: Any) -> list[dict[str, Any]]:
-        """Training images with their labels, letterboxed as in validation."""
-        images, imgsz = self.config.calibration["images"], imgsz_of(model, self.config)
-        return list(labelled_batches(self.dataset, images=images, imgsz=imgsz, batch=min(self.config.batch, images)))
-
-    def _recover(self, model: Any, original: Any, plan: PruningPlan, batches: Sequence[Mapping[str, Any]]) -> Recovery:
+    def _recover(self, model: Any, original: Any, plan: PruningPlan, images: torch.Tensor) -> Recovery:
         """Recover `model` in place, and put into the report what it was worth before and what was done."""
         if same_classes(model.names, self.dataset.names):
             found = self.evaluate(model)
@@ -253,7 +185,6 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
             self.note(
                 f"as cut, before the recovery: mAP50-95 box {found.map50_95_box:.4f}, mask {found.map50_95_mask:.4f}"
             )
-        images = _images(batches)
         method, seconds = self.config.prune.recover, self.config.prune.distill_seconds
         recovery = recover(model, original, plan, images, method=method, seconds=seconds, seed=self.config.seed)
         self.detail(recovery=recovery.to_dict())
@@ -302,7 +233,10 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
     def _recipe(self, model: Any, stage: str, settings: Mapping[str, Any], scratch: Path) -> Recipe:
         """How to train on a model that works: one that was cut is taught by the one before, any other by itself."""
         batch = int(settings.get("batch", self.config.batch))
-        start = Start(len(self.dataset.images("train")), batch, int(settings["epochs"]))
+        known, images = trained_on(model, self.dataset), len(self.dataset.images("train"))
+        start = Start(images, batch, int(settings["epochs"]), trained_with=known, classes=len(self.dataset.names))
+        if known is not None:
+            self.note("the checkpoint was trained on this data set, and goes on as it was trained")
         own = "distill_model" in settings
         if stage == "trained":
             if own:
@@ -328,16 +262,3 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
             return trained.model
         self.note(f"{found}, which is no better than the {before:.4f} before: the model is kept as it was")
         return model
-
-
-@dataclass(frozen=True, eq=False)
-class _Scored:
-    """A model's channel groups, their scores, and the calibration images they were measured on."""
-
-    graph: ChannelGraph
-    measured: Measured
-    batches: Sequence[Mapping[str, Any]]
-
-
-def _images(batches: Sequence[Mapping[str, Any]]) -> torch.Tensor:
-    return torch.cat([batch["img"] for batch in batches])
