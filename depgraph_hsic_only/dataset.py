@@ -15,6 +15,7 @@ from ultralytics.data.utils import IMG_FORMATS, check_det_dataset, img2label_pat
 
 from depgraph_hsic_only.errors import DataError, one_line
 from depgraph_hsic_only.images import is_readable
+from depgraph_hsic_only.restricted import code_in_cache
 from depgraph_hsic_only.shapes import shapes_dataset
 
 SHAPES = "shapes"
@@ -135,8 +136,12 @@ def _check_labels(dataset: Dataset, split: str, name: Any) -> None:
     expected = f"{name}: expected images with instance polygons in '{split}' ({dataset.keys[split]})"
     if not files:
         raise DataError(f"{expected}, got no images; check the path in the data set's YAML")
+    labels = [Path(label) for label in img2label_paths([str(file) for file in files])]
+    for cache in {label.parent.with_suffix(".cache") for label in labels}:
+        if (code := code_in_cache(cache)) is not None:
+            raise DataError(f"{cache}: expected a label cache of Ultralytics, got one that would run {code}; remove it")
     boxes, fault = 0, None
-    for image, label in zip(files, map(Path, img2label_paths([str(f) for f in files])), strict=True):
+    for image, label in zip(files, labels, strict=True):
         for line in label.read_text(encoding="utf-8", errors="replace").splitlines() if label.is_file() else ():
             columns = line.split()
             boxes += 0 < len(columns) < 7

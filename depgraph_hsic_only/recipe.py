@@ -64,8 +64,11 @@ def continued(start: Start) -> dict[str, Any]:
     """Train arguments for a model that works, to be put under the user's own."""
     batch = min(start.batch, max(_SMALLEST_BATCH, start.images * start.epochs // _STEPS))
     lost = 1 - min(max(start.kept, 0.0), 1.0)
-    least = _LEAST_RATE if start.trained_with is None else _own_rate(start.trained_with, start.classes)
-    rate = least * (_MOST_RATE / least) ** lost**2 * math.sqrt(batch / _SMALLEST_BATCH)
+    if start.trained_with is None:
+        least, share = _LEAST_RATE, lost**2
+    else:
+        least, share = _own_rate(start.trained_with, start.classes), lost  # all of it can be learnt again here
+    rate = least * (_MOST_RATE / least) ** share * math.sqrt(batch / _SMALLEST_BATCH)
     rate = min(rate, _MOST_RATE)  # that of a training from random weights, whatever the batch
     steps = math.ceil(start.images / batch)
     known = start.trained_with or {}

@@ -1,6 +1,7 @@
 """No code in a file is run: a checkpoint that would write a file doesn't, whichever way it comes in, but by --trust."""
 
 import copy
+import pickle
 import runpy
 import shutil
 import sys
@@ -8,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -15,6 +17,8 @@ from conftest import build
 
 from depgraph_hsic_only import DefaultYolov8SegPruner, HsicLassoPruner, PruningError, compare, load_model
 from depgraph_hsic_only.cli import main
+from depgraph_hsic_only.dataset import find_dataset, labelled_batches
+from depgraph_hsic_only.restricted import code_in_cache
 
 ROOT = Path(__file__).parents[1]
 
@@ -203,3 +207,36 @@ def test_a_data_set_runs_no_script(checkpoint: Path, tmp_path: Path, monkeypatch
         with pytest.raises(PruningError):
             DefaultYolov8SegPruner(checkpoint, cfg=None, data=keys, project=str(tmp_path / "runs")).run()
     assert not marker.exists() and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("kind", ["array", "pickle"])
+def test_a_hostile_label_cache_is_refused(
+    kind: str, checkpoint: Path, shapes: Path, tmp_path: Path, capsys: Any
+) -> None:
+    marker, copied = tmp_path / "marker", tmp_path / "set"
+    shutil.copytree(shapes.parent, copied)
+    data = copied / shapes.name
+    data.write_text(yaml.safe_dump({**yaml.safe_load(shapes.read_text()), "path": str(copied)}))
+    cache = copied / "labels" / "train.cache"
+    with cache.open("wb") as file:
+        if kind == "array":
+            np.save(file, {"labels": Hostile(marker)}, allow_pickle=True)
+        else:
+            pickle.dump({"labels": Hostile(marker)}, file)
+    assert main(["--pretrained", str(checkpoint), *common(data, tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert f"{cache}: expected a label cache of Ultralytics, got one that would run pathlib" in said
+    assert not marker.exists() and not (tmp_path / "run").exists()
+    np.load(cache, allow_pickle=True)
+    assert marker.exists()  # so it would have run
+
+
+def test_ultralytics_own_label_caches_are_taken(shapes: Path) -> None:
+    find_dataset(str(shapes))
+    dataset = find_dataset(str(shapes))
+    list(labelled_batches(dataset, images=4, imgsz=64, batch=4))
+    caches = list((shapes.parent / "labels").glob("*.cache"))
+    assert caches and all(code_in_cache(cache) is None for cache in caches)
+    whole = caches[0].read_bytes()
+    with caches[0].open("rb") as file:
+        assert np.load(file, allow_pickle=True).item()["labels"] and whole.startswith(b"\x93NUMPY")
