@@ -6,7 +6,7 @@ training: the warm-up's learning rate of the biases, BatchNorm's statistics of s
 64 images only.
 
 Two kinds of models are near one. A model that was trained on this very data set has all that it knows from these
-images, and goes on with them as it was trained: at half its rate, with its own augmentation. A model that has
+images, and goes on with them as it was trained: at its own rate, with its own augmentation. A model that has
 learnt elsewhere, on more than this, COCO's on a few hundred images, forgets at such rates, so it is trained gently and
 taught by what it was. What each choice is worth is measured in `benchmarks/README.md`.
 """
@@ -88,14 +88,14 @@ def continued(start: Start) -> dict[str, Any]:
 
 
 def _own_rate(trained_with: Mapping[str, Any], classes: int) -> float:
-    """Half the rate of AdamW that a model was trained at, for batches of 4, by the square root of the batch.
+    """The rate of AdamW that a model was trained at, for batches of 4, by the square root of the batch.
 
     Where it was another optimizer, the rate that Ultralytics' optimizer=auto gives AdamW in its place.
     """
     adam = str(trained_with["optimizer"]).lower().startswith("adam")
     rate = float(trained_with["lr0"]) if adam else 0.002 * 5 / (4 + classes)
     at_once = max(trained_with["nbs"], trained_with["batch"])
-    return min(max(rate / 2 * math.sqrt(_SMALLEST_BATCH / at_once), _LEAST_RATE), _MOST_RATE)
+    return min(max(rate * math.sqrt(_SMALLEST_BATCH / at_once), _LEAST_RATE), _MOST_RATE)
 
 
 def taught(start: Start, teacher: Path, untouched: Sequence[int]) -> dict[str, Any]:

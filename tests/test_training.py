@@ -122,11 +122,11 @@ def test_what_was_trained_on_this_very_data_goes_on_as_it_was_trained(checkpoint
     found = recipe.arguments
     assert found["scale"] == 0.2 and found["flipud"] == 0.5 and found["mosaic"] == 0.0
     assert "distill_model" not in found and "freeze" not in found
-    rates = {  # half of what it was, and a quarter of that for batches a sixteenth
-        (80, "AdamW", 4): 1e-3,
-        (80, "AdamW", 64): 2.5e-4,
-        (5, "auto", 64): 1.4e-4,
-        (80, "SGD", 64): 2e-5,
+    rates = {  # what it was, and a quarter of that for batches a sixteenth
+        (80, "AdamW", 4): 2e-3,
+        (80, "AdamW", 64): 5e-4,
+        (5, "auto", 64): 2.8e-4,
+        (80, "SGD", 64): 3e-5,
     }
     for (classes, optimizer, nbs), rate in rates.items():
         with_ = {**known, "optimizer": optimizer, "lr0": 2e-3, "nbs": nbs, "batch": 4}
