@@ -5,40 +5,22 @@ train arguments at the top level apply to both training stages, and the blocks `
 """
 
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ultralytics.cfg import check_cfg
 from ultralytics.utils import DEFAULT_CFG_DICT
 
-from depgraph_hsic_only.criteria import create_criterion, list_criteria
-from depgraph_hsic_only.errors import ConfigError, PruningError
-from depgraph_hsic_only.graph import check_layers
+from depgraph_hsic_only.errors import ConfigError
+from depgraph_hsic_only.faults import OWNED, STAGES, find_faults, owned_elsewhere
 from depgraph_hsic_only.limits import Limits, MaxRatio
 from depgraph_hsic_only.names import nearest
-from depgraph_hsic_only.planning import check_amount, default_criterion
-from depgraph_hsic_only.recovery import check_method
+from depgraph_hsic_only.planning import default_criterion
 from depgraph_hsic_only.settings import read_yaml
 
 DEFAULT_CFG = "default.yaml"
-STAGES = ("train", "fine_tune")
-_OWNED = {  # train arguments that the run sets itself: where they are set instead
-    "model": "pretrained at the top level",
-    "data": "data at the top level",
-    "task": "the checkpoint",
-    "mode": "the workflow",
-    "project": "project at the top level",
-    "name": "name at the top level",
-    "exist_ok": "exist_ok at the top level",
-    "cfg": "the train arguments themselves",
-    "resume": "a new run",
-    "save": "the workflow, which needs the checkpoints",
-}
 _VALUES = ("data", "target", "max_ratio")  # mappings that are one value: replaced, not merged
-_EXPORT_OWNED = dict.fromkeys(("format", "model", "data", "mode", "task", "project", "name"), "the workflow")
-_EXPORT_KEYS = ("imgsz", "batch", "opset", "dynamic", "simplify", "quantize", "device")
 
 
 @dataclass(frozen=True)
@@ -170,7 +152,7 @@ def load_config(cfg: str | Path | None = None, overrides: Mapping[str, Any] | No
         unset = {key: value for key, value in filled.items() if merged["prune"][key] is None}
         merged["prune"] = {**merged["prune"], **unset}  # recover=none on the command line is null here
     merged = _plain(merged)
-    faults += _faults(merged)
+    faults += find_faults(merged, DEFAULTS)
     if faults:
         raise ConfigError("; ".join(dict.fromkeys(textwrap.shorten(fault, 400, placeholder=" …") for fault in faults)))
     return Config(**{**merged, "prune": PruneConfig(**merged["prune"])})
@@ -216,137 +198,12 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 def _spread_flat(layer: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
     """A layer with its flat train arguments moved into both training stages, under the stages' own."""
     flat = {key: value for key, value in layer.items() if key not in DEFAULTS}
-    for key in [key for key in flat if key not in DEFAULT_CFG_DICT or key in _OWNED]:
+    for key in [key for key in flat if key not in DEFAULT_CFG_DICT or key in OWNED]:
         known = [*DEFAULTS, *DEFAULT_CFG_DICT]
-        faults.append(f"{key}: unknown setting{nearest(key, known)}" if key not in _OWNED else _owned(key, key))
+        faults.append(f"{key}: unknown setting{nearest(key, known)}" if key not in OWNED else owned_elsewhere(key, key))
         del flat[key]
     spread = {key: value for key, value in layer.items() if key in DEFAULTS}
     for stage in STAGES if flat else ():
         own = spread.get(stage, {})
         spread[stage] = {**flat, **own} if isinstance(own, Mapping) else own
     return spread
-
-
-def _owned(name: str, key: str) -> str:
-    return f"{name}: not a setting here; it comes from {_OWNED[key]}"
-
-
-def _faults(merged: Mapping[str, Any]) -> list[str]:
-    """Everything that is wrong with merged settings."""
-    faults: list[str] = []
-    for key, (check, expected) in _TOP.items():
-        if not check(merged[key]):
-            faults.append(f"{key}: expected {expected}, got {merged[key]!r}")
-    for block in _blocks():
-        if not isinstance(merged[block], Mapping):
-            faults.append(f"{block}: expected a block of settings, got {merged[block]!r}")
-    if all(isinstance(merged[block], Mapping) for block in _blocks()):
-        for stage in STAGES:
-            faults += _train_faults(stage, merged[stage])
-        faults += [*_prune_faults(merged["prune"]), *_export_faults(merged["export"])]
-        faults += _unknown("calibration", merged["calibration"], DEFAULTS["calibration"])
-        if not _at_least(1)(merged["calibration"].get("images")):
-            faults.append(
-                f"calibration.images: expected an integer of at least 1, got {merged['calibration']['images']!r}"
-            )
-    return faults
-
-
-def _at_least(smallest: int) -> Callable[[Any], bool]:
-    return lambda value: type(value) is int and value >= smallest
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, (str, Path)) and bool(str(value).strip())
-
-
-def _is_data(value: Any) -> bool:
-    return _is_text(value) or (isinstance(value, Mapping) and {"train", "val", "names"} <= set(value))
-
-
-_TOP: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "pretrained": (_is_text, "the path of a checkpoint"),
-    "data": (_is_data, "a data set's name or YAML, or its keys with at least train, val and names"),
-    "imgsz": (lambda v: v is None or _at_least(32)(v), "a side in pixels of at least 32, or null"),
-    "batch": (_at_least(1), "an integer of at least 1"),
-    "device": (lambda v: v is None or isinstance(v, (int, str, list, tuple)), "cpu, 0, [0, 1], mps or null"),
-    "workers": (_at_least(0), "an integer of at least 0"),
-    "seed": (_at_least(0), "an integer of at least 0"),
-    "project": (_is_text, "a folder"),
-    "name": (lambda v: _is_text(v) and Path(str(v)).name == str(v), "the name of a folder, without slashes"),
-    "exist_ok": (lambda v: isinstance(v, bool), "true or false"),
-    "trust": (lambda v: isinstance(v, bool), "true or false"),
-    "verbose": (lambda v: isinstance(v, bool), "true or false"),
-}
-
-
-def _unknown(block: str, settings: Mapping[str, Any], known: Iterable[str]) -> list[str]:
-    known = list(known)
-    return [f"{block}.{key}: unknown setting{nearest(str(key), known)}" for key in settings if key not in known]
-
-
-def _train_faults(stage: str, settings: Mapping[str, Any]) -> list[str]:
-    faults = [_owned(f"{stage}.{key}", key) for key in settings if key in _OWNED]
-    faults += _unknown(stage, {k: v for k, v in settings.items() if k not in _OWNED}, DEFAULT_CFG_DICT)
-    if not _at_least(0)(settings.get("epochs")):
-        faults.append(f"{stage}.epochs: expected an integer of at least 0, got {settings.get('epochs')!r}")
-    for key, value in settings.items():
-        if key in DEFAULT_CFG_DICT and key not in _OWNED and key != "epochs":
-            try:
-                check_cfg({key: value})
-            except (TypeError, ValueError) as error:
-                faults.append(f"{stage}.{key}: {' '.join(str(error).split())}")
-    return faults
-
-
-def _prune_faults(settings: Mapping[str, Any]) -> list[str]:
-    faults = _unknown("prune", settings, DEFAULTS["prune"])
-    if settings["threshold"] is not None and settings["steps"] != 1:
-        faults.append("prune.steps: expected 1 with a threshold, since steps go towards a ratio; leave one of them out")
-    seconds = settings["distill_seconds"]
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < float("inf"):
-        faults.append(f"prune.distill_seconds: expected a number of seconds above 0, got {seconds!r}")
-    drop, options = settings["max_map_drop"], settings["options"]
-    if not _at_least(1)(settings["steps"]):
-        faults.append(f"prune.steps: expected an integer of at least 1, got {settings['steps']!r}")
-    if drop is not None and (isinstance(drop, bool) or not isinstance(drop, (int, float)) or not 0 <= drop <= 1):
-        faults.append(f"prune.max_map_drop: expected a number in [0, 1] or null, got {drop!r}")
-    named = isinstance(options, Mapping) and all(isinstance(key, str) for key in options)
-    if not named:
-        faults.append(f"prune.options: expected the criterion's options as a block, got {options!r}")
-    if not isinstance(settings["criterion"], str):
-        faults.append(f"prune.criterion: expected one of {', '.join(list_criteria())}, got {settings['criterion']!r}")
-    others = settings["threshold"] is not None or settings["target"] is not None
-    ratio = None if others else settings["ratio"]  # it has a default, so the others go over it
-    checks: list[Callable[[], object]] = [
-        lambda: check_amount(ratio, settings["threshold"], settings["target"]),
-        lambda: check_layers(settings["layers"]),
-        lambda: Limits(*(settings[key] for key in ("round_to", "min_channels", "max_ratio"))),
-        lambda: check_method(settings["recover"]),
-    ]
-    if named and isinstance(settings["criterion"], str):
-        checks.append(lambda: create_criterion(settings["criterion"], **options))
-    for check in checks:
-        try:
-            check()
-        except PruningError as error:
-            of_one = str(error).replace(":", " ").split()[0] in DEFAULTS["prune"]
-            faults.append(f"prune.{error}" if of_one else f"prune: {error}")
-    return faults
-
-
-def _export_faults(settings: Mapping[str, Any]) -> list[str]:
-    faults = [
-        f"export.{k}: not a setting here; it comes from {_EXPORT_OWNED[k]}" for k in settings if k in _EXPORT_OWNED
-    ]
-    rest = {k: v for k, v in settings.items() if k not in _EXPORT_OWNED}
-    faults += _unknown("export", rest, [*_EXPORT_KEYS, "images"])
-    if not _at_least(1)(settings.get("images")):
-        faults.append(f"export.images: expected an integer of at least 1, got {settings.get('images')!r}")
-    for key, value in rest.items():
-        if key in _EXPORT_KEYS:
-            try:
-                check_cfg({key: value})
-            except (TypeError, ValueError) as error:
-                faults.append(f"export.{key}: {' '.join(str(error).split())}")
-    return faults
