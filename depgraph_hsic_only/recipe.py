@@ -90,12 +90,13 @@ def continued(start: Start) -> dict[str, Any]:
 def _own_rate(trained_with: Mapping[str, Any], classes: int) -> float:
     """The rate of AdamW that a model was trained at, for batches of 4, by the square root of the batch.
 
-    Where it was another optimizer, the rate that Ultralytics' optimizer=auto gives AdamW in its place.
+    Where it was another optimizer, the rate that Ultralytics' optimizer=auto gives AdamW in its place; and at most half
+    of that for random weights, which it no longer has.
     """
     adam = str(trained_with["optimizer"]).lower().startswith("adam")
     rate = float(trained_with["lr0"]) if adam else 0.002 * 5 / (4 + classes)
     at_once = max(trained_with["nbs"], trained_with["batch"])
-    return min(max(rate * math.sqrt(_SMALLEST_BATCH / at_once), _LEAST_RATE), _MOST_RATE)
+    return min(max(rate * math.sqrt(_SMALLEST_BATCH / at_once), _LEAST_RATE), _MOST_RATE / 2)
 
 
 def taught(start: Start, teacher: Path, untouched: Sequence[int]) -> dict[str, Any]:
