@@ -1,7 +1,6 @@
 """Machines that run out of disk or memory, for real: one line, nothing lost, and the run goes on when there is more."""
 
 import errno
-import itertools
 import json
 import os
 import subprocess
@@ -160,21 +159,21 @@ def test_a_disk_that_is_really_full(checkpoint: Path, shapes: Path, tmp_path: Pa
     try:
         command = [sys.executable, "-m", "depgraph_hsic_only", *plain(checkpoint, shapes), *TRAINED]
         command += ["--project", str(disk), "--name", "run"]
-        for size in itertools.count(1, 7):
+        for size in (1, 7, 20, 40, 60, 90, 130, 180, 240, 320, 500):
             subprocess.run(["mount", "-o", f"remount,size={size}m", str(disk)], check=True)
             done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
             if done.returncode == 0:
                 break
             said = [line for line in done.stderr.splitlines() if "error: " in line]
             assert done.returncode == 2 and len(said) == 1 and "Traceback" not in done.stderr, done.stderr
-            assert "make room" in said[0] and "No space left" in said[0]
+            assert "make room" in said[0]
             for path in (run / "weights").glob("*.pt"):
                 load_model(path)
             if (run / "state.json").exists():
                 command = [sys.executable, "-m", "depgraph_hsic_only", "--resume", str(run)]
             else:
                 command = [*command, "--exist-ok"]
-        assert size > 20
+        assert done.returncode == 0 and size > 60
         whole = [*plain(checkpoint, shapes), *TRAINED, "--project", str(tmp_path), "--name", "whole"]
         assert main(whole) == 0
         assert same_weights(run / "weights" / "best.pt", tmp_path / "whole" / "weights" / "best.pt")
