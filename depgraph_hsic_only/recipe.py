@@ -93,9 +93,10 @@ def _own_rate(trained_with: Mapping[str, Any], classes: int) -> float:
     Where it was another optimizer, the rate that Ultralytics' optimizer=auto gives AdamW in its place; and at most half
     of that for random weights, which it no longer has.
     """
-    adam = str(trained_with["optimizer"]).lower().startswith("adam")
-    rate = float(trained_with["lr0"]) if adam else 0.002 * 5 / (4 + classes)
-    at_once = max(trained_with["nbs"], trained_with["batch"])
+    told = float(trained_with["lr0"])
+    adam = str(trained_with["optimizer"]).lower().startswith("adam") and 0 < told < 1
+    rate = told if adam else 0.002 * 5 / (4 + classes)
+    at_once = max(trained_with["nbs"], trained_with["batch"], 1)
     return min(max(rate * math.sqrt(_SMALLEST_BATCH / at_once), _LEAST_RATE), _MOST_RATE / 2)
 
 

@@ -239,7 +239,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
             self.note("the checkpoint was trained on this data set, and goes on as it was trained")
         own = "distill_model" in settings
         if stage == "trained":
-            if own:
+            if own or known is not None:
                 return make_recipe(model.model, start)
             scratch.mkdir(parents=True, exist_ok=True)
             write_atomically(scratch / "teacher.pt", model.save)
