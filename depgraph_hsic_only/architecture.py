@@ -4,7 +4,9 @@ Ultralytics rebuilds a model from its YAML dict whenever it trains, resumes or t
 the widths that the modules have, so that what is rebuilt is the pruned network.
 """
 
+import contextlib
 import copy
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -19,6 +21,7 @@ from depgraph_hsic_only.restricted import restricted
 _SCALING = ("scales", "scale", "width_multiple", "depth_multiple")  # YAML keys that would scale explicit widths again
 _BACKBONE_TYPES = (Conv, C2f, SPPF)
 _HEAD_TYPES = (Conv, C2f, SPPF, Concat, nn.Upsample, Segment, Detect)
+_MOST_REPEATS, _MOST_PARAMETERS = 100, 10**9  # YOLOv8x has 6 and 72 million
 _CLASS_BRANCH = ".cv3."  # its hidden width may be that of the model it was transferred from
 
 
@@ -91,10 +94,30 @@ def skeleton(yaml: dict[str, Any]) -> tuple[nn.Sequential, list[int]]:
 
     Returns:
         The layers, and the indices of those whose outputs later ones read, as Ultralytics' models keep them.
+
+    Raises:
+        UnsupportedModelError: It would be far larger than any YOLOv8, and not end within time or memory.
+        Exception: Whatever Ultralytics raises for what it can't build.
     """
+    if (most := max(_repeats(yaml), default=0)) > _MOST_REPEATS:
+        raise UnsupportedModelError(f"expected at most {_MOST_REPEATS} repeats of a layer, got {most:g}")
     with restricted(), torch.device("meta"):  # an activation in the YAML would be evaluated
-        built = parse_model(copy.deepcopy(yaml), ch=yaml.get("channels", 3), verbose=False)
-    return cast(tuple[nn.Sequential, list[int]], built)
+        layers, read = parse_model(copy.deepcopy(yaml), ch=yaml.get("channels", 3), verbose=False)
+    if (count := sum(parameter.numel() for parameter in layers.parameters())) > _MOST_PARAMETERS:
+        raise UnsupportedModelError(f"expected at most {_MOST_PARAMETERS:g} parameters, got {count:g}")
+    return cast(nn.Sequential, layers), cast(list[int], read)
+
+
+def _repeats(yaml: Mapping[str, Any]) -> list[float]:
+    """How often Ultralytics repeats each layer; what it can't read is left for it to refuse."""
+    found = []
+    with contextlib.suppress(Exception):
+        depth, scales = yaml.get("depth_multiple", 1.0), yaml.get("scales")
+        if scales:
+            depth = scales[yaml.get("scale") or next(iter(scales))][0]
+        for row in [*yaml["backbone"], *yaml["head"]]:
+            found.append(float(row[1] * depth if row[1] > 1 else row[1]))
+    return found
 
 
 def stock_yaml(model: Any) -> dict[str, Any]:

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from ultralytics import YOLO
+from ultralytics.nn.tasks import yaml_model_load
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 
-from depgraph_hsic_only.architecture import check_yolov8
+from depgraph_hsic_only.architecture import check_yolov8, skeleton
 from depgraph_hsic_only.errors import CheckpointError, UnsupportedModelError
 from depgraph_hsic_only.nms import ensure_nms
 from depgraph_hsic_only.restricted import restricted
@@ -44,6 +45,8 @@ def load_model(path: str | Path, *, task: str | None = "segment", trust: bool = 
     if trust:
         warnings.warn(f"{path}: it is trusted, so whatever code is in it may run", UserWarning, stacklevel=2)
     try:
+        if from_yaml:
+            skeleton(yaml_model_load(path))  # one without end must not be begun
         with restricted(not trust):
             yolo = YOLO(str(path))
     except Exception as error:  # a damaged pickle raises anything

@@ -13,7 +13,7 @@ import torch
 import yaml
 from conftest import build
 from test_loading import saved
-from ultralytics.nn.tasks import RTDETRDetectionModel
+from ultralytics.nn.tasks import RTDETRDetectionModel, yaml_model_load
 
 from depgraph_hsic_only import load_model
 from depgraph_hsic_only.cli import main
@@ -94,6 +94,31 @@ def test_checkpoints(make: Any, message: str, refused: Any, tmp_path: Path, shap
     path = make(tmp_path)
     assert message in refused(*plain(path, shapes))
     assert message in refused("info", path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda keys: keys["backbone"][2].__setitem__(1, 10**9),
+            "at most 100 repeats of a layer, got 3.3e+08",
+        ),
+        (
+            lambda keys: keys["scales"].update(n=[1e300, 0.25, 1024]),
+            "at most 100 repeats of a layer, got 6e+300",
+        ),
+        (lambda keys: keys["scales"].update(n=[0.33, 1e3, 10**6]), "at most 1e+09 parameters"),
+    ],
+)
+def test_a_model_without_end(change: Any, message: str, refused: Any, tmp_path: Path, shapes: Path) -> None:
+    """Neither a model YAML nor that in a checkpoint is built before its size is known."""
+    keys = yaml_model_load("yolov8n-seg.yaml")
+    change(keys)
+    (tmp_path / "yolov8n-seg.yaml").write_text(yaml.safe_dump(keys))
+    model = build()
+    model.yaml = keys
+    for path in (tmp_path / "yolov8n-seg.yaml", saved(model, tmp_path / "model.pt")):
+        assert message in refused(*plain(path, shapes))
 
 
 def test_a_checkpoint_that_is_cut_off_anywhere(refused: Any, tmp_path: Path, checkpoint: Path) -> None:

@@ -32,7 +32,13 @@ def examples(few: int, many: int) -> Any:
 def fuzz(budget: int, check: Callable[..., None], *strategies: Any) -> None:
     """Call `check` with what the strategies draw."""
     phases = [Phase.reuse, Phase.generate]  # shrinking takes minutes where an example takes a second
-    options = settings(max_examples=budget, phases=phases, deadline=None, suppress_health_check=list(HealthCheck))
+    options = settings(
+        max_examples=budget,
+        phases=phases,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        derandomize=budget < 300,  # by default the same every time; the slow set looks further
+    )
     options(given(st.tuples(*strategies))(lambda drawn: check(*drawn)))()
 
 
