@@ -76,12 +76,17 @@ def _is_data(value: Any) -> bool:
     return _is_text(value) or (isinstance(value, Mapping) and {"train", "val", "names"} <= set(value))
 
 
+def _is_device(value: Any) -> bool:
+    several = isinstance(value, (list, tuple)) and all(type(item) is int for item in value)
+    return value is None or type(value) in (int, str) or several
+
+
 _TOP: dict[str, tuple[Callable[[Any], bool], str]] = {
     "pretrained": (_is_text, "the path of a checkpoint"),
     "data": (_is_data, "a data set's name or YAML, or its keys with at least train, val and names"),
     "imgsz": (lambda v: v is None or _at_least(32)(v), "a side in pixels of at least 32, or null"),
     "batch": (_at_least(1), "an integer of at least 1"),
-    "device": (lambda v: v is None or isinstance(v, (int, str, list, tuple)), "cpu, 0, [0, 1], mps or null"),
+    "device": (_is_device, "cpu, 0, [0, 1], mps or null"),
     "workers": (_at_least(0), "an integer of at least 0"),
     "seed": (_at_least(0), "an integer of at least 0"),
     "project": (_is_text, "a folder"),
