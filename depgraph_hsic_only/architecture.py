@@ -45,8 +45,11 @@ def check_yolov8(model: Any) -> None:
                 f"{expected}, but layer {i} is {type(layer).__module__}.{type(layer).__name__} (not one of "
                 f"{', '.join(t.__name__ for t in allowed)}); only YOLOv8 can be pruned"
             )
-    if not isinstance(layers[-1], Detect) or len(layers) <= len(BACKBONE):
-        raise UnsupportedModelError(f"{expected}, but it has {len(layers)} layers and no Segment or Detect head")
+    heads = [i for i, layer in enumerate(layers) if isinstance(layer, Detect)]
+    if heads != [len(layers) - 1] or len(layers) <= len(BACKBONE):
+        raise UnsupportedModelError(
+            f"{expected} with one Segment or Detect head at its end, but it has {len(layers)} layers, heads at {heads}"
+        )
     foreign = {
         f"{type(m).__module__}.{type(m).__name__}"
         for m in model.modules()

@@ -110,7 +110,7 @@ def test_checkpoints(make: Any, message: str, refused: Any, tmp_path: Path, shap
         (lambda keys: keys["scales"].update(n=[0.33, 1e3, 10**6]), "at most 1e+09 parameters"),
     ],
 )
-def test_a_model_without_end(change: Any, message: str, refused: Any, tmp_path: Path, shapes: Path) -> None:
+def test_a_model_that_is_too_much(change: Any, message: str, refused: Any, tmp_path: Path, shapes: Path) -> None:
     """Neither a model YAML nor that in a checkpoint is built before its size is known."""
     keys = yaml_model_load("yolov8n-seg.yaml")
     change(keys)
@@ -119,6 +119,13 @@ def test_a_model_without_end(change: Any, message: str, refused: Any, tmp_path: 
     model.yaml = keys
     for path in (tmp_path / "yolov8n-seg.yaml", saved(model, tmp_path / "model.pt")):
         assert message in refused(*plain(path, shapes))
+
+
+def test_a_model_with_two_heads(refused: Any, tmp_path: Path, shapes: Path) -> None:
+    keys = yaml_model_load("yolov8n-seg.yaml")
+    keys["head"].append(copy.deepcopy(keys["head"][-1]))
+    (tmp_path / "yolov8n-seg.yaml").write_text(yaml.safe_dump(keys))
+    assert "one Segment or Detect head at its end" in refused(*plain(tmp_path / "yolov8n-seg.yaml", shapes))
 
 
 def test_a_checkpoint_that_is_cut_off_anywhere(refused: Any, tmp_path: Path, checkpoint: Path) -> None:
