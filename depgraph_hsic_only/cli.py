@@ -143,17 +143,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         return 128 + (signal.SIGTERM if isinstance(interrupt, _Terminated) else signal.SIGINT)  # as a shell says it
     except Exception as error:
-        reason = storage_reason(error)
-        if reason is not None or out_of_memory(error):
-            way = f"to write files, but {reason}; make room, or pass another folder"
-            if reason is None:
-                way = f"more memory than there is ({one_line(error)}); pass a smaller imgsz or batch, or fewer images"
-            print(f"{PROGRAM}: error: expected {way}", file=sys.stderr)
+        if (shortage := _shortage(error)) is not None:
+            print(f"{PROGRAM}: error: {shortage}", file=sys.stderr)
             return 2
         what = textwrap.shorten(f"{type(error).__name__}: {error}", 300)
         print(f"{PROGRAM}: internal error ({what}); please report it with {_kept_traceback()}", file=sys.stderr)
         return 1
     return 0
+
+
+def _shortage(error: Exception) -> str | None:
+    """What to say of an error that tells of a full disk or of too little memory; None for any other."""
+    if (reason := storage_reason(error)) is not None:
+        return f"expected to write files, but {reason}; make room, or pass another folder"
+    if out_of_memory(error):
+        return f"expected more memory than there is ({one_line(error)}); pass a smaller imgsz or batch, or fewer images"
+    return None
 
 
 class _Terminated(KeyboardInterrupt):

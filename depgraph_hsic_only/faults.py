@@ -1,6 +1,6 @@
 """What is wrong with settings: every fault by its key, with what was expected and what came."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -107,12 +107,18 @@ def _train_faults(stage: str, settings: Mapping[str, Any]) -> list[str]:
     faults += _unknown(stage, {k: v for k, v in settings.items() if k not in OWNED}, DEFAULT_CFG_DICT)
     if not _at_least(0)(settings.get("epochs")):
         faults.append(f"{stage}.epochs: expected an integer of at least 0, got {settings.get('epochs')!r}")
+    return faults + _value_faults(stage, settings, set(DEFAULT_CFG_DICT) - set(OWNED) - {"epochs"})
+
+
+def _value_faults(block: str, settings: Mapping[str, Any], checked: Container[str]) -> list[str]:
+    """What Ultralytics has against the values of its own arguments."""
+    faults = []
     for key, value in settings.items():
-        if key in DEFAULT_CFG_DICT and key not in OWNED and key != "epochs":
+        if key in checked:
             try:
                 check_cfg({key: value})
             except (TypeError, ValueError) as error:
-                faults.append(f"{stage}.{key}: {' '.join(str(error).split())}")
+                faults.append(f"{block}.{key}: {' '.join(str(error).split())}")
     return faults
 
 
@@ -160,10 +166,4 @@ def _export_faults(settings: Mapping[str, Any]) -> list[str]:
     faults += _unknown("export", rest, [*_EXPORT_KEYS, "images"])
     if not _at_least(1)(settings.get("images")):
         faults.append(f"export.images: expected an integer of at least 1, got {settings.get('images')!r}")
-    for key, value in rest.items():
-        if key in _EXPORT_KEYS:
-            try:
-                check_cfg({key: value})
-            except (TypeError, ValueError) as error:
-                faults.append(f"export.{key}: {' '.join(str(error).split())}")
-    return faults
+    return faults + _value_faults("export", rest, _EXPORT_KEYS)

@@ -232,9 +232,8 @@ def test_a_hostile_label_cache_is_refused(
 
 
 def test_ultralytics_own_label_caches_are_taken(shapes: Path) -> None:
-    find_dataset(str(shapes))
-    dataset = find_dataset(str(shapes))
-    list(labelled_batches(dataset, images=4, imgsz=64, batch=4))
+    list(labelled_batches(find_dataset(str(shapes)), images=4, imgsz=64, batch=4))
+    find_dataset(str(shapes))  # with the caches that are there now
     caches = list((shapes.parent / "labels").glob("*.cache"))
     assert caches and all(code_in_cache(cache) is None for cache in caches)
     whole = caches[0].read_bytes()

@@ -46,6 +46,13 @@ def killed_at(arguments: list[str], line: str) -> str:
     return seen
 
 
+def whole_and_cut(folder: Path, checkpoint: Path, data: Path, line: str, *more: str) -> None:
+    """Two runs alike, `whole` and `cut`: the second one is killed when it prints a line."""
+    whole = subprocess.run(command(folder / "whole", checkpoint, data, *more), capture_output=True, check=False)
+    assert whole.returncode == 0
+    killed_at(command(folder / "cut", checkpoint, data, *more), line)
+
+
 def resumed(folder: Path, *more: str) -> str:
     arguments = [sys.executable, "-m", "depgraph_hsic_only", "--resume", str(folder), *more]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
@@ -67,9 +74,7 @@ def test_killed_between_stages_a_moved_run_goes_on_to_the_same_weights(
     checkpoint: Path, shapes: Path, tmp_path: Path
 ) -> None:
     more = ("train.epochs=0", "fine_tune.epochs=1")
-    whole = subprocess.run(command(tmp_path / "whole", checkpoint, shapes, *more), capture_output=True, check=False)
-    assert whole.returncode == 0
-    killed_at(command(tmp_path / "cut", checkpoint, shapes, *more), "fine-tuning (stage 3 of 6)")
+    whole_and_cut(tmp_path, checkpoint, shapes, "fine-tuning (stage 3 of 6)", *more)
     (tmp_path / "cut" / "run" / "weights" / ".best.pt.1.tmp").write_bytes(b"begun")  # as a kill while it is written
     moved = tmp_path / "elsewhere"
     (tmp_path / "cut" / "run").rename(moved)
@@ -88,9 +93,7 @@ def test_killed_in_a_training_it_completes_all_epochs_to_the_same_weights(
     checkpoint: Path, shapes: Path, tmp_path: Path
 ) -> None:
     more = ("train.epochs=3", "fine_tune.epochs=0")
-    whole = subprocess.run(command(tmp_path / "whole", checkpoint, shapes, *more), capture_output=True, check=False)
-    assert whole.returncode == 0
-    killed_at(command(tmp_path / "cut", checkpoint, shapes, *more), "epochs: 2 of 3")
+    whole_and_cut(tmp_path, checkpoint, shapes, "epochs: 2 of 3", *more)
     run = tmp_path / "cut" / "run"
     last = run / "train" / "weights" / "last.pt"
     last.write_bytes(last.read_bytes()[:1000])  # as a kill while it is written leaves it
