@@ -12,18 +12,18 @@ from measure import Measured, measure
 from ultralytics.cfg import smart_value
 
 from depgraph_hsic_only import load_model, score_channels
-from depgraph_hsic_only.calibration import calibration_images, in_batches
-from depgraph_hsic_only.cost_model import CostModel
-from depgraph_hsic_only.dataset import Dataset, find_dataset, labelled_batches
-from depgraph_hsic_only.evaluation import Validation
-from depgraph_hsic_only.graph import ChannelGraph, trace_channels
-from depgraph_hsic_only.limits import Limits
-from depgraph_hsic_only.plan import PruningPlan
-from depgraph_hsic_only.planning import follow_ties, make_plan, uniform_widths
-from depgraph_hsic_only.pruning import apply_plan, widths_for
-from depgraph_hsic_only.recovery import recover
-from depgraph_hsic_only.sensitivity import Sensitivity, measure_sensitivity
-from depgraph_hsic_only.target import Target
+from depgraph_hsic_only.budget.cost_model import CostModel
+from depgraph_hsic_only.budget.sensitivity import Sensitivity, measure_sensitivity
+from depgraph_hsic_only.channels.amount import Target
+from depgraph_hsic_only.channels.groups import ChannelGraph, trace_channels
+from depgraph_hsic_only.channels.limits import Limits
+from depgraph_hsic_only.channels.plan import PruningPlan
+from depgraph_hsic_only.channels.widths import follow_ties, make_plan, uniform_widths
+from depgraph_hsic_only.data.calibration import calibration_images, in_batches
+from depgraph_hsic_only.data.dataset import Dataset, find_dataset, labelled_batches
+from depgraph_hsic_only.evaluation.validation import Validation
+from depgraph_hsic_only.pruning.api import apply_plan, widths_for
+from depgraph_hsic_only.recovery.recover import recover
 
 DEEP = {"h8": 64, "h6": 48, "w7": 192, "w6": 96, "w5": 64}
 

@@ -20,10 +20,10 @@ from ultralytics import YOLO
 from ultralytics.nn.tasks import yaml_model_load
 
 from depgraph_hsic_only import apply_plan, load_model
-from depgraph_hsic_only.plan import PruningPlan
-from depgraph_hsic_only.recipe import Start
-from depgraph_hsic_only.recovery import recover
-from depgraph_hsic_only.training import Recipe, make_recipe, train_model, trained_on
+from depgraph_hsic_only.channels.plan import PruningPlan
+from depgraph_hsic_only.recovery.recover import recover
+from depgraph_hsic_only.training.recipe import Start
+from depgraph_hsic_only.training.train import Recipe, make_recipe, train_model, trained_on
 from depgraph_hsic_only.utils.hooks import Callbacks
 
 ARMS = "recipe,recipe/no teacher,defaults,unpruned/recipe,unpruned/defaults,smaller,smaller/loaded"

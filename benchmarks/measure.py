@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from depgraph_hsic_only import bootstrap
-from depgraph_hsic_only.evaluation import Validation, validate_model
+from depgraph_hsic_only.evaluation import bootstrap
+from depgraph_hsic_only.evaluation.validation import Validation, validate_model
 
 
 @dataclass(frozen=True, eq=False)

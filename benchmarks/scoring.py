@@ -51,10 +51,10 @@ def one(args: argparse.Namespace, scale: str, count: int, positions: int) -> dic
     from ultralytics import YOLO
 
     from depgraph_hsic_only import load_model
-    from depgraph_hsic_only.activations import gather_samples
-    from depgraph_hsic_only.calibration import calibration_images, in_batches
+    from depgraph_hsic_only.channels.groups import trace_channels
     from depgraph_hsic_only.criteria.hsic_lasso import HsicLasso
-    from depgraph_hsic_only.graph import trace_channels
+    from depgraph_hsic_only.data.calibration import calibration_images, in_batches
+    from depgraph_hsic_only.recovery.samples import gather_samples
 
     warnings.simplefilter("ignore")
     model = load_model(args.weights) if args.weights and scale == "n" else YOLO(f"yolov8{scale}-seg.yaml")

@@ -1,6 +1,8 @@
 """Prune YOLOv8 models into ordinary, narrower Ultralytics models."""
 
 from depgraph_hsic_only._version import __version__
+from depgraph_hsic_only.channels.groups import ChannelGroup
+from depgraph_hsic_only.channels.plan import PruningPlan
 from depgraph_hsic_only.comparison import Comparison, compare
 from depgraph_hsic_only.criteria import Criterion, list_criteria, register_criterion
 from depgraph_hsic_only.errors import (
@@ -15,16 +17,17 @@ from depgraph_hsic_only.errors import (
     StorageError,
     UnsupportedModelError,
 )
-from depgraph_hsic_only.graph import ChannelGroup
-from depgraph_hsic_only.info import ModelInfo, describe
-from depgraph_hsic_only.loading import load_model
-from depgraph_hsic_only.nms import ensure_nms
-from depgraph_hsic_only.plan import PruningPlan
-from depgraph_hsic_only.pruners import DefaultYolov8SegPruner, Exported, HsicLassoPruner, Yolov8SegPruner
-from depgraph_hsic_only.pruning import apply_plan, plan_pruning, prune, score_channels
-from depgraph_hsic_only.recovery import Recovery, recover
-from depgraph_hsic_only.report import PruningReport
-from depgraph_hsic_only.run_report import RunReport
+from depgraph_hsic_only.pruning.api import apply_plan, plan_pruning, prune, score_channels
+from depgraph_hsic_only.pruning.describe import ModelInfo, describe
+from depgraph_hsic_only.pruning.hsic_lasso import HsicLassoPruner
+from depgraph_hsic_only.recovery.recover import Recovery, recover
+from depgraph_hsic_only.report.pruning_report import PruningReport
+from depgraph_hsic_only.report.run_report import RunReport
+from depgraph_hsic_only.workflow.base import Yolov8SegPruner
+from depgraph_hsic_only.workflow.default import DefaultYolov8SegPruner
+from depgraph_hsic_only.workflow.recorder import Exported
+from depgraph_hsic_only.yolo.load import load_model
+from depgraph_hsic_only.yolo.patches import ensure_nms
 
 __all__ = [
     "ChannelGroup",

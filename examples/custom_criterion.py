@@ -23,8 +23,8 @@ from depgraph_hsic_only import (
     plan_pruning,
     register_criterion,
 )
-from depgraph_hsic_only.dataset import find_dataset
-from depgraph_hsic_only.images import load_images
+from depgraph_hsic_only.data.dataset import find_dataset
+from depgraph_hsic_only.data.images import load_images
 
 BUILT_IN = ("magnitude", "random")
 

@@ -24,10 +24,10 @@ import torch
 from ultralytics import YOLO
 
 from depgraph_hsic_only import PruningError, load_model
-from depgraph_hsic_only.dataset import Dataset, find_dataset
-from depgraph_hsic_only.evaluation import measure_latency, onnx_run, torch_run
-from depgraph_hsic_only.nms import patient_nms
+from depgraph_hsic_only.data.dataset import Dataset, find_dataset
+from depgraph_hsic_only.evaluation.latency import measure_latency, onnx_run, torch_run
 from depgraph_hsic_only.utils.conversion import export_onnx, quantize_onnx
+from depgraph_hsic_only.yolo.patches import patient_nms
 
 NEEDS = {"OpenVINO": ["openvino"], "OpenVINO int8": ["openvino", "nncf"]}  # beside what this package needs
 

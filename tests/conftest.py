@@ -17,7 +17,7 @@ from ultralytics import YOLO
 from ultralytics.nn.tasks import SegmentationModel
 
 from depgraph_hsic_only import load_model
-from depgraph_hsic_only.shapes import shapes_dataset
+from depgraph_hsic_only.data.shapes import shapes_dataset
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 WEIGHTS = SHARED / "weights" / "yolov8n-seg.pt"

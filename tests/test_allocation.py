@@ -13,18 +13,18 @@ from conftest import COCO_MINI, build
 from ultralytics.nn.tasks import DetectionModel
 
 from depgraph_hsic_only import ConfigError, DataError, HsicLassoPruner, apply_plan, plan_pruning, recover
-from depgraph_hsic_only.allocation import allocate
-from depgraph_hsic_only.calibration import calibration_images
-from depgraph_hsic_only.cost_model import CostModel
-from depgraph_hsic_only.costs import measure_cost
-from depgraph_hsic_only.divergence import divergence
-from depgraph_hsic_only.graph import ChannelGraph, trace_channels
-from depgraph_hsic_only.limits import Limits
-from depgraph_hsic_only.planning import follow_ties, make_plan, uniform_widths
-from depgraph_hsic_only.sensitivity import Sensitivity, measure_sensitivity, split_images
-from depgraph_hsic_only.surgery import pruned_copy
-from depgraph_hsic_only.target import Target
-from depgraph_hsic_only.walk import raw_outputs
+from depgraph_hsic_only.budget.allocation import allocate
+from depgraph_hsic_only.budget.cost_model import CostModel
+from depgraph_hsic_only.budget.sensitivity import Sensitivity, measure_sensitivity, split_images
+from depgraph_hsic_only.channels.amount import Target
+from depgraph_hsic_only.channels.cut import pruned_copy
+from depgraph_hsic_only.channels.groups import ChannelGraph, trace_channels
+from depgraph_hsic_only.channels.limits import Limits
+from depgraph_hsic_only.channels.widths import follow_ties, make_plan, uniform_widths
+from depgraph_hsic_only.data.calibration import calibration_images
+from depgraph_hsic_only.recovery.divergence import divergence
+from depgraph_hsic_only.recovery.layerwise import raw_outputs
+from depgraph_hsic_only.yolo.cost import measure_cost
 
 
 def any_plan(graph: ChannelGraph, widths: dict[str, int]) -> Any:

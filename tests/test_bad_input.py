@@ -17,8 +17,8 @@ from ultralytics.nn.tasks import RTDETRDetectionModel, yaml_model_load
 
 from depgraph_hsic_only import load_model
 from depgraph_hsic_only.cli import main
-from depgraph_hsic_only.config import DEFAULTS, load_config
-from depgraph_hsic_only.shapes import shapes_dataset
+from depgraph_hsic_only.data.shapes import shapes_dataset
+from depgraph_hsic_only.workflow.config import DEFAULTS, load_config
 
 NAMES = ["circle", "square", "triangle", "star", "cross"]
 
@@ -299,7 +299,7 @@ def test_an_error_of_our_own_keeps_its_traceback(checkpoint: Path, monkeypatch: 
     def broken(*_: Any) -> None:
         raise KeyError("a\nbug")
 
-    monkeypatch.setattr("depgraph_hsic_only.commands.info.describe", broken)
+    monkeypatch.setattr("depgraph_hsic_only.cli.info.describe", broken)
     assert main(["info", str(checkpoint)]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "internal error (KeyError: 'a\\nbug'); please report it with " in error

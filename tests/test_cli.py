@@ -12,10 +12,10 @@ import pytest
 import yaml
 from ultralytics import YOLO
 
-from depgraph_hsic_only.cli import _COMMANDS, _parser, main
-from depgraph_hsic_only.commands.command import PROGRAM
+from depgraph_hsic_only.cli.command import PROGRAM
+from depgraph_hsic_only.cli.main import _COMMANDS, _parser, main
 from depgraph_hsic_only.criteria import list_criteria
-from depgraph_hsic_only.shapes import shapes_dataset
+from depgraph_hsic_only.data.shapes import shapes_dataset
 
 ROOT = Path(__file__).parents[1]
 

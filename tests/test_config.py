@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from depgraph_hsic_only import ConfigError
-from depgraph_hsic_only.config import DEFAULTS, load_config
-from depgraph_hsic_only.settings import parse_override
+from depgraph_hsic_only.support.yaml import parse_override
+from depgraph_hsic_only.workflow.config import DEFAULTS, load_config
 
 ROOT = Path(__file__).parents[1]
 

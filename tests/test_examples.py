@@ -16,8 +16,8 @@ from ultralytics import YOLO
 
 import depgraph_hsic_only
 from depgraph_hsic_only import load_model, prune
+from depgraph_hsic_only.channels.groups import trace_channels
 from depgraph_hsic_only.criteria import registry
-from depgraph_hsic_only.graph import trace_channels
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"

@@ -17,8 +17,8 @@ from conftest import build
 
 from depgraph_hsic_only import DefaultYolov8SegPruner, HsicLassoPruner, PruningError, compare, load_model
 from depgraph_hsic_only.cli import main
-from depgraph_hsic_only.dataset import find_dataset, labelled_batches
-from depgraph_hsic_only.restricted import code_in_cache
+from depgraph_hsic_only.data.dataset import find_dataset, labelled_batches
+from depgraph_hsic_only.yolo.safe_load import code_in_cache
 
 ROOT = Path(__file__).parents[1]
 

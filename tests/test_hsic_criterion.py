@@ -22,10 +22,10 @@ from depgraph_hsic_only import (
     plan_pruning,
     score_channels,
 )
-from depgraph_hsic_only.activations import Samples, gather_samples
+from depgraph_hsic_only.channels.groups import trace_channels
+from depgraph_hsic_only.channels.widths import agreement, threshold_widths
 from depgraph_hsic_only.criteria.hsic_lasso import HsicLasso
-from depgraph_hsic_only.graph import trace_channels
-from depgraph_hsic_only.planning import agreement, threshold_widths
+from depgraph_hsic_only.recovery.samples import Samples, gather_samples
 from depgraph_hsic_only.utils.plots import plot_lasso_path, plot_scores
 
 
@@ -226,7 +226,7 @@ def test_the_order_beats_random_and_magnitude_on_held_out_images(real_yolo: Any)
     """Least-squares error of the layers' outputs from the kept channels alone, on images that were not scored on."""
     if not COCO_MINI.exists():
         pytest.skip(f"no images at {COCO_MINI}")
-    from depgraph_hsic_only.calibration import calibration_images, in_batches
+    from depgraph_hsic_only.data.calibration import calibration_images, in_batches
 
     images = calibration_images(COCO_MINI, real_yolo.model, imgsz=224, limit=96)
     scored, held_out = images[::2], images[1::2]

@@ -14,9 +14,9 @@ from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel, SegmentationModel
 
 from depgraph_hsic_only import ConfigError, ModelInfo, UnsupportedModelError, describe, load_model, prune
-from depgraph_hsic_only.architecture import layer_widths
 from depgraph_hsic_only.cli import main
-from depgraph_hsic_only.costs import measure_cost
+from depgraph_hsic_only.yolo.architecture import layer_widths
+from depgraph_hsic_only.yolo.cost import measure_cost
 
 
 def count(network: torch.nn.Module) -> int:

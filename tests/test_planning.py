@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from depgraph_hsic_only import ConfigError, PlanError, PruningPlan, apply_plan, plan_pruning, register_criterion
-from depgraph_hsic_only.graph import ChannelGroup, trace_channels
-from depgraph_hsic_only.limits import Limits
-from depgraph_hsic_only.planning import make_plan, uniform_widths
+from depgraph_hsic_only.channels.groups import ChannelGroup, trace_channels
+from depgraph_hsic_only.channels.limits import Limits
+from depgraph_hsic_only.channels.widths import make_plan, uniform_widths
 
 GRAPHS = {scale: trace_channels(build(scale)) for scale in "ns"}
 

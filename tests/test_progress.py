@@ -16,9 +16,9 @@ import pytest
 import ultralytics
 from ultralytics.utils import LOGGER, TQDM
 
-from depgraph_hsic_only import progress
-from depgraph_hsic_only.logs import run_display
+from depgraph_hsic_only.support import progress
 from depgraph_hsic_only.utils.hooks import TRAINING_PROGRESS
+from depgraph_hsic_only.yolo.logs import run_display
 
 _BANNER = f"Ultralytics {ultralytics.__version__}"  # how its trainings and validations begin
 

@@ -8,9 +8,9 @@ import torch
 from conftest import COCO_MINI, build
 
 from depgraph_hsic_only import DataError, apply_plan, plan_pruning, recover, score_channels
-from depgraph_hsic_only.calibration import in_batches
 from depgraph_hsic_only.criteria.reconstruction import taken_away
-from depgraph_hsic_only.images import load_images
+from depgraph_hsic_only.data.calibration import in_batches
+from depgraph_hsic_only.data.images import load_images
 
 
 def test_scores_are_the_exact_errors_of_the_refitted_readers() -> None:

@@ -10,14 +10,14 @@ from torch.autograd.functional import hessian
 from ultralytics.nn.tasks import DetectionModel
 
 from depgraph_hsic_only import ConfigError, DataError, PlanError, apply_plan, load_model, plan_pruning, recover
-from depgraph_hsic_only.augmentation import make_mosaics
-from depgraph_hsic_only.divergence import divergence, sampled_loss
-from depgraph_hsic_only.images import load_images
-from depgraph_hsic_only.least_squares import NormalEquations
-from depgraph_hsic_only.reconstruction import touched_convolutions
-from depgraph_hsic_only.recovery import METHODS
-from depgraph_hsic_only.surgery import pruned_copy
-from depgraph_hsic_only.walk import Walk, raw_outputs
+from depgraph_hsic_only.channels.cut import pruned_copy
+from depgraph_hsic_only.data.images import load_images
+from depgraph_hsic_only.recovery.augmentation import make_mosaics
+from depgraph_hsic_only.recovery.divergence import divergence, sampled_loss
+from depgraph_hsic_only.recovery.layerwise import Walk, raw_outputs
+from depgraph_hsic_only.recovery.least_squares import NormalEquations
+from depgraph_hsic_only.recovery.recover import METHODS
+from depgraph_hsic_only.recovery.refit import touched_convolutions
 
 
 def random_images(n: int = 8, side: int = 96) -> torch.Tensor:

@@ -18,14 +18,15 @@ from test_workflow import parameters, settings
 from ultralytics import YOLO
 
 from depgraph_hsic_only import DataError, DefaultYolov8SegPruner, PruningReport, RunReport, load_model, prune
-from depgraph_hsic_only.bootstrap import Matches, draws_for_deviation
-from depgraph_hsic_only.dataset import find_dataset
-from depgraph_hsic_only.evaluation import ClassMetrics, Validation, measure_latency, validate_model
-from depgraph_hsic_only.findings import find_warnings, headline
-from depgraph_hsic_only.html_report import render_html, write_html
-from depgraph_hsic_only.recording import fingerprint
-from depgraph_hsic_only.side_by_side import agreement, compare_models
-from depgraph_hsic_only.stage_report import StageReport
+from depgraph_hsic_only.data.dataset import find_dataset
+from depgraph_hsic_only.evaluation.agreement import agreement, compare_models
+from depgraph_hsic_only.evaluation.bootstrap import Matches, draws_for_deviation
+from depgraph_hsic_only.evaluation.latency import measure_latency
+from depgraph_hsic_only.evaluation.validation import ClassMetrics, Validation, validate_model
+from depgraph_hsic_only.report.page import render_html, write_html
+from depgraph_hsic_only.report.stages import StageReport
+from depgraph_hsic_only.report.warnings import find_warnings, headline
+from depgraph_hsic_only.workflow.recorder import fingerprint
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 HOSTILE = "<b>&\"'$x_1$"

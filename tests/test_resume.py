@@ -17,11 +17,11 @@ import yaml
 from ultralytics import YOLO
 
 from depgraph_hsic_only import CheckpointError, ConfigError, DefaultYolov8SegPruner, load_model
-from depgraph_hsic_only.nms import ensure_nms, patient_nms
-from depgraph_hsic_only.runs import RunFolder
-from depgraph_hsic_only.shapes import SHAPES_RECIPE, shapes_dataset
-from depgraph_hsic_only.snapshot import Snapshot
-from depgraph_hsic_only.state import RunState
+from depgraph_hsic_only.data.shapes import SHAPES_RECIPE, shapes_dataset
+from depgraph_hsic_only.training.snapshot import Snapshot
+from depgraph_hsic_only.workflow.run_folder import RunFolder
+from depgraph_hsic_only.workflow.state import RunState
+from depgraph_hsic_only.yolo.patches import ensure_nms, patient_nms
 
 
 def command(project: Path, checkpoint: Path, data: Path, *more: str) -> list[str]:

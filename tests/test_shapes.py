@@ -19,9 +19,9 @@ from ultralytics.cfg import get_cfg
 from ultralytics.data.dataset import YOLODataset
 from ultralytics.utils import DEFAULT_CFG_DICT
 
-from depgraph_hsic_only import shapes
+from depgraph_hsic_only.data import shapes
+from depgraph_hsic_only.data.shapes import SHAPES_RECIPE, shapes_dataset
 from depgraph_hsic_only.errors import ConfigError, DataError
-from depgraph_hsic_only.shapes import SHAPES_RECIPE, shapes_dataset
 
 SIZE = {"train": 48, "val": 16}
 SMALL = {"train": 3, "val": 1}
@@ -152,7 +152,7 @@ import sys, types
 from pathlib import Path
 package = sys.modules["depgraph_hsic_only"] = types.ModuleType("depgraph_hsic_only")
 package.__path__ = [{str(Path(shapes.__file__).parent)!r}]
-from depgraph_hsic_only.shapes import shapes_dataset
+from depgraph_hsic_only.data.shapes import shapes_dataset
 print("ready", flush=True)
 input()
 print(shapes_dataset(Path({str(tmp_path / "both")!r}), train=40, val=8))"""

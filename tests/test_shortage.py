@@ -16,8 +16,8 @@ from ultralytics.models.yolo.segment import SegmentationTrainer
 
 from depgraph_hsic_only import OutOfMemoryError, StorageError, load_model
 from depgraph_hsic_only.cli import main
-from depgraph_hsic_only.runs import write_atomically
-from depgraph_hsic_only.shortage import out_of_memory
+from depgraph_hsic_only.support.files import write_atomically
+from depgraph_hsic_only.support.resource_errors import out_of_memory
 
 ROOT = Path(__file__).parents[1]
 LIMITED = """
@@ -89,7 +89,7 @@ def test_memory_that_ends_later_stops_the_run_and_smaller_batches_go_on(
 
     arguments = [*plain(checkpoint, shapes), "--project", str(tmp_path), "--name", "run"]
     with monkeypatch.context() as patched:
-        patched.setattr("depgraph_hsic_only.pruners.default.apply_plan", gone)
+        patched.setattr("depgraph_hsic_only.workflow.default.apply_plan", gone)
         assert main(arguments) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert "(CUDA out of memory. Tried to allocate 2.00 GiB); what was done before is safe" in said
@@ -132,15 +132,15 @@ def test_a_write_error_at_each_save(checkpoint: Path, shapes: Path, tmp_path: Pa
 
         return fsync
 
-    monkeypatch.setattr("depgraph_hsic_only.runs.os.fsync", counted(None))
+    monkeypatch.setattr("depgraph_hsic_only.support.files.os.fsync", counted(None))
     assert main([*arguments, "--name", "whole"]) == 0
     count = saves[0]
     assert count > 20
     for failing in range(1, count + 1):
         run = tmp_path / f"run-{failing}"
-        monkeypatch.setattr("depgraph_hsic_only.runs.os.fsync", counted(failing))
+        monkeypatch.setattr("depgraph_hsic_only.support.files.os.fsync", counted(failing))
         assert main([*arguments, "--name", run.name]) == 2, failing
-        monkeypatch.setattr("depgraph_hsic_only.runs.os.fsync", sync)
+        monkeypatch.setattr("depgraph_hsic_only.support.files.os.fsync", sync)
         assert not list(run.rglob("*.tmp"))
         resumable = (run / "state.json").exists()
         assert main(["--resume", str(run)] if resumable else [*arguments, "--name", run.name, "--exist-ok"]) == 0

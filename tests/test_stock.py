@@ -16,7 +16,7 @@ from ultralytics import YOLO
 from ultralytics.nn.tasks import SegmentationModel
 
 from depgraph_hsic_only import load_model, prune
-from depgraph_hsic_only.shapes import shapes_dataset
+from depgraph_hsic_only.data.shapes import shapes_dataset
 
 # Where torchvision can't load (see depgraph_hsic_only/nms.py) the stock process needs a stand-in of its own.
 PREAMBLE = """

@@ -14,9 +14,9 @@ from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel, SegmentationModel
 
 from depgraph_hsic_only import ConfigError, PlanError, PruningPlan, apply_plan, plan_pruning, prune
-from depgraph_hsic_only.architecture import layer_widths
-from depgraph_hsic_only.c2f import split_c2f
-from depgraph_hsic_only.costs import measure_cost
+from depgraph_hsic_only.yolo.architecture import layer_widths
+from depgraph_hsic_only.yolo.c2f import split_c2f
+from depgraph_hsic_only.yolo.cost import measure_cost
 
 RATIOS = [step / 20 for step in range(19)]
 

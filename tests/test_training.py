@@ -18,10 +18,10 @@ from ultralytics.utils.dist import generate_ddp_file
 from ultralytics.utils.torch_utils import unwrap_model
 
 from depgraph_hsic_only import apply_plan, load_model, plan_pruning
-from depgraph_hsic_only.dataset import find_dataset
-from depgraph_hsic_only.recipe import Start, continued, taught
-from depgraph_hsic_only.reconstruction import head_channels, untouched_layers
-from depgraph_hsic_only.training import make_recipe, train_model, trained_on
+from depgraph_hsic_only.data.dataset import find_dataset
+from depgraph_hsic_only.recovery.refit import head_channels, untouched_layers
+from depgraph_hsic_only.training.recipe import Start, continued, taught
+from depgraph_hsic_only.training.train import make_recipe, train_model, trained_on
 from depgraph_hsic_only.utils.hooks import (
     MASK_MAP,
     Callbacks,

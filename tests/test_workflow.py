@@ -22,8 +22,8 @@ from depgraph_hsic_only import (
     plan_pruning,
     prune,
 )
-from depgraph_hsic_only.dataset import find_dataset, labelled_batches
-from depgraph_hsic_only.evaluation import Metrics
+from depgraph_hsic_only.data.dataset import find_dataset, labelled_batches
+from depgraph_hsic_only.evaluation.validation import Metrics
 from depgraph_hsic_only.utils.conversion import export_onnx, verify_onnx
 from depgraph_hsic_only.utils.plots import plot_metrics
 

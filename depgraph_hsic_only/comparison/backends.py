@@ -9,8 +9,8 @@ import torch
 from depgraph_hsic_only.comparison.parts import Part
 from depgraph_hsic_only.criteria.registry import list_criteria, register_criterion, registered_criterion
 from depgraph_hsic_only.errors import ConfigError, one_line
-from depgraph_hsic_only.names import nearest
-from depgraph_hsic_only.progress import say
+from depgraph_hsic_only.support.nearest import nearest
+from depgraph_hsic_only.support.progress import say
 
 BACKENDS = ("serial", "ray")
 _LOST = 3  # times that a part is tried again where its worker was lost

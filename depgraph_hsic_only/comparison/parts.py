@@ -16,26 +16,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ultralytics.utils.torch_utils import select_device
 
-from depgraph_hsic_only.architecture import layer_widths
-from depgraph_hsic_only.bootstrap import DRAWS
+from depgraph_hsic_only.budget.sensitivity import Sensitivity, measure_sensitivity
+from depgraph_hsic_only.channels.groups import trace_channels
+from depgraph_hsic_only.channels.widths import make_plan, uniform_widths
 from depgraph_hsic_only.comparison.study import REFERENCE, UNPRUNED, Amount, Study
 from depgraph_hsic_only.comparison.table import Row
-from depgraph_hsic_only.costs import measure_cost
 from depgraph_hsic_only.criteria import create_criterion
 from depgraph_hsic_only.criteria.registry import option_names
-from depgraph_hsic_only.dataset import find_dataset, labelled_batches
+from depgraph_hsic_only.data.dataset import find_dataset, labelled_batches
 from depgraph_hsic_only.errors import ComparisonError, PruningError
-from depgraph_hsic_only.evaluation import Metrics, Validation, validate_model
-from depgraph_hsic_only.graph import trace_channels
-from depgraph_hsic_only.loading import load_model
-from depgraph_hsic_only.planning import make_plan, uniform_widths
-from depgraph_hsic_only.pruners.default import DefaultYolov8SegPruner
-from depgraph_hsic_only.pruning import apply_plan, widths_for
-from depgraph_hsic_only.recording import FILES, imgsz_of
-from depgraph_hsic_only.runs import write_atomically
-from depgraph_hsic_only.sensitivity import Sensitivity, measure_sensitivity
+from depgraph_hsic_only.evaluation.bootstrap import DRAWS
+from depgraph_hsic_only.evaluation.validation import Metrics, Validation, validate_model
+from depgraph_hsic_only.pruning.api import apply_plan, widths_for
+from depgraph_hsic_only.support.files import write_atomically
+from depgraph_hsic_only.workflow.default import DefaultYolov8SegPruner
+from depgraph_hsic_only.workflow.recorder import FILES, imgsz_of
+from depgraph_hsic_only.yolo.architecture import layer_widths
+from depgraph_hsic_only.yolo.cost import measure_cost
+from depgraph_hsic_only.yolo.device import select_device
+from depgraph_hsic_only.yolo.load import load_model
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Part(abc.ABC):
     def _model(self) -> Any:
         """The trained `YOLO`, on the device of the study."""
         model = load_model(self.study.trained)
-        model.model.to(select_device(self.study.config.device, verbose=False))
+        model.model.to(select_device(self.study.config.device))
         return model
 
     def _batches(self, model: Any) -> list[dict[str, Any]]:

@@ -11,9 +11,9 @@ from rich.text import Text
 
 from depgraph_hsic_only.comparison.recommendation import Recommendation
 from depgraph_hsic_only.comparison.table import Row, Summary, row_table, summarize, summary_table
-from depgraph_hsic_only.evaluation import Validation
-from depgraph_hsic_only.showing import Shown
-from depgraph_hsic_only.utils.pareto import plot_pareto
+from depgraph_hsic_only.evaluation.validation import Validation
+from depgraph_hsic_only.report.figures.pareto import plot_pareto
+from depgraph_hsic_only.report.tables import Shown
 
 
 @dataclass(frozen=True, repr=False)

@@ -7,25 +7,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from depgraph_hsic_only.allocation import check_reachable
+from depgraph_hsic_only.budget.allocation import check_reachable
+from depgraph_hsic_only.budget.cost_model import CostModel
+from depgraph_hsic_only.channels.groups import trace_channels
+from depgraph_hsic_only.channels.widths import uniform_widths
 from depgraph_hsic_only.comparison.backends import Backend, in_turn, open_backend
 from depgraph_hsic_only.comparison.parts import Control, Cut, Part, Result, Scan, Scores, WidthChoice
 from depgraph_hsic_only.comparison.recommendation import MAX_MAP_DROP, recommend
 from depgraph_hsic_only.comparison.result import Comparison
 from depgraph_hsic_only.comparison.study import REFERENCE, Study, make_study
 from depgraph_hsic_only.comparison.table import Row
-from depgraph_hsic_only.cost_model import CostModel
 from depgraph_hsic_only.errors import ConfigError
-from depgraph_hsic_only.evaluation import Validation, check_device, measure_latency, onnx_run
-from depgraph_hsic_only.graph import trace_channels
-from depgraph_hsic_only.loading import load_model
-from depgraph_hsic_only.logs import run_display
-from depgraph_hsic_only.planning import uniform_widths
-from depgraph_hsic_only.progress import say
-from depgraph_hsic_only.pruners.default import DefaultYolov8SegPruner
-from depgraph_hsic_only.recording import FILES, check_classes, imgsz_of
-from depgraph_hsic_only.runs import RunFolder
-from depgraph_hsic_only.utils.conversion import export_onnx
+from depgraph_hsic_only.evaluation.latency import measure_latency, onnx_run
+from depgraph_hsic_only.evaluation.onnx import export_onnx
+from depgraph_hsic_only.evaluation.validation import Validation
+from depgraph_hsic_only.support.progress import say
+from depgraph_hsic_only.workflow.default import DefaultYolov8SegPruner
+from depgraph_hsic_only.workflow.recorder import FILES, check_classes, imgsz_of
+from depgraph_hsic_only.workflow.run_folder import RunFolder
+from depgraph_hsic_only.yolo.device import check_device
+from depgraph_hsic_only.yolo.load import load_model
+from depgraph_hsic_only.yolo.logs import run_display
 
 CRITERIA = ("magnitude", "hsic_lasso", "reconstruction", "random")
 _STUDY = "study.json"

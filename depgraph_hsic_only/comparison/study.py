@@ -10,16 +10,16 @@ import torch
 import ultralytics
 
 from depgraph_hsic_only._version import __version__
-from depgraph_hsic_only.config import Config, load_config
+from depgraph_hsic_only.channels.amount import METRICS, Target
+from depgraph_hsic_only.channels.widths import check_ratio
 from depgraph_hsic_only.criteria import create_criterion
-from depgraph_hsic_only.dataset import Dataset
+from depgraph_hsic_only.data.dataset import Dataset
 from depgraph_hsic_only.errors import ConfigError
-from depgraph_hsic_only.names import nearest
-from depgraph_hsic_only.planning import check_ratio
-from depgraph_hsic_only.recording import fingerprint
-from depgraph_hsic_only.runs import RunFolder
-from depgraph_hsic_only.settings import flattened
-from depgraph_hsic_only.target import METRICS, Target
+from depgraph_hsic_only.support.nearest import nearest
+from depgraph_hsic_only.support.yaml import flattened
+from depgraph_hsic_only.workflow.config import Config, load_config
+from depgraph_hsic_only.workflow.recorder import fingerprint
+from depgraph_hsic_only.workflow.run_folder import RunFolder
 
 REFERENCE = "reconstruction"  # whose channels the damage of the widths is measured with, for all criteria alike
 UNPRUNED = "unpruned"  # the control, in the place of a criterion

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
-from depgraph_hsic_only.evaluation import Validation
+from depgraph_hsic_only.evaluation.validation import Validation
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import torch
 from torch import nn
 from ultralytics.cfg import get_cfg
 
+from depgraph_hsic_only.channels.groups import ChannelGraph, ChannelGroup
 from depgraph_hsic_only.criteria.registry import Batches, Criterion, register_criterion
 from depgraph_hsic_only.errors import DataError
-from depgraph_hsic_only.graph import ChannelGraph, ChannelGroup
 
 
 @register_criterion("taylor")

@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from depgraph_hsic_only.activations import Samples, gather_samples
+from depgraph_hsic_only.channels.groups import ChannelGraph, ChannelGroup
 from depgraph_hsic_only.criteria.registry import Batches, Criterion, Measured, register_criterion
 from depgraph_hsic_only.errors import ConfigError, DataError
-from depgraph_hsic_only.graph import ChannelGraph, ChannelGroup
 from depgraph_hsic_only.hsic import (
     CENTERINGS,
     KernelLike,
@@ -25,8 +24,9 @@ from depgraph_hsic_only.hsic import (
     kernel_names,
     nonnegative_lasso_path,
 )
-from depgraph_hsic_only.progress import track
-from depgraph_hsic_only.threads import all_cores
+from depgraph_hsic_only.recovery.samples import Samples, gather_samples
+from depgraph_hsic_only.support.progress import track
+from depgraph_hsic_only.support.threads import all_cores
 
 _DEAD = 1e-6  # standard deviation, of the layer's largest, below which a channel says nothing
 _SAME = 1 - 1e-6  # cosine of two centred Gram matrices above which one channel repeats the other

@@ -18,15 +18,15 @@ from typing import Any
 
 import torch
 
-from depgraph_hsic_only.activations import grid, matrix, taken_patches
+from depgraph_hsic_only.channels.groups import ChannelGraph, ChannelGroup
 from depgraph_hsic_only.criteria.registry import Batches, Criterion, register_criterion
 from depgraph_hsic_only.errors import ConfigError, DataError
-from depgraph_hsic_only.graph import ChannelGraph, ChannelGroup
-from depgraph_hsic_only.least_squares import NormalEquations, damped
-from depgraph_hsic_only.places import Places, choose_places
-from depgraph_hsic_only.progress import track
-from depgraph_hsic_only.threads import all_cores
-from depgraph_hsic_only.walk import as_input, batch_size, raw_outputs
+from depgraph_hsic_only.recovery.layerwise import as_input, batch_size, raw_outputs
+from depgraph_hsic_only.recovery.least_squares import NormalEquations, damped
+from depgraph_hsic_only.recovery.positions import Places, choose_places
+from depgraph_hsic_only.recovery.samples import grid, matrix, taken_patches
+from depgraph_hsic_only.support.progress import track
+from depgraph_hsic_only.support.threads import all_cores
 
 
 @register_criterion("reconstruction")

@@ -8,9 +8,9 @@ from typing import Any, TypeVar, cast, final
 
 import torch
 
+from depgraph_hsic_only.channels.groups import ChannelGraph, ChannelGroup
 from depgraph_hsic_only.errors import ConfigError
-from depgraph_hsic_only.graph import ChannelGraph, ChannelGroup
-from depgraph_hsic_only.names import nearest
+from depgraph_hsic_only.support.nearest import nearest
 
 Batches = Iterable[Mapping[str, Any]]
 """Labelled batches as Ultralytics' data loaders give them; "img" is (B, 3, H, W), uint8 or float in [0, 1]."""

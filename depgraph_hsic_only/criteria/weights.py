@@ -5,8 +5,8 @@ import hashlib
 import torch
 import torch_pruning as tp
 
+from depgraph_hsic_only.channels.groups import ChannelGroup
 from depgraph_hsic_only.criteria.registry import register_criterion
-from depgraph_hsic_only.graph import ChannelGroup
 
 
 @register_criterion("magnitude")

@@ -1,0 +1,94 @@
+"""Costs of widths that have not been cut yet: exact, in microseconds.
+
+Every convolution costs k² · c_in · c_out, times the area of its output for multiply-adds, c_in and c_out being sums of
+widths: cost is bilinear in neighbouring widths. What each convolution reads and makes is taken from the channel groups.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from depgraph_hsic_only.channels.groups import ChannelGraph
+from depgraph_hsic_only.yolo.cost import COUNT_SIZE, input_side, on_meta
+
+
+@dataclass
+class _Channels:
+    """A number of channels as a sum: those that nothing cuts, and shares of widths."""
+
+    fixed: float
+    shares: dict[str, float]
+
+    def at(self, widths: Mapping[str, int]) -> float:
+        return self.fixed + sum(share * widths[name] for name, share in self.shares.items())
+
+
+@dataclass(frozen=True)
+class _Convolution:
+    inputs: _Channels
+    outputs: _Channels
+    weights: int  # for each pair of an input and an output channel
+    biases: int  # for each output channel, the parameters of the BatchNorm that follows included
+    area: float  # output positions for one image that each weight is used at
+
+
+class CostModel:
+    """Parameters and multiply-adds as functions of the widths of a graph.
+
+    Args:
+        network: The network that the graph was made of.
+        graph: Its channel groups.
+        imgsz: Side of the square input image, pixels; rounded up to the network's stride.
+    """
+
+    def __init__(self, network: Any, graph: ChannelGraph, imgsz: int = 640) -> None:
+        split: Any = graph.model
+        areas = _areas(split, (input_side(network, imgsz) / COUNT_SIZE) ** 2)
+        found: dict[str, _Convolution] = {}
+        for name, m in split.named_modules():
+            if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)):
+                norm = split.get_submodule(name.rpartition(".")[0])
+                biases = (m.bias is not None) + 2 * isinstance(getattr(norm, "bn", None), nn.BatchNorm2d)
+                inputs, outputs = _Channels(m.in_channels, {}), _Channels(m.out_channels, {})
+                found[name] = _Convolution(inputs, outputs, m.weight[0, 0].numel(), biases, areas[name])
+        for group in graph.groups:
+            for member in group.members:
+                if member.role != "norm":
+                    side = found[member.name].inputs if member.role == "input" else found[member.name].outputs
+                    side.fixed -= len(member.index)
+                    side.shares[group.width] = side.shares.get(group.width, 0) + len(member.index) / group.channels
+        self._convolutions = list(found.values())
+
+    def parameters(self, widths: Mapping[str, int]) -> float:
+        """Number of parameters at the widths of all width groups, tied ones included."""
+        return sum(c.outputs.at(widths) * (c.inputs.at(widths) * c.weights + c.biases) for c in self._convolutions)
+
+    def gmacs(self, widths: Mapping[str, int]) -> float:
+        """Multiply-adds at these widths, in units of 10^9."""
+        macs = (c.inputs.at(widths) * c.outputs.at(widths) * c.weights * c.area for c in self._convolutions)
+        return sum(macs) / 1e9
+
+
+def _areas(split: Any, scale: float) -> dict[str, float]:
+    """How often each convolution's weights are used for one image; 0 of those that take no part."""
+    meta = on_meta(split)
+    areas = dict.fromkeys((n for n, m in meta.named_modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))), 0.0)
+
+    def tap(name: str) -> Any:
+        def hook(m: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            used = inputs[0] if isinstance(m, nn.ConvTranspose2d) else output
+            areas[name] = used.shape[2] * used.shape[3] * scale
+
+        return hook
+
+    for name in areas:
+        meta.get_submodule(name).register_forward_hook(tap(name))
+    parameter = next(meta.parameters())
+    with torch.no_grad():
+        meta(
+            torch.empty(1, split.yaml.get("channels", 3), COUNT_SIZE, COUNT_SIZE, dtype=parameter.dtype, device="meta")
+        )
+    return areas

@@ -1,0 +1,204 @@
+"""How much it hurts to cut one width alone: measured, for every free width, on calibration images without labels.
+
+Each width is cut to a few sizes with nothing else cut, what reads it is re-fitted by least squares (see
+`least_squares.py`) on two thirds of the images, and the divergence of the predictions from the original's is measured
+on the others (see `divergence.py`): on images that were fitted it is half as large, and least where most is fitted.
+What lies in front of the cut is the original, so it is computed once for all.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from depgraph_hsic_only.channels.cut import pruned_copy
+from depgraph_hsic_only.channels.groups import ChannelGraph, WidthGroup, trace_channels
+from depgraph_hsic_only.channels.limits import Limits
+from depgraph_hsic_only.channels.widths import Scores, follow_ties, make_plan
+from depgraph_hsic_only.recovery.divergence import mean_divergence
+from depgraph_hsic_only.recovery.layerwise import Walk, batch_size, raw_outputs
+from depgraph_hsic_only.recovery.positions import Places, choose_places
+from depgraph_hsic_only.recovery.refit import fit_walks, kept_outputs, touched_convolutions
+from depgraph_hsic_only.support.progress import track
+from depgraph_hsic_only.support.threads import all_cores
+from depgraph_hsic_only.yolo.c2f import stock_output
+
+_SHARES = (0.75, 0.5, 0.25)  # of a width that are measured
+_QUICK_SHARES = (0.5,)
+_IMAGES = 96  # of which the scan reads at most so many, evenly spaced
+_HELD = 3  # one image of so many is held out
+_POSITIONS = 100  # of each image: half the weights of a convolution have to be told apart, not its last digit
+_RIDGE = 1e-3
+_EXPONENT = 1.5  # of the share cut, where one size alone was measured
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Measured damage of every free width.
+
+    Attributes:
+        damage: By width group, for some numbers of channels, ascending, the divergence from the original's predictions
+            with that width alone cut to it and re-fitted; at least 0.
+        full: Channels of each of these width groups in the original.
+        images: Number of calibration images.
+        seconds: Time it took.
+        quick: Whether it is a quick scan: fewer images, one size for each width.
+    """
+
+    damage: Mapping[str, Mapping[int, float]]
+    full: Mapping[str, int]
+    images: int
+    seconds: float
+    quick: bool = False
+
+    def at(self, name: str, channels: float) -> float:
+        """Damage at any number of channels: between measured ones and past them by a power law of the share cut."""
+        full, points = self.full[name], self.damage[name]
+        if channels == full or not points:
+            return 0.0 if channels == full else math.inf
+        cut = sorted((1 - c / full, d) for c, d in points.items())
+        known: list[tuple[float, float]] = []
+        for share, d in cut:  # more of a cut never hurts less, and logarithms need something
+            known.append((math.log(share), math.log(max(d, 1e-9, *(math.exp(k[1]) for k in known)))))
+        x = math.log(1 - channels / full)
+        if len(known) == 1:
+            return math.exp(known[0][1] + _EXPONENT * (x - known[0][0]))
+        k = min(max(1, sum(x > a for a, _ in known)), len(known) - 1)
+        (x0, y0), (x1, y1) = known[k - 1], known[k]
+        slope = (y1 - y0) / (x1 - x0)
+        if x < x0:
+            slope = min(max(slope, 1.0), 2.0)  # small cuts: between linear and quadratic
+        return math.exp(y0 + slope * (x - x0))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as plain dicts, strings and numbers."""
+        damage = {name: {str(c): d for c, d in points.items()} for name, points in self.damage.items()}
+        return {
+            "damage": damage,
+            "full": dict(self.full),
+            "images": self.images,
+            "seconds": self.seconds,
+            "quick": self.quick,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Sensitivity":
+        """The inverse of `to_dict`."""
+        damage = {name: {int(c): float(d) for c, d in points.items()} for name, points in data["damage"].items()}
+        return cls(damage, data["full"], data["images"], data["seconds"], data["quick"])
+
+
+@all_cores()
+def measure_sensitivity(
+    network: Any,
+    graph: ChannelGraph,
+    scores: Scores,
+    images: torch.Tensor,
+    *,
+    limits: Limits,
+    quick: bool = False,
+    seed: int = 0,
+) -> Sensitivity:
+    """Cut every free width alone to some sizes, recover, and measure; the network is left as it is.
+
+    Args:
+        network: The unpruned SegmentationModel or DetectionModel.
+        graph: Its channel groups.
+        scores: Importance of each channel of each group: which channels stay.
+        images: Calibration images (n, 3, h, w), float in [0, 1] or uint8, letterboxed as in validation.
+        limits: Bounds of the widths: nothing beyond them is measured.
+        quick: One size for each width instead of three.
+        seed: Of sampled positions.
+
+    Raises:
+        DataError: An activation is not finite.
+    """
+    start = time.perf_counter()
+    batch = batch_size(images)
+    images = images[:: -(-len(images) // _IMAGES)]
+    fitted, held = split_images(images)
+    sizes = {w.name: _sizes(w, limits, _QUICK_SHARES if quick else _SHARES) for w in graph.widths if w.tie is None}
+    damage: dict[str, dict[int, float]] = {name: {} for name in sizes}
+    total = sum(map(len, sizes.values()))
+    readers = list(dict.fromkeys(stock_output(name, 0)[0] for name in graph.readers))
+    with raw_outputs(network):
+        places = choose_places(network, readers, fitted, positions=_POSITIONS, seed=seed, batch=batch)
+        walks = Walk(network, fitted, batch=batch), Walk(network, held, batch=batch)
+        for name, channels, found in track(
+            _damages(network, graph, scores, *walks, places, sizes), "sensitivity", total
+        ):
+            damage[name][channels] = found
+    full = {w.name: w.channels for w in graph.widths if w.tie is None}
+    return Sensitivity(damage, full, len(images), time.perf_counter() - start, quick)
+
+
+def split_images(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The images to fit on, and those to measure on; fewer than three are both."""
+    if len(images) < _HELD:
+        return images, images
+    held = torch.arange(len(images)) % _HELD == _HELD - 1
+    return images[~held], images[held]
+
+
+def _sizes(width: WidthGroup, limits: Limits, shares: tuple[float, ...]) -> list[int]:
+    """The numbers of channels to measure, ascending."""
+    multiple, smallest = limits.multiple(width), limits.smallest(width)
+    rounded = {max(smallest, round(share * width.channels / multiple) * multiple) for share in shares}
+    return sorted(channels for channels in rounded if channels < width.channels)
+
+
+def _damages(
+    network: Any,
+    graph: ChannelGraph,
+    scores: Scores,
+    walk: Walk,
+    held: Walk,
+    places: Mapping[str, Places],
+    sizes: Mapping[str, list[int]],
+) -> Iterator[tuple[str, int, float]]:
+    """Width, channels and damage, one after the other, layer by layer."""
+    ahead = held.fork(network)
+    _to_head(ahead)
+    wanted = list(_outputs(ahead))
+    for i in range(len(network.model)):
+        for width in (w for w in graph.widths if w.layer == i and w.tie is None):
+            alone = trace_channels(network, [i]) if sizes[width.name] else graph
+            for channels in sizes[width.name]:
+                cut = {w.name: w.channels for w in alone.widths} | {width.name: channels}
+                widths = follow_ties(alone, cut)
+                plan = make_plan(alone, scores, widths, criterion="", reasons=dict.fromkeys(widths, ""))
+                student = pruned_copy(network, plan)
+                touched = touched_convolutions(student, network)
+                readers = {
+                    name: places[name] for name in touched if name in places and _reads_less(student, network, name)
+                }
+                with raw_outputs(student):
+                    forks, kept = (walk.fork(student), walk.fork(network)), kept_outputs(student, network, plan)
+                    for _ in fit_walks(*forks, readers, kept, _RIDGE):
+                        continue
+                    ahead = held.fork(student)
+                    _to_head(ahead)
+                    yield width.name, channels, mean_divergence(zip(_outputs(ahead), wanted, strict=True))
+        if i < walk.last:
+            walk.step()
+            held.step()
+
+
+def _reads_less(student: Any, network: Any, name: str) -> bool:
+    """Whether a convolution has lost inputs; one that has only lost outputs still does exactly what it did."""
+    a, b = student.get_submodule(name), network.get_submodule(name)
+    return bool(a.in_channels != b.in_channels)
+
+
+def _to_head(walk: Walk) -> None:
+    while walk.index < walk.last:
+        walk.step()
+
+
+@torch.no_grad()
+def _outputs(walk: Walk) -> Iterator[dict[str, torch.Tensor]]:
+    for x in walk.inputs():
+        yield {name: t for name, t in walk.layer(x).items() if name != "feats"}

@@ -1,0 +1,77 @@
+"""What bounds every width, however it is chosen."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from depgraph_hsic_only.channels.groups import OUTPUT_MULTIPLE, ChannelGraph, WidthGroup
+from depgraph_hsic_only.errors import ConfigError
+from depgraph_hsic_only.support.nearest import nearest
+
+_ROUND_TO = (8, 16, 32)
+
+MaxRatio = float | Mapping[str | int, float]
+"""Largest share that may be cut of every width, or by layer (6) or width ("w6", "h6", "npr")."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of widths.
+
+    Attributes:
+        round_to: 8, 16 or 32: what block outputs and prototypes are multiples of. Never below 8, which Ultralytics
+            needs.
+        min_channels: No width is cut below this many channels.
+        max_ratio: Largest share of a width that may be cut, in [0, 1]: one for all, or a mapping from layers (6) or
+            widths ("w6", "h6", "npr") to their own; what it doesn't name is unlimited.
+
+    Raises:
+        ConfigError: One of them is out of range.
+    """
+
+    round_to: int = OUTPUT_MULTIPLE
+    min_channels: int = 0
+    max_ratio: MaxRatio = field(default=1.0)
+
+    def __post_init__(self) -> None:
+        if type(self.round_to) is not int or self.round_to not in _ROUND_TO:
+            raise ConfigError(f"round_to: expected one of {_ROUND_TO}, got {self.round_to!r}")
+        if type(self.min_channels) is not int or self.min_channels < 0:
+            raise ConfigError(f"min_channels: expected an integer of at least 0, got {self.min_channels!r}")
+        given = self.max_ratio if isinstance(self.max_ratio, Mapping) else {"all": self.max_ratio}
+        for key, share in given.items():
+            if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
+                raise ConfigError(
+                    f"max_ratio: expected a share in [0, 1], or such by layer or width as in {{6: 0.5, h8: 0.25}}, "
+                    f"got {share!r} for {key}"
+                )
+
+    def check_names(self, graph: ChannelGraph) -> None:
+        """Refuse limits of layers and widths that are not there.
+
+        Raises:
+            ConfigError: `max_ratio` names one.
+        """
+        known = {str(key) for width in graph.widths for key in (width.name, width.layer)}
+        for key in self.max_ratio if isinstance(self.max_ratio, Mapping) else ():
+            if str(key) not in known:
+                raise ConfigError(
+                    f"max_ratio: expected layers or widths that are cut, got {key!r}{nearest(str(key), known)}"
+                )
+
+    def multiple(self, width: WidthGroup) -> int:
+        """What the width is a multiple of."""
+        return self.round_to if width.is_output else width.multiple
+
+    def smallest(self, width: WidthGroup) -> int:
+        """The fewest channels that the width may have."""
+        step = width.multiple
+        left = math.ceil(width.channels * (1 - self._share(width)) / step) * step
+        return min(width.channels, max(step, math.ceil(self.min_channels / step) * step, left))
+
+    def _share(self, width: WidthGroup) -> Fraction:
+        if not isinstance(self.max_ratio, Mapping):
+            return Fraction(str(self.max_ratio))
+        by_name = {str(key): share for key, share in self.max_ratio.items()}
+        return Fraction(str(by_name.get(width.name, by_name.get(str(width.layer), 1.0))))

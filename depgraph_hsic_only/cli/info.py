@@ -1,0 +1,34 @@
+"""`depgraph-hsic info model.pt`: what a model is, and whether it was pruned."""
+
+import argparse
+import json
+
+from rich.console import RenderableType
+
+from depgraph_hsic_only.cli.command import MODEL_FILES, Command, complete_as
+from depgraph_hsic_only.pruning.describe import describe
+from depgraph_hsic_only.yolo.load import load_model
+
+_EPILOG = """\
+For segmentation and detection models. Runs no code from the file.
+
+examples:
+  depgraph-hsic info runs/prune/exp/weights/best.pt
+  depgraph-hsic info yolov8n-seg.pt --imgsz 320
+  depgraph-hsic info best.pt --json | jq .parameters
+"""
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    model = parser.add_argument("model", metavar="model.pt", help="checkpoint (.pt), or a YOLOv8 YAML")
+    complete_as(model, MODEL_FILES)
+    parser.add_argument("--imgsz", type=int, metavar="PX", help="side that GMACs are of (default: the model's own)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _run(arguments: argparse.Namespace) -> RenderableType:
+    found = describe(load_model(arguments.model, task=None), arguments.imgsz)
+    return json.dumps(found.to_dict(), indent=1, ensure_ascii=False) if arguments.json else found
+
+
+COMMAND = Command("info", "What a model is, what it costs, whether it was pruned.", _EPILOG, _add_arguments, _run)

@@ -1,0 +1,220 @@
+"""The command line: names, flags and exit codes; no logic."""
+
+import argparse
+import signal
+import sys
+import tempfile
+import textwrap
+import threading
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import shtab
+
+from depgraph_hsic_only._version import __version__
+from depgraph_hsic_only.cli import compare, info
+from depgraph_hsic_only.cli.command import (
+    MODEL_FILES,
+    PROGRAM,
+    YAML_FILES,
+    Command,
+    Flags,
+    Parser,
+    add_flags,
+    complete_as,
+    given_settings,
+)
+from depgraph_hsic_only.cli.completion import completion
+from depgraph_hsic_only.cli.demo import DEMO
+from depgraph_hsic_only.cli.dry_run import preview
+from depgraph_hsic_only.criteria import list_criteria
+from depgraph_hsic_only.errors import PruningError, one_line
+from depgraph_hsic_only.support.nearest import nearest
+from depgraph_hsic_only.support.progress import say, show
+from depgraph_hsic_only.support.resource_errors import out_of_memory, storage_reason
+from depgraph_hsic_only.support.yaml import parse_override
+from depgraph_hsic_only.workflow.config import DEFAULT_CFG
+from depgraph_hsic_only.workflow.default import DefaultYolov8SegPruner
+from depgraph_hsic_only.workflow.state import read_state
+from depgraph_hsic_only.yolo.logs import aside
+
+_FLAGS: Flags = {
+    "pretrained": ("pretrained", str, "FILE", "checkpoint (.pt), or a YOLOv8 YAML to train from scratch"),
+    "data": ("data", str, "NAME", "data set: a name, the path of its data.yaml, or 'shapes'"),
+    "criterion": ("prune.criterion", str, "NAME", "what ranks channels, such as magnitude or hsic_lasso"),
+    "ratio": ("prune.ratio", float, "R", "share of the channels to cut from each width, 0 <= R < 1"),
+    "threshold": ("prune.threshold", float, "T", "instead of a ratio: the smallest score that stays"),
+    "target": ("prune.target", str, "WHAT=R", "instead: the share left, of params, gmacs or latency"),
+    "imgsz": ("imgsz", int, "PX", "side of the input image (default: the checkpoint's own)"),
+    "batch": ("batch", int, "N", "images per batch"),
+    "device": ("device", str, "NAME", "cpu, 0, 0,1 or mps (default: Ultralytics' choice)"),
+    "workers": ("workers", int, "N", "data loading processes"),
+    "seed": ("seed", int, "N", "of every random choice"),
+    "project": ("project", str, "FOLDER", "folder of the run folders"),
+    "name": ("name", str, "NAME", "name of the run folder"),
+}
+_COMPLETED = {  # how a shell completes a flag's value
+    "pretrained": MODEL_FILES,
+    "data": YAML_FILES,
+    "criterion": shtab.cmd(f"echo {' '.join(list_criteria())}"),
+    "project": shtab.DIRECTORY,
+}
+_EXAMPLES = f"""\
+examples:
+  {PROGRAM} --pretrained best.pt --ratio 0.25 --dry-run
+  {PROGRAM} --pretrained yolov8n-seg.pt --data my/data.yaml --ratio 0.25
+  {PROGRAM} --pretrained best.pt --data my/data.yaml --target gmacs=0.75
+"""
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the plain run."""
+    add_flags(parser, _FLAGS, _COMPLETED)
+    cfg = parser.add_argument("--cfg", metavar="FILE", help="settings (default: default.yaml)")
+    complete_as(cfg, YAML_FILES)
+    resume = parser.add_argument("--resume", metavar="FOLDER", help="go on with a run that was cut off")
+    complete_as(resume, shtab.DIRECTORY)
+    parser.add_argument("--exist-ok", action="store_true", default=None, help="use an existing run folder again")
+    parser.add_argument(
+        "--verbose", action="store_true", default=None, help="Ultralytics' output too, not only in run.log"
+    )
+    parser.add_argument(
+        "--trust", action="store_true", default=None, help="let code in the checkpoint run: only one of your own"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print what would be cut and write nothing")
+    parser.add_argument("--demo", action="store_true", help="train, prune and export on drawn shapes, in minutes")
+    parser.add_argument(
+        "--version", action="version", version=f"depgraph_hsic_only {__version__}", help="print the version"
+    )
+
+
+def _parser() -> Parser:
+    """The parser of the plain run."""
+    commands = "\n".join(f"  {command.name:<19}{command.summary}" for command in _COMMANDS.values())
+    parser = Parser(
+        prog=PROGRAM,
+        usage=f"{PROGRAM} [COMMAND] [--flag value ...] [key=value ...]",
+        description="Prune a YOLOv8 segmentation model into an ordinary, narrower Ultralytics model.",
+        epilog=f"commands:\n{commands}\n\n{_EXAMPLES}",
+    )
+    _add_flags(parser)
+    settings = parser.add_argument_group("any setting of default.yaml")
+    settings.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.epochs=0 prune.layers=[3,4]")
+    return parser
+
+
+def _whole() -> Parser:
+    """A parser of the plain run's flags and of every command, for shells to complete from."""
+    parser = Parser(prog=PROGRAM)
+    _add_flags(parser)
+    commands = parser.add_subparsers()
+    for command in _COMMANDS.values():
+        command.add_arguments(commands.add_parser(command.name, help=command.summary))
+    return parser
+
+
+_COMMANDS = {command.name: command for command in (info.COMMAND, compare.COMMAND, completion(_whole))}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line: a command where the first argument names one, else the plain run.
+
+    Args:
+        argv: Arguments without the program's name; None for those of the process.
+
+    Returns:
+        Exit code: 0, 1 after an error of this package's own, whose traceback is kept in a file, 2 where something given
+        can't be used, 130 after Ctrl-C, or 143 after SIGTERM.
+    """
+    given = list(sys.argv[1:] if argv is None else argv)
+    warnings.showwarning = lambda message, *_: say(f"warning: {message}")
+    try:
+        with _terminable():
+            if given and given[0] in _COMMANDS:
+                _answer(_COMMANDS[given[0]], given[1:])
+            else:
+                _prune(given)
+    except PruningError as error:
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as interrupt:
+        return 128 + (signal.SIGTERM if isinstance(interrupt, _Terminated) else signal.SIGINT)  # as a shell says it
+    except Exception as error:
+        if (shortage := _shortage(error)) is not None:
+            print(f"{PROGRAM}: error: {shortage}", file=sys.stderr)
+            return 2
+        what = textwrap.shorten(f"{type(error).__name__}: {error}", 300)
+        print(f"{PROGRAM}: internal error ({what}); please report it with {_kept_traceback()}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _shortage(error: Exception) -> str | None:
+    """What to say of an error that tells of a full disk or of too little memory; None for any other."""
+    if (reason := storage_reason(error)) is not None:
+        return f"expected to write files, but {reason}; make room, or pass another folder"
+    if out_of_memory(error):
+        return f"expected more memory than there is ({one_line(error)}); pass a smaller imgsz or batch, or fewer images"
+    return None
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came: a batch system wants its machine back."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end a run as Ctrl-C does: with a word on how to go on, and nothing half-written."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may listen to signals
+        return
+
+    def terminate(*_: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _kept_traceback() -> str:
+    """The file that the traceback of the error at hand is kept in."""
+    with tempfile.NamedTemporaryFile("w", prefix=f"{PROGRAM}-", suffix=".txt", encoding="utf-8", delete=False) as file:
+        traceback.print_exc(file=file)
+        return file.name
+
+
+def _answer(command: Command, given: Sequence[str]) -> None:
+    """Run a command and print what it returns, and nothing else, on stdout."""
+    arguments = command.parser().parse(given)
+    with aside():
+        answer = command.run(arguments)
+    if isinstance(answer, str):
+        print(answer)
+    elif answer is not None:
+        show(answer)
+
+
+def _prune(words: Sequence[str]) -> None:
+    """The plain run."""
+    parser = _parser()
+    if words and not words[0].startswith("-") and "=" not in words[0]:
+        known = ", ".join(_COMMANDS)
+        parser.error(
+            f"expected a command ({known}), a flag or key=value, got {words[0]!r}{nearest(words[0], _COMMANDS)}"
+        )
+    arguments = parser.parse(words)
+    given: dict[str, Any] = dict(DEMO) if arguments.demo else {}
+    given |= given_settings(arguments, _FLAGS)
+    given |= {flag: True for flag in ("exist_ok", "trust", "verbose") if getattr(arguments, flag)}
+    given |= dict(parse_override(text) for text in arguments.overrides)  # they may stand between flags
+    cfg = arguments.cfg or DEFAULT_CFG
+    if arguments.resume is not None and arguments.cfg is None:
+        cfg, given = None, {**read_state(arguments.resume).settings, "trust": False, **given}
+    pruner = DefaultYolov8SegPruner(cfg=cfg, **given)
+    show(preview(pruner.config) if arguments.dry_run else pruner.run(arguments.resume))

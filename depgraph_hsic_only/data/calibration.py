@@ -1,0 +1,72 @@
+"""Calibration images: what an in-memory criterion measures on when there is no workflow around it."""
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from ultralytics.data.utils import check_det_dataset
+from ultralytics.utils import ASSETS
+
+from depgraph_hsic_only.data.dataset import image_files
+from depgraph_hsic_only.data.images import Images, load_images
+from depgraph_hsic_only.errors import DataError, one_line
+
+_FEW = 32  # images, below which scores of two disjoint sets of images agree poorly
+
+
+def calibration_images(images: Images | None, network: Any, *, imgsz: int | None, limit: int) -> torch.Tensor:
+    """The images to measure on, (n, 3, h, w), RGB, float in [0, 1].
+
+    Args:
+        images: A folder, an image, a list of files, a tensor, or the path of a data set's YAML, whose training images
+            are taken. None for the data set that the checkpoint was trained on, where it is on this machine, else the
+            photographs that Ultralytics ships.
+        network: The network, for its image size and data set.
+        imgsz: Side of the square, pixels; None for the network's own.
+        limit: At most this many images, evenly spaced over what there is.
+
+    Raises:
+        DataError: There are no readable images, or a tensor has another shape or range.
+    """
+    args = getattr(network, "args", None) or {}
+    args = args if isinstance(args, dict) else vars(args)
+    size = imgsz if imgsz is not None else int(args.get("imgsz") or 640)
+    source = images if images is not None else _own_images(args.get("data"))
+    if isinstance(source, (str, Path)) and Path(source).suffix in {".yaml", ".yml"}:
+        source = _training_images(source)
+    found = load_images(source, size, limit=limit)
+    if len(found) < _FEW:
+        warnings.warn(
+            f"{len(found)} calibration images are few: scores settle from about 64; pass images=",
+            UserWarning,
+            stacklevel=4,
+        )
+    return found
+
+
+def in_batches(images: torch.Tensor, size: int) -> Iterator[dict[str, torch.Tensor]]:
+    """The images as batches that criteria take."""
+    for batch in torch.split(images, size):
+        yield {"img": batch}
+
+
+def _training_images(data: str | Path) -> list[Path]:
+    try:
+        keys = check_det_dataset(str(data), autodownload=False)
+    except Exception as error:  # Ultralytics raises many kinds
+        raise DataError(
+            f"{data}: expected a data set's YAML, but it can't be used ({one_line(error)}); pass a folder"
+        ) from error
+    return image_files(keys["train"])
+
+
+def _own_images(data: object) -> list[Path]:
+    """Training images of the data set that a checkpoint names, or Ultralytics' own photographs; never noise."""
+    if data:
+        try:
+            return _training_images(str(data))
+        except DataError:
+            pass  # not on this machine, which is the common case: a COCO checkpoint names coco.yaml
+    return sorted(Path(ASSETS).glob("*.jpg"))

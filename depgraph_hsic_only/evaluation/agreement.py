@@ -1,0 +1,183 @@
+"""What the model before and the result see in the same validation images.
+
+Their agreement on an image is the panoptic quality (Kirillov et al. 2019, arXiv:1801.00868) of one's objects against
+the other's, over all classes together: objects of the same class whose masks have an IoU above 0.5 match, and
+
+    agreement = Σ_matches IoU / (matches + ½ unmatched objects of both)
+
+in [0, 1]; 1 where neither finds anything.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from ultralytics.utils.patches import imread
+
+from depgraph_hsic_only.errors import DataError
+from depgraph_hsic_only.support.progress import track
+from depgraph_hsic_only.yolo.patches import patient_nms
+
+Picture = NDArray[np.uint8]  # (h, w, 3), RGB
+
+_CONFIDENCE, _OVERLAP = 0.25, 0.7  # what Ultralytics predicts with
+_MATCH = 0.5  # IoU above which objects match
+_IMAGES = 100  # of which are compared at most so many, evenly spaced
+_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class ImageComparison:
+    """One image.
+
+    Attributes:
+        image: File name.
+        agreement: In [0, 1]; see above.
+        before: Number of objects that the model before finds.
+        after: Number of objects that the result finds.
+    """
+
+    image: str
+    agreement: float
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """The comparison on all images.
+
+    Attributes:
+        confidence: Of the objects that count, at least.
+        images: Number of images compared.
+        agreement: Mean over the images in which either finds something; None where there are none.
+        examples: Images evenly spaced over those compared.
+        differing: The images with the least agreement, the least first; none that agree wholly.
+    """
+
+    confidence: float
+    images: int
+    agreement: float | None
+    examples: tuple[ImageComparison, ...]
+    differing: tuple[ImageComparison, ...]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "SideBySide":
+        """The inverse of `dataclasses.asdict`."""
+        lists = {name: tuple(ImageComparison(**row) for row in data[name]) for name in ("examples", "differing")}
+        return cls(**{**data, **lists})
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """One image with the objects that each model finds drawn into it.
+
+    Attributes:
+        found: The comparison.
+        before: By the model before.
+        after: By the result.
+    """
+
+    found: ImageComparison
+    before: Picture
+    after: Picture
+
+
+def compare_models(
+    before: Any, after: Any, files: Sequence[Path], *, imgsz: int, device: Any
+) -> tuple[SideBySide, dict[str, Pair]]:
+    """Let two models predict on the same images.
+
+    Args:
+        before: A `YOLO`; it is fused by predicting.
+        after: Another one of the same class names; the same.
+        files: Image files; at most 100 of them, evenly spaced, are read. Those that are no images are passed over.
+        imgsz: Side of the input image, pixels.
+        device: As Ultralytics takes it.
+
+    Returns:
+        The comparison, and the pictures by name: "example-1", ..., "difference-1", ...
+
+    Raises:
+        DataError: No image can be read.
+    """
+    count = min(len(files), _IMAGES)
+    chosen = [files[k * len(files) // count] for k in range(count)]
+    arguments = {"imgsz": imgsz, "device": device, "conf": _CONFIDENCE, "iou": _OVERLAP, "verbose": False}
+
+    def predictions(paths: Sequence[Path]) -> Iterator[tuple[Path, Any, Any]]:
+        for path in paths:
+            image = imread(str(path), cv2.IMREAD_COLOR)
+            if image is not None:
+                yield path, *(model.predict(image, save=False, **arguments)[0] for model in (before, after))
+
+    with patient_nms():
+        found = {path: _compared(path, *both) for path, *both in track(predictions(chosen), "comparing", count)}
+        if not found:
+            raise DataError(
+                f"expected images, but none of {len(files)} validation files could be read (first {files[0]}); check "
+                "them"
+            )
+        paths = list(found)
+        kinds = {
+            "example": [paths[k * len(paths) // min(len(paths), _SHOWN)] for k in range(min(len(paths), _SHOWN))],
+            "difference": sorted(
+                (path for path in paths if found[path].agreement < 1),
+                key=lambda path: (found[path].agreement, -found[path].before - found[path].after, path),
+            )[:_SHOWN],
+        }
+        pairs = {
+            f"{kind}-{k}": Pair(found[path], _drawn(b), _drawn(a))
+            for kind, some in kinds.items()
+            for k, (path, b, a) in enumerate(predictions(some), 1)
+        }
+    agreements = [row.agreement for row in found.values() if row.before or row.after]
+    mean = sum(agreements) / len(agreements) if agreements else None
+    examples, differing = (tuple(found[path] for path in some) for some in kinds.values())
+    return SideBySide(_CONFIDENCE, len(found), mean, examples, differing), pairs
+
+
+def _compared(path: Path, before: Any, after: Any) -> ImageComparison:
+    return ImageComparison(path.name, agreement(*_objects(before), *_objects(after)), len(before), len(after))
+
+
+def _objects(found: Any) -> tuple[list[str], torch.Tensor]:
+    """Class names and masks (k, h, w) of Ultralytics' `Results`."""
+    names = [found.names[int(k)] for k in found.boxes.cls]
+    return names, found.masks.data.bool().cpu() if names else torch.zeros(0, 1, 1, dtype=torch.bool)
+
+
+def agreement(
+    names_before: Sequence[str], before: torch.Tensor, names_after: Sequence[str], after: torch.Tensor
+) -> float:
+    """The agreement of two lists of objects, in [0, 1]; the same if they are exchanged.
+
+    Args:
+        names_before: Their class names.
+        before: Their masks (k, h, w), bool.
+        names_after: Class names of the other ones.
+        after: Masks (l, h, w) of the other ones.
+    """
+    if not len(before) or not len(after):
+        return float(len(before) == len(after))
+    a, b = before.flatten(1).double(), after.flatten(1).double()
+    both = a @ b.T
+    iou = both / (a.sum(1)[:, None] + b.sum(1) - both).clamp_min(1)
+    same = torch.tensor([[x == y for y in names_after] for x in names_before])
+    iou = torch.where(same, iou, 0.0)
+    matched, total = 0, 0.0
+    while float(iou.max()) > _MATCH:  # the best first; masks of one model may overlap, so a match need not be unique
+        i, j = divmod(int(iou.argmax()), iou.shape[1])
+        matched, total = matched + 1, total + float(iou[i, j])
+        iou[i], iou[:, j] = 0, 0
+    return total / ((len(before) + len(after)) / 2)
+
+
+def _drawn(found: Any) -> Picture:
+    """The image with Ultralytics' own drawing of what was found."""
+    return np.ascontiguousarray(found.plot()[..., ::-1])

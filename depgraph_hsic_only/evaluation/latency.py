@@ -1,0 +1,83 @@
+"""How fast a model is, by the clock."""
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from depgraph_hsic_only.yolo.device import select_device
+
+_WARM_UPS, _ROUNDS = 3, 20
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Duration of a call over many rounds, milliseconds.
+
+    Attributes:
+        median: Half of the rounds took less.
+        p10: A tenth of the rounds took less.
+        p90: Nine tenths of the rounds took less.
+    """
+
+    median: float
+    p10: float
+    p90: float
+
+
+def measure_latency(runs: Mapping[str, Callable[[], object]]) -> dict[str, Latency]:
+    """Duration of each call over 20 rounds, taken in turns so that the machine's drift hits all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(_WARM_UPS + _ROUNDS):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            if turn >= _WARM_UPS:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: _summarised(times) for name, times in seconds.items()}
+
+
+def _summarised(seconds: list[float]) -> Latency:
+    tenths = statistics.quantiles(seconds, n=10, method="inclusive")
+    return Latency(*(figure * 1e3 for figure in (statistics.median(seconds), tenths[0], tenths[-1])))
+
+
+def torch_run(model: Any, imgsz: int, device: Any) -> Callable[[], object]:
+    """A call that runs the fused network of a `YOLO` in PyTorch on one image of `imgsz` pixels."""
+    return fused_run(model.model, imgsz, select_device(device))
+
+
+def fused_run(network: Any, imgsz: int, target: torch.device) -> Callable[[], object]:
+    """A call that runs a network, fused, in PyTorch on one image of `imgsz` pixels; the network is left as it is."""
+    network = copy.deepcopy(network).float().to(target).eval().fuse(verbose=False)
+    image = torch.rand(1, 3, imgsz, imgsz, device=target)
+
+    def run() -> None:
+        with torch.inference_mode():
+            network(image)
+        if target.type == "cuda":
+            torch.cuda.synchronize(target)
+
+    return run
+
+
+def onnx_run(path: str | Path) -> Callable[[], object]:
+    """A call that runs an ONNX file in onnxruntime on the CPU, on one batch of the file's own size."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    # Else its threads go on spinning after a run and take the cores from whatever is measured in turns with it.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    entry = session.get_inputs()[0]
+    shape = [
+        side if isinstance(side, int) else default for side, default in zip(entry.shape, (1, 3, 640, 640), strict=True)
+    ]
+    image = torch.rand(*shape)
+    fed = (image.half() if entry.type == "tensor(float16)" else image).numpy()
+    return lambda: session.run(None, {entry.name: fed})

@@ -1,0 +1,178 @@
+"""HSIC-Lasso pruning of an in-memory model, as in a notebook."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from depgraph_hsic_only.channels.cut import network_of
+from depgraph_hsic_only.channels.groups import OUTPUT_MULTIPLE, check_layers, trace_channels
+from depgraph_hsic_only.channels.limits import Limits, MaxRatio
+from depgraph_hsic_only.channels.widths import agreement, check_amount
+from depgraph_hsic_only.criteria import create_criterion
+from depgraph_hsic_only.criteria.hsic_lasso import HsicLasso
+from depgraph_hsic_only.criteria.registry import option_names
+from depgraph_hsic_only.data.calibration import calibration_images, in_batches
+from depgraph_hsic_only.data.images import Images
+from depgraph_hsic_only.errors import ConfigError
+from depgraph_hsic_only.hsic import LassoPath
+from depgraph_hsic_only.pruning.api import apply_plan, measure_channels, plan_pruning, score_channels
+from depgraph_hsic_only.recovery.recover import check_method
+from depgraph_hsic_only.recovery.samples import gather_samples
+from depgraph_hsic_only.report.pruning_report import PruningReport
+from depgraph_hsic_only.support.nearest import nearest
+from depgraph_hsic_only.support.yaml import read_yaml
+
+_DEFAULT_THRESHOLD = 0.001
+_SETTINGS = (
+    *("threshold", "ratio", "target", "images", "max_images", "imgsz", "batch"),
+    *("layers", "round_to", "min_channels", "max_ratio", "recover", "distill_seconds"),
+)
+
+
+class HsicLassoPruner:
+    """Prune by HSIC-Lasso scores: `HsicLassoPruner().prune(YOLO("yolov8n-seg.pt"))`.
+
+    Args:
+        threshold: The smallest score that stays, in [0, 1]; it means the same in every layer: the channels that
+            HSIC-Lasso at λ = threshold · λ_max lets in. 0.001 where neither it nor a ratio or target is given.
+        ratio: Instead: the share of the channels to cut from each width, 0 ≤ ratio < 1.
+        target: Instead: what may be left of the model, such as {"gmacs": 0.8} (see `plan_pruning`).
+        images: Calibration images: a folder, a list of files, a tensor (n, 3, h, w) in [0, 1], or a data set's YAML.
+            None for the data set the checkpoint was trained on, where it is on this machine, else the photographs that
+            Ultralytics ships, with a warning.
+        max_images: At most this many of them, evenly spaced.
+        imgsz: Side of the square they are letterboxed to, pixels; None for the model's own.
+        batch: Images that go through the network at a time.
+        layers: "backbone" for layers 0–9, "all" for neck and prototypes too, or a list of layers.
+        round_to: What block outputs are multiples of: 8, 16 or 32.
+        min_channels: No width is cut below this many channels.
+        max_ratio: Largest share that may be cut of every width, or by layer or width (see `limits.Limits`).
+        recover: What brings the cut model back, from the same images: "least_squares", "distill", "bn" or "none" (see
+            `recovery.recover`).
+        distill_seconds: Time that "distill" may train for.
+        options: Options of the criterion: see `criteria.hsic_lasso.HsicLasso`.
+
+    Raises:
+        ConfigError: A setting is unknown or out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        threshold: float | None = None,
+        ratio: float | None = None,
+        target: object = None,
+        images: Images | None = None,
+        max_images: int = 100,
+        imgsz: int | None = None,
+        batch: int = 8,
+        layers: object = "backbone",
+        round_to: int = OUTPUT_MULTIPLE,
+        min_channels: int = 0,
+        max_ratio: MaxRatio = 1.0,
+        recover: str = "least_squares",
+        distill_seconds: float = 600.0,
+        **options: Any,
+    ) -> None:
+        if threshold is None and ratio is None and target is None:
+            threshold = _DEFAULT_THRESHOLD
+        check_amount(ratio, threshold, target)
+        check_layers(layers)
+        Limits(round_to, min_channels, max_ratio)
+        check_method(recover)
+        for name, value in {"max_images": max_images, "batch": batch, "imgsz": imgsz}.items():
+            if (type(value) is not int or value < 1) and (name != "imgsz" or value is not None):
+                raise ConfigError(f"{name}: expected an integer of at least 1, got {value!r}")
+        create_criterion("hsic_lasso", **options)
+        self._amount: dict[str, Any] = {
+            "ratio": ratio,
+            "threshold": threshold,
+            "target": target,
+            "round_to": round_to,
+            "min_channels": min_channels,
+            "max_ratio": max_ratio,
+        }
+        self._images, self._max_images, self._imgsz, self._batch = images, max_images, imgsz, batch
+        self._recover, self._seconds = recover, distill_seconds
+        self._criterion: dict[str, Any] = {"criterion": "hsic_lasso", "layers": layers, **options}
+
+    @classmethod
+    def load_config(cls, path: str | Path) -> "HsicLassoPruner":
+        """A pruner with the settings of a YAML file, whose keys are the arguments above.
+
+        Raises:
+            ConfigError: The file can't be read, or a setting is unknown or out of range.
+        """
+        settings = read_yaml(path)
+        known = [*_SETTINGS, *option_names("hsic_lasso")]
+        unknown = [f"{key}: unknown setting{nearest(key, known)}" for key in settings if key not in known]
+        if unknown:
+            raise ConfigError(f"{path}: " + "; ".join(unknown))
+        return cls(**settings)
+
+    def score(self, model: Any) -> dict[str, torch.Tensor]:
+        """Scores in [0, 1] of each channel by channel group, name to (C,); the model is left as it is.
+
+        Args:
+            model: A `YOLO`, or its SegmentationModel or DetectionModel.
+
+        Raises:
+            UnsupportedModelError: It is no unmodified YOLOv8 network.
+            DataError: The images can't be used.
+        """
+        network = network_of(model)
+        return score_channels(network, batches=in_batches(self._calibration(network), self._batch), **self._criterion)
+
+    def prune(self, model: Any) -> PruningReport:
+        """Cut a live model, in place; after an error it is as it was.
+
+        Args:
+            model: A `YOLO`, or its SegmentationModel or DetectionModel.
+
+        Returns:
+            Widths and cost before and after, and the scores.
+
+        Raises:
+            UnsupportedModelError: It is no unmodified YOLOv8 network.
+            DataError: The images can't be used.
+        """
+        network = network_of(model)
+        images = self._calibration(network)
+        measured = measure_channels(network, batches=in_batches(images, self._batch), **self._criterion)
+        given: dict[str, Any] = {"scores": measured.scores, "images": images, "imgsz": images.shape[-1]}
+        plan = plan_pruning(network, **given, **self._amount, **self._criterion)
+        report = apply_plan(model, plan, recovery=self._recover, images=images, seconds=self._seconds)
+        scores = {name: s.tolist() for name, s in measured.scores.items()}
+        return replace(report, scores=scores, stability=agreement(plan, measured.halves))
+
+    def path(self, model: Any, convolution: str) -> LassoPath:
+        """The whole path of the HSIC-Lasso at one convolution, for `utils.plots.plot_lasso_path`; nothing is changed.
+
+        Args:
+            model: A `YOLO`, or its SegmentationModel or DetectionModel.
+            convolution: Its path in the model in split form, such as "model.4.cv2.conv" or "model.4.first.conv".
+
+        Raises:
+            UnsupportedModelError: It is no unmodified YOLOv8 network.
+            ConfigError: There is no such convolution.
+            DataError: The images can't be used.
+        """
+        network = network_of(model)
+        graph = trace_channels(network, self._criterion["layers"])
+        readers = {m.name for group in graph.groups for m in group.members if m.role == "input"}
+        if convolution not in readers:
+            raise ConfigError(
+                f"convolution: expected one that reads the chosen layers, got {convolution!r}"
+                f"{nearest(convolution, readers)}"
+            )
+        options = {key: value for key, value in self._criterion.items() if key not in ("criterion", "layers")}
+        criterion = HsicLasso(**options)
+        batches = in_batches(self._calibration(network), self._batch)
+        wanted = [name for name in readers if name.rsplit(".", 2)[0] == convolution.rsplit(".", 2)[0]]
+        samples = gather_samples(graph.model, wanted, batches, positions=criterion.positions, seed=criterion.seed)
+        return criterion.path(next(s for s in samples if convolution in s.convolutions))
+
+    def _calibration(self, network: Any) -> torch.Tensor:
+        return calibration_images(self._images, network, imgsz=self._imgsz, limit=self._max_images)

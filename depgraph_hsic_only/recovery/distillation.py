@@ -1,0 +1,65 @@
+"""Label-free distillation: the cut network learns the original's predictions on calibration images.
+
+What is minimised is the divergence of the predictions (see `divergence.py`) on the images, varied at random (see
+`augmentation.varied`), since a few hundred are soon learnt by heart, with BatchNorm in evaluation mode, so that nothing
+depends on the batch (after Hinton et al. 2015, arXiv:1503.02531, with the original as teacher and no labels).
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from depgraph_hsic_only.recovery.augmentation import varied
+from depgraph_hsic_only.recovery.divergence import divergence
+from depgraph_hsic_only.recovery.layerwise import raw_outputs
+
+_RATE = 1e-4  # learning rate of AdamW; at 3e-4 and above the predictions get worse before they get better, if they do
+_WARM_UP = 10  # steps
+_CLIP = 10.0  # largest norm of a gradient
+
+
+def distill(
+    student: Any, teacher: Any, images: torch.Tensor, *, seconds: float, steps: int | None, batch: int, seed: int
+) -> Iterator[float]:
+    """Train the student in place until the time or the steps are used up.
+
+    Args:
+        student: The cut network.
+        teacher: The original; left as it is.
+        images: (n, 3, h, w), float in [0, 1] or uint8.
+        seconds: Time budget; the learning rate falls to 0 along it.
+        steps: Instead of a time budget, for a result that does not depend on the machine's speed.
+        batch: Images in a step.
+        seed: Of every random choice.
+
+    Yields:
+        After each step the share of the budget that is used up, in (0, 1].
+    """
+    generator = torch.Generator().manual_seed(seed)
+    flags = {name: parameter.requires_grad for name, parameter in student.named_parameters()}
+    student.requires_grad_(True)
+    trained = [p for name, p in student.named_parameters() if ".dfl." not in name]  # a constant
+    optimizer = torch.optim.AdamW(trained, lr=_RATE, betas=(0.9, 0.99), weight_decay=0.0)
+    device, start, step, used = trained[0].device, time.perf_counter(), 0, 0.0
+    with raw_outputs(student), raw_outputs(teacher), torch.enable_grad():
+        while used < 1:
+            x = varied(images, batch, generator).to(device)
+            with torch.no_grad():
+                wanted = teacher(x)
+            for group in optimizer.param_groups:
+                group["lr"] = _RATE * min(1.0, (step + 1) / _WARM_UP) * 0.5 * (1 + math.cos(math.pi * used))
+            optimizer.zero_grad()
+            loss: Any = divergence(student(x), wanted).total
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, _CLIP)
+            optimizer.step()
+            step += 1
+            spent = time.perf_counter() - start
+            used = step / steps if steps is not None else (spent + spent / step) / seconds
+            yield min(used, 1.0)
+    for name, parameter in student.named_parameters():
+        parameter.requires_grad_(flags[name])
+        parameter.grad = None

@@ -1,0 +1,202 @@
+"""Least-squares reconstruction of a cut network from unlabelled images, layer by layer.
+
+Every convolution that the cut has touched is fitted in turn to what it put out in the original model, from the inputs
+that the already recovered model gives it, so that errors of earlier layers are corrected by later ones (He et al. 2017,
+*Channel Pruning*, section 3.2, asymmetric):
+
+    min over W, c   Σ_i s_i ‖y_i − x_i W − c‖² + r ‖W − W₀‖²_F
+
+with x_i (c_in k²) the input patches at sampled (image, position) pairs, y_i (c_out) the original's outputs there
+before BatchNorm, s_i the weight of the position (see `places.py`), W₀ the weights as they are, and r a share of the
+mean of the diagonal of Σ s_i x_i x_iᵀ, centred. The intercept c goes into BatchNorm's running mean, or into the bias
+where there is one. A transposed convolution that doubles the size is a 1×1 convolution to four times the channels.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import nn
+from ultralytics.nn.modules import Detect
+
+from depgraph_hsic_only.recovery.layerwise import Walk
+from depgraph_hsic_only.recovery.positions import Places
+from depgraph_hsic_only.recovery.samples import grid, matrix, taken_outputs, taken_patches
+
+
+@dataclass(frozen=True)
+class FittedLayer:
+    """How well one convolution does what it did in the original model.
+
+    Attributes:
+        name: Path of the convolution.
+        before: Squared error before the fit, relative to the variance of the original's outputs.
+        after: The same after the fit, on the same samples.
+    """
+
+    name: str
+    before: float
+    after: float
+
+
+class _Reached(Exception):
+    """Ends a layer's forward pass at the convolution at hand."""
+
+
+class NormalEquations:
+    """The least-squares problem of one convolution, summed up over batches of samples in float64.
+
+    Args:
+        inputs: Length of x_i.
+        outputs: Length of y_i.
+        device: Where the sums are kept.
+    """
+
+    def __init__(self, inputs: int, outputs: int, device: torch.device) -> None:
+        def zeros(*shape: int) -> torch.Tensor:
+            return torch.zeros(*shape, dtype=torch.float64, device=device)
+
+        self.count = 0.0
+        self.x, self.y, self.yy = zeros(inputs), zeros(outputs), zeros(outputs)
+        self.xx, self.xy = zeros(inputs, inputs), zeros(inputs, outputs)
+
+    def add(self, x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor) -> None:
+        """Take in samples: x (n, inputs), y (n, outputs), their weights (n,)."""
+        x, y, weight = x.double(), y.double(), weight.double()
+        weighted = weight[:, None] * x
+        self.count += float(weight.sum())
+        self.x += weighted.sum(0)
+        self.y += weight @ y
+        self.yy += weight @ y.square()
+        self.xx += weighted.T @ x
+        self.xy += weighted.T @ y
+
+    def solve(self, w: torch.Tensor, ridge: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """W (inputs, outputs) and the intercept c (outputs,) of the minimum.
+
+        Args:
+            w: W₀ (inputs, outputs).
+            ridge: r as a share of the mean of the diagonal.
+        """
+        mean_x, mean_y, xx, xy, _ = self._centred()
+        change = torch.cholesky_solve(xy - xx @ w, torch.linalg.cholesky(damped(xx, ridge)))
+        return w + change, mean_y - mean_x @ (w + change)
+
+    @property
+    def covariance(self) -> torch.Tensor:
+        """Weighted covariance (inputs, inputs) of x."""
+        return self._centred()[2] / self.count
+
+    def error(self, w: torch.Tensor, c: torch.Tensor) -> float:
+        """Σ s_i ‖y_i − x_i W − c‖², relative to the weighted variance of y; 0 where y is constant."""
+        mean_x, mean_y, xx, xy, yy = self._centred()
+        scatter = yy.sum() - 2 * (w * xy).sum() + (w * (xx @ w)).sum()
+        shift = self.count * (mean_y - mean_x @ w - c).square().sum()
+        return float((scatter.clamp_min(0) + shift) / yy.sum()) if float(yy.sum()) > 0 else 0.0
+
+    def _centred(self) -> tuple[torch.Tensor, ...]:
+        """Weighted means of x and y, and the sums of products about them."""
+        mean_x, mean_y = self.x / self.count, self.y / self.count
+        xx = self.xx - self.count * torch.outer(mean_x, mean_x)
+        xy = self.xy - self.count * torch.outer(mean_x, mean_y)
+        return mean_x, mean_y, xx, xy, self.yy - self.count * mean_y.square()
+
+
+def damped(gram: torch.Tensor, ridge: float) -> torch.Tensor:
+    """A Gram or covariance matrix with a share `ridge` of the mean of its diagonal added to the diagonal."""
+    strength = max(ridge * float(gram.diagonal().mean()), torch.finfo(torch.float32).tiny)
+    return gram + strength * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+
+
+def fit_layer(
+    student: Walk, teacher: Walk, places: Mapping[str, Places], kept: Mapping[str, torch.Tensor], *, ridge: float
+) -> Iterator[FittedLayer]:
+    """Fit convolutions of the layer that both walks stand at, in the order in which they run.
+
+    Args:
+        student: The walk through the pruned network, whose layer is changed in place.
+        teacher: The walk through the original one, over the same images in the same batches.
+        places: Where to sample, by path of a convolution within the layer, for those that are to be fitted.
+        kept: The original's output channels that are left, by such a path; all where it has none.
+        ridge: See above.
+    """
+    for name, targets in _recorded(teacher, places).items():
+        w = matrix(student.layer.get_submodule(name)).double().T
+        equations = NormalEquations(len(w), w.shape[1], w.device)
+        for x, y, weight in zip(_patches(student, name, places[name]), targets, places[name].weight, strict=True):
+            y = y if name not in kept else y[:, kept[name].to(y.device)]
+            equations.add(x, y.flatten(1), weight.flatten())
+        yield _solved(student.layer, name, w, equations, ridge)
+
+
+def _solved(layer: nn.Module, name: str, w: torch.Tensor, equations: NormalEquations, ridge: float) -> FittedLayer:
+    """Solve from the present weights w, and write the solution into the convolution and its BatchNorm."""
+    conv: Any = layer.get_submodule(name)
+    repeats = w.shape[1] // conv.out_channels  # 4 of a transposed convolution, whose four places share a bias
+    bias = w.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().double()
+    before = equations.error(w, bias.repeat_interleave(repeats))
+    w, c = equations.solve(w, ridge)
+    c = c.view(conv.out_channels, repeats).mean(1)
+    after = equations.error(w, c.repeat_interleave(repeats))
+    weight = w if isinstance(conv, nn.ConvTranspose2d) else w.T
+    conv.weight.data = weight.reshape(conv.weight.shape).to(conv.weight).contiguous()
+    if conv.bias is not None:
+        conv.bias.data = c.to(conv.bias)
+    else:
+        norm: Any = layer.get_submodule(".".join([*name.split(".")[:-1], "bn"]))
+        norm.running_mean -= c.to(norm.running_mean)
+    return FittedLayer(name, before, after)
+
+
+def _recorded(walk: Walk, places: Mapping[str, Places]) -> dict[str, list[torch.Tensor]]:
+    """The original's outputs at the places, batch by batch, by convolution in the order in which they run.
+
+    Each is (n, c_out), or (n, c_out, 4) of a transposed convolution that doubles the size.
+    """
+    found: dict[str, list[torch.Tensor]] = {}
+
+    def tap(name: str) -> Any:
+        def hook(conv: Any, _: Any, output: torch.Tensor) -> None:
+            batches = found.setdefault(name, [])
+            taken = taken_outputs(grid(conv, output), places[name].index[len(batches)])
+            batches.append(taken.view(len(taken), -1, 4) if isinstance(conv, nn.ConvTranspose2d) else taken)
+
+        return hook
+
+    with ExitStack() as stack, torch.no_grad():
+        for name in places:
+            stack.callback(walk.layer.get_submodule(name).register_forward_hook(tap(name)).remove)
+        for x in walk.inputs():
+            walk.layer(x)
+    return found
+
+
+def _patches(walk: Walk, name: str, places: Places) -> Iterator[torch.Tensor]:
+    """What one convolution reads there, (n, c_in k²) for each batch; the pass stops at it."""
+    index, found = iter(places.index), []
+
+    def hook(conv: Any, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        found.append(taken_patches(arguments[0], conv, next(index), grid(conv, output).shape[3]).flatten(1))
+        raise _Reached
+
+    handle = walk.layer.get_submodule(name).register_forward_hook(hook)
+    try:
+        for x in walk.inputs():
+            try:
+                with torch.no_grad():
+                    _part(walk.layer, name)(x)
+            except _Reached:
+                yield found.pop()
+    finally:
+        handle.remove()
+
+
+def _part(layer: Any, name: str) -> Callable[[Any], object]:
+    """A pass through what a convolution of a layer depends on: of a head, its branch alone."""
+    if not isinstance(layer, Detect):
+        return cast(Callable[[Any], object], layer)
+    branch, scale = name.split(".")[:2]
+    part, k = (layer.proto, 0) if branch == "proto" else (layer.get_submodule(f"{branch}.{scale}"), int(scale))
+    return lambda x: part(x[k])

@@ -1,0 +1,95 @@
+"""Where in the images a layer's reconstruction matters: sampled positions, weighted by what later layers need.
+
+An error at one position of a layer's output costs as much of the predictions as the loss is curved there. That is
+measured by one backward pass of the original: the squared gradients of `divergence.sampled_loss` with respect to the
+layer's output, summed over channels. Their square root, plus a tenth of its mean, is the weight of the position: the
+square itself, from one draw, is too noisy (measured: it loses against equal weights, the root wins).
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+
+from depgraph_hsic_only.recovery.divergence import sampled_loss
+from depgraph_hsic_only.recovery.layerwise import as_input
+from depgraph_hsic_only.recovery.samples import grid, sample_places, taken_outputs
+from depgraph_hsic_only.support.progress import track
+
+_FLOOR = 0.1  # of the mean weight: nothing is left out altogether
+
+
+@dataclass(frozen=True, eq=False)
+class Places:
+    """The positions at which one convolution is sampled, batch by batch.
+
+    Attributes:
+        index: For each batch (b, count) indices into the grid of the samples (see `activations.grid`).
+        weight: For each batch (b, count) weights of mean 1.
+        curvature: (c_out,), or (4 c_out,) of a transposed convolution, the curvature of the divergence along each
+            output: half of it times the mean squared error of the output is about what the error costs.
+    """
+
+    index: tuple[torch.Tensor, ...]
+    weight: tuple[torch.Tensor, ...]
+    curvature: torch.Tensor
+
+
+def choose_places(
+    original: Any, convolutions: Sequence[str], images: torch.Tensor, *, positions: int, seed: int, batch: int
+) -> dict[str, Places]:
+    """Positions and weights for each named convolution of the original, from one backward pass of the images.
+
+    Args:
+        original: The unpruned network with raw outputs (see `raw_outputs`); left as it is.
+        convolutions: Paths of Conv2d and ConvTranspose2d modules.
+        images: (n, 3, h, w), float in [0, 1] or uint8.
+        positions: Positions sampled from each image, without repetition where the map is large enough.
+        seed: Of positions and draws.
+        batch: Images that go through the network at a time.
+    """
+    chosen: dict[str, list[torch.Tensor]] = {name: [] for name in convolutions}
+    found: dict[str, list[torch.Tensor]] = {name: [] for name in convolutions}
+    curvature: dict[str, torch.Tensor] = {}
+    generators = {name: torch.Generator().manual_seed(seed) for name in convolutions}
+    draws = torch.Generator().manual_seed(seed)
+    objects = 0.0  # about their number, by which the divergence is divided
+
+    def tap(name: str) -> Any:
+        def hook(conv: Any, _: Any, output: torch.Tensor) -> None:
+            def weigh(gradient: torch.Tensor) -> None:
+                squared = grid(conv, gradient.square())
+                needed = squared.sum(1, keepdim=True).sqrt()
+                curvature[name] = curvature.get(name, 0) + squared.double().sum((0, 2, 3))
+                places = sample_places(needed, positions, generators[name])
+                chosen[name].append(places)
+                found[name].append(taken_outputs(needed, places).view(places.shape))
+
+            cast(Any, output).register_hook(weigh)
+
+        return hook
+
+    device = next(original.parameters()).device
+    with ExitStack() as stack:
+        for name in convolutions:
+            stack.callback(original.get_submodule(name).register_forward_hook(tap(name)).remove)
+        parts = torch.split(images, batch)
+        for part in track(parts, "weighing positions", len(parts)):
+            with torch.enable_grad():
+                x = as_input(part, device).requires_grad_(True)  # so that gradients flow through frozen weights
+                outputs = original(x)
+                torch.autograd.grad(sampled_loss(outputs, draws), x)
+                objects += float(outputs["scores"].detach().sigmoid().amax(1).sum())
+    return {
+        name: Places(tuple(chosen[name]), _normalised(found[name]), curvature[name] / max(objects, 1.0))
+        for name in convolutions
+    }
+
+
+def _normalised(weights: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    mean = float(torch.cat([w.flatten() for w in weights]).double().mean())
+    if not mean > 0:
+        return tuple(torch.ones_like(w) for w in weights)
+    return tuple((w / mean + _FLOOR) / (1 + _FLOOR) for w in weights)

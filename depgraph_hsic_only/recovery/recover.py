@@ -1,0 +1,179 @@
+"""What a cut network lost, brought back from unlabelled images."""
+
+import copy
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from ultralytics.engine.model import Model
+
+from depgraph_hsic_only.channels.cut import network_of
+from depgraph_hsic_only.channels.plan import PruningPlan
+from depgraph_hsic_only.errors import ConfigError, DataError
+from depgraph_hsic_only.recovery.augmentation import make_mosaics
+from depgraph_hsic_only.recovery.distillation import distill
+from depgraph_hsic_only.recovery.divergence import mean_divergence
+from depgraph_hsic_only.recovery.layerwise import Walk, as_input, batch_size, raw_outputs
+from depgraph_hsic_only.recovery.least_squares import FittedLayer
+from depgraph_hsic_only.recovery.positions import choose_places
+from depgraph_hsic_only.recovery.refit import fit_walks, kept_outputs, touched_convolutions
+from depgraph_hsic_only.support.nearest import nearest
+from depgraph_hsic_only.support.progress import track
+from depgraph_hsic_only.support.threads import all_cores
+
+_ENOUGH = 512  # images, up to which mosaics are added: beyond, they bring little for the time they take
+METHODS = ("none", "bn", "least_squares", "distill")
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What a recovery did.
+
+    Attributes:
+        method: One of `METHODS`.
+        images: Number of calibration images.
+        mosaics: Number of mosaics of these that were fitted too.
+        seconds: Time it took.
+        divergence: How far the predictions on calibration images (at most 64) are from the original's, before and
+            after; see `divergence.py`.
+        layers: The fitted convolutions, in the order in which they run.
+    """
+
+    method: str
+    images: int
+    mosaics: int
+    seconds: float
+    divergence: tuple[float, float]
+    layers: tuple[FittedLayer, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as plain lists, dicts, strings and numbers."""
+        before, after = self.divergence
+        return asdict(self) | {"divergence": {"before": before, "after": after}}
+
+    def __str__(self) -> str:
+        before, after = self.divergence
+        mosaics = f" and {self.mosaics} mosaics of them" if self.mosaics else ""
+        return (
+            f"{self.method} on {self.images} images{mosaics} in {self.seconds:.0f} s; "
+            f"divergence from the original {before:.3g} -> {after:.3g}"
+        )
+
+
+def check_method(method: object) -> str:
+    """A recovery method by name.
+
+    Raises:
+        ConfigError: There is no such method.
+    """
+    if isinstance(method, str) and method in METHODS:
+        return method
+    raise ConfigError(f"recover: expected one of {', '.join(METHODS)}, got {method!r}{nearest(str(method), METHODS)}")
+
+
+@all_cores()
+def recover(
+    pruned: Any,
+    original: Any,
+    plan: PruningPlan,
+    images: torch.Tensor,
+    *,
+    method: str = "least_squares",
+    positions: int = 400,
+    ridge: float = 1e-3,
+    mosaics: int | None = None,
+    seconds: float = 600.0,
+    steps: int | None = None,
+    seed: int = 0,
+) -> Recovery:
+    """Bring a cut network back towards the original, in place, without labels; after an error it is as it was.
+
+    "bn" re-estimates BatchNorm's statistics (as EagleEye, Li et al. 2020, arXiv:2007.02491). "least_squares" re-fits
+    every convolution that the cut has touched to what it put out in the original (see `least_squares.py`). "distill"
+    does the same and then trains all weights to match the original's predictions (see `distillation.py`).
+
+    Args:
+        pruned: A `YOLO` or its network, cut by `plan`.
+        original: The same before the cut; left as it is.
+        plan: What was cut.
+        images: Calibration images (n, 3, h, w), float in [0, 1] or uint8, letterboxed as in validation.
+        method: One of `METHODS`; "none" changes nothing.
+        positions: Positions of each layer's output sampled from each image.
+        ridge: Of the fit, as a share of the mean of the diagonal of the normal equations.
+        mosaics: So many mosaics of the images are fitted beside them (see `augmentation.py`); None for up to two for
+            each image, as long as there are no more than 512 in all.
+        seconds: Time that "distill" may train for, after the re-fit.
+        steps: Steps that it trains for instead, for a result that does not depend on the machine's speed.
+        seed: Of every random choice.
+
+    Raises:
+        ConfigError: There is no such method.
+        DataError: There are no images, or an activation is not finite.
+        UnsupportedModelError: A model is no unmodified YOLOv8 network.
+        PlanError: The plan was made for another model.
+    """
+    check_method(method)
+    student, teacher = network_of(pruned), network_of(original)
+    if not len(images):
+        raise DataError("expected calibration images, got none; pass images or a data set")
+    start = time.perf_counter()
+    batch = batch_size(images)
+    before = _distance(student, teacher, images, batch)
+    changed = copy.deepcopy(student)
+    layers: tuple[FittedLayer, ...] = ()
+    count = 0
+    if method == "bn":
+        reestimate_batchnorm(changed, images, batch)
+    elif method != "none":
+        names, kept = touched_convolutions(changed, teacher), kept_outputs(changed, teacher, plan)
+        count = min(2 * len(images), max(0, _ENOUGH - len(images))) if mosaics is None else mosaics
+        fitted = torch.cat([images, make_mosaics(images, count, seed)])
+        with raw_outputs(changed), raw_outputs(teacher):
+            places = choose_places(teacher, names, fitted, positions=positions, seed=seed, batch=batch)
+            walks = Walk(changed, fitted, batch=batch), Walk(teacher, fitted, batch=batch)
+            layers = tuple(track(fit_walks(*walks, places, kept, ridge), "re-fitting", len(names)))
+    if method == "distill":
+        used = distill(changed, teacher, images, seconds=seconds, steps=steps, batch=min(batch, 8), seed=seed)
+        for _ in track(_hundredths(used), "distilling, %", 100):
+            continue
+    after = _distance(changed, teacher, images, batch)
+    student.load_state_dict(changed.state_dict())
+    if isinstance(pruned, Model):
+        pruned.predictor = None  # holds a fused copy with the old weights
+    return Recovery(method, len(images), count, time.perf_counter() - start, (before, after), layers)
+
+
+def _hundredths(shares: Iterable[float]) -> Iterator[int]:
+    """1, 2, … 100 as the shares of a budget grow to 1."""
+    said = 0
+    for share in shares:
+        while said < int(100 * share):
+            said += 1
+            yield said
+
+
+def reestimate_batchnorm(network: nn.Module, images: torch.Tensor, batch: int) -> None:
+    """Replace BatchNorm's statistics by the averages over the images, in place."""
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta = [m.momentum for m in norms]
+    with raw_outputs(network), torch.no_grad():
+        for m in norms:
+            m.reset_running_stats()
+            m.momentum = None  # a cumulative average
+            m.train()
+        for part in torch.split(images, batch):
+            network(as_input(part, next(network.parameters()).device))
+    for m, momentum in zip(norms, momenta, strict=True):
+        m.momentum = momentum
+
+
+def _distance(student: Any, teacher: Any, images: torch.Tensor, batch: int) -> float:
+    """Mean divergence over (at most 64 of) the images."""
+    chosen = images[:: -(-len(images) // 64)]
+    device = next(teacher.parameters()).device
+    with raw_outputs(student), raw_outputs(teacher), torch.no_grad():
+        inputs = (as_input(part, device) for part in torch.split(chosen, batch))
+        return mean_divergence((student(x), teacher(x)) for x in inputs)

@@ -1,0 +1,156 @@
+"""Samples of what convolutions read and put out, gathered in one pass of the calibration images.
+
+A sample is an (image, position) pair: for a convolution, the k×k patch of each input channel at one position of its
+output, and the output there before BatchNorm, which is linear in the patches. A transposed convolution that doubles the
+size is a 1×1 convolution to four times the channels, sampled on the grid of its input.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from depgraph_hsic_only.errors import DataError
+from depgraph_hsic_only.recovery.layerwise import as_input, raw_outputs
+
+_FIRST, _SECOND = ".first.conv", ".second.conv"  # the halves of a SplitC2f, which read the same tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """What one convolution, or several that read the same tensor, saw at n (image, position) pairs.
+
+    Attributes:
+        convolutions: Paths of the convolutions in the model.
+        inputs: (n, c_in, k²) patches of each input channel, float32; k = 1 of a transposed convolution.
+        outputs: (n, c_out) outputs before BatchNorm, those of several convolutions side by side, float32; 4 c_out of a
+            transposed convolution.
+        weight: (c_out, c_in, k²) the convolutions' weights, side by side, or (4 c_out, c_in, 1).
+    """
+
+    convolutions: tuple[str, ...]
+    inputs: torch.Tensor
+    outputs: torch.Tensor
+    weight: torch.Tensor
+
+
+def gather_samples(
+    model: nn.Module,
+    convolutions: Sequence[str],
+    batches: Iterable[Mapping[str, Any]],
+    *,
+    positions: int,
+    seed: int,
+) -> list[Samples]:
+    """Sample the named convolutions of a model in evaluation mode, in one pass of the images; hooks are always removed.
+
+    The two halves of a split C2f read the same tensor and share their samples.
+    Memory: n · c_in · k² floats for each distinct input.
+
+    Args:
+        model: The model; left as it is.
+        convolutions: Paths of Conv2d and ConvTranspose2d modules; of a split C2f's halves both or none.
+        batches: Images under "img", (B, 3, H, W), uint8 or float in [0, 1].
+        positions: Positions sampled from each image, without repetition where the map is large enough.
+        seed: Of the positions.
+
+    Raises:
+        DataError: There are no images, or an activation is not finite.
+    """
+    taps = {name: _Tap(positions, seed, inputs=not name.endswith(_SECOND)) for name in convolutions}
+    parameter = next(model.parameters())
+    with raw_outputs(model), ExitStack() as stack:
+        for name, tap in taps.items():
+            stack.callback(model.get_submodule(name).register_forward_hook(tap).remove)
+        seen = 0
+        for batch in batches:
+            images = as_input(batch["img"], parameter.device).to(parameter.dtype)
+            with torch.no_grad():
+                model(images)
+            seen += len(images)
+    if not seen:
+        raise DataError("expected calibration images, got none; pass images= or a data set")
+    return _merged(model, taps)
+
+
+class _Tap:
+    """A forward hook of one convolution that keeps its patches and outputs at random positions."""
+
+    def __init__(self, positions: int, seed: int, *, inputs: bool) -> None:
+        self.positions, self.keeps_inputs = positions, inputs
+        self.generator = torch.Generator().manual_seed(seed)
+        self.inputs: list[torch.Tensor] = []
+        self.outputs: list[torch.Tensor] = []
+
+    def __call__(self, conv: Any, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        output = grid(conv, output)
+        places = sample_places(output, self.positions, self.generator)
+        if self.keeps_inputs:
+            self.inputs.append(taken_patches(arguments[0], conv, places, output.shape[3]))
+        self.outputs.append(taken_outputs(output, places))
+
+
+def sample_places(output: torch.Tensor, positions: int, generator: torch.Generator) -> torch.Tensor:
+    """Random positions of each image's output map (b, c, h, w): (b, min(positions, h·w)) indices into h·w."""
+    b, _, h, w = output.shape
+    places = [torch.randperm(h * w, generator=generator)[:positions] for _ in range(b)]
+    return torch.stack(places).to(output.device)
+
+
+def taken_outputs(output: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """The values of output (b, c, h, w) at `places` (b, count): (b·count, c), float32."""
+    at = places[:, None].expand(-1, output.shape[1], -1)
+    return output.flatten(2).gather(2, at).transpose(1, 2).flatten(0, 1).float()
+
+
+def grid(conv: nn.Module, output: torch.Tensor) -> torch.Tensor:
+    """A convolution's output on the grid of its samples: of one that doubles the size, four channels for each."""
+    return F.pixel_unshuffle(output, 2) if isinstance(conv, nn.ConvTranspose2d) else output
+
+
+def matrix(conv: Any) -> torch.Tensor:
+    """The weights by which outputs are linear in patches: (c_out, c_in k²), (4 c_out, c_in) of a transposed one."""
+    weight: torch.Tensor = conv.weight.detach()
+    return weight.flatten(1).T if isinstance(conv, nn.ConvTranspose2d) else weight.flatten(1)
+
+
+def taken_patches(x: torch.Tensor, conv: Any, places: torch.Tensor, width: int) -> torch.Tensor:
+    """The k×k patches of x (b, c, H, W) that a convolution reads at `places` of its grid: (b·count, c, k²), float32.
+
+    Args:
+        x: The convolution's input.
+        conv: The convolution.
+        places: (b, count) indices into the grid of its samples (see `grid`).
+        width: Width of the grid.
+    """
+    if isinstance(conv, nn.ConvTranspose2d):
+        return taken_outputs(x, places)[:, :, None]
+    row, column = places // width, places % width
+    (kh, kw), (sh, sw), (ph, pw) = conv.kernel_size, conv.stride, conv.padding
+    padded = F.pad(x, (pw, pw, ph, ph))
+    stride = padded.shape[3]
+    offsets = (torch.arange(kh)[:, None] * stride + torch.arange(kw)).flatten().to(x.device)  # (k²,)
+    corner = row * sh * stride + column * sw  # (b, count)
+    index = (corner[:, :, None] + offsets).flatten(1)  # (b, count·k²)
+    c = x.shape[1]
+    taken = padded.flatten(2).gather(2, index[:, None].expand(-1, c, -1))  # (b, c, count·k²)
+    return taken.view(len(x), c, -1, len(offsets)).transpose(1, 2).flatten(0, 1).float()
+
+
+def _merged(model: nn.Module, taps: Mapping[str, _Tap]) -> list[Samples]:
+    """Samples by distinct input: the second half of a split C2f stands beside the first."""
+    found = []
+    for first in [name for name in taps if not name.endswith(_SECOND)]:
+        names = [first, first.removesuffix(_FIRST) + _SECOND] if first.endswith(_FIRST) else [first]
+        outputs = torch.cat([torch.cat(taps[name].outputs) for name in names], 1)
+        inputs = torch.cat(taps[first].inputs)
+        weights = torch.cat([matrix(model.get_submodule(name)).float() for name in names])
+        samples = Samples(tuple(names), inputs, outputs, weights.view(len(weights), *inputs.shape[1:]))
+        if not bool(torch.isfinite(samples.inputs).all() and torch.isfinite(samples.outputs).all()):
+            raise DataError(f"{first}: expected finite activations, got NaN or infinity; check weights and images")
+        found.append(samples)
+    return found

@@ -1,0 +1,124 @@
+"""Figures of what was cut: widths, scores, sensitivity, the path of the lasso."""
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+
+from depgraph_hsic_only.budget.sensitivity import Sensitivity
+from depgraph_hsic_only.hsic import LassoPath
+from depgraph_hsic_only.report.figures.style import BLUE, GREEN, GREY, ORANGE, open_axes
+
+
+def plot_widths(before: Mapping[str, int], after: Mapping[str, int]) -> Figure:
+    """Widths before and after, in the order of the network, with the share that is left.
+
+    Args:
+        before: Channels by width group (see `graph.WidthGroup`).
+        after: The same after the cut.
+    """
+    figure = Figure(figsize=(13, 3.8), layout="constrained")
+    axes = figure.subplots()
+    places = range(len(before))
+    axes.bar(places, list(before.values()), color=GREY, alpha=0.45, label="before")
+    bars = axes.bar(places, [after[name] for name in before], width=0.55, color=BLUE, label="after")
+    axes.bar_label(bars, [f"{after[name] / count:.0%}" for name, count in before.items()], fontsize=7)
+    axes.set_xticks(places, list(before), fontsize=8)
+    axes.set_ylabel("channels")
+    axes.set_xlabel("w: output of a layer, h: hidden width of a layer or of a branch of the head, npr: prototypes")
+    axes.set_title("Widths")
+    axes.legend()
+    open_axes(axes)
+    return figure
+
+
+def plot_scores(scores: Mapping[str, Sequence[float]], kept: Mapping[str, int] | None = None) -> Figure:
+    """Importance of the channels of each group, the highest first, with a line where the cut is.
+
+    Groups in which half of the channels have less than a twentieth of the highest are drawn on a logarithmic scale.
+
+    Args:
+        scores: Importance of each channel by channel group, in the order of the network.
+        kept: Channels that stay, by channel group; no lines where it is None.
+    """
+    columns = 6
+    rows = -(-len(scores) // columns)
+    figure = Figure(figsize=(13, 1.9 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes, (name, values) in zip(panels, scores.items(), strict=False):
+        stay = len(values) if kept is None else kept[name]
+        ranked = sorted(values, reverse=True)
+        axes.fill_between(range(1, stay + 1), ranked[:stay], step="mid", color=BLUE, alpha=0.6)
+        axes.fill_between(range(stay + 1, len(ranked) + 1), ranked[stay:], step="mid", color=GREY, alpha=0.6)
+        axes.plot(range(1, len(ranked) + 1), ranked, color=BLUE, linewidth=1)
+        if stay < len(ranked):
+            axes.axvline(stay + 0.5, color=ORANGE, linewidth=1.5)
+        axes.set_title(f"{name}: {stay} of {len(ranked)}", fontsize=8)
+        if ranked[0] > 0 and ranked[len(ranked) // 2] < 0.05 * ranked[0]:  # else a spike would hide the rest
+            axes.set_yscale("log")
+            axes.set_ylim(1e-4 * ranked[0], 1.5 * ranked[0])
+        else:
+            axes.set_ylim(min(0.0, ranked[-1]), None)
+        axes.tick_params(labelsize=7)
+        open_axes(axes)
+    for axes in panels[len(scores) :]:
+        axes.set_visible(False)
+    figure.supxlabel("channel, by rank", fontsize=9)
+    figure.supylabel("importance", fontsize=9)
+    return figure
+
+
+def plot_sensitivity(sensitivity: Sensitivity, after: Mapping[str, int]) -> Figure:
+    """Damage of each width cut alone, as measured and as interpolated, with the width that was chosen.
+
+    Args:
+        sensitivity: What was measured.
+        after: The chosen widths, by width group.
+    """
+    columns = 7
+    rows = -(-len(sensitivity.full) // columns)
+    figure = Figure(figsize=(13, 1.9 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
+    for axes, (name, full) in zip(panels, sensitivity.full.items(), strict=False):
+        points = sensitivity.damage[name]
+        smallest = min([*points, full - 1, after[name]])
+        sizes = [smallest + k * (full - 1 - smallest) / 40 for k in range(41)]
+        axes.plot([size / full for size in sizes], [sensitivity.at(name, size) for size in sizes], color=BLUE)
+        axes.plot([c / full for c in points], list(points.values()), "o", color=BLUE, markersize=4)
+        axes.axvline(after[name] / full, color=ORANGE, linewidth=1.5)
+        axes.set_yscale("log")
+        axes.set_xlim(1.04, 0.0)
+        axes.set_title(f"{name}: {full} -> {after[name]}", fontsize=9)
+        axes.tick_params(labelsize=7)
+        open_axes(axes)
+    for axes in panels[len(sensitivity.full) :]:
+        axes.set_visible(False)
+    figure.supxlabel("share of the channels that stays (orange: chosen)", fontsize=9)
+    figure.supylabel("divergence, that width alone cut and re-fitted", fontsize=9)
+    return figure
+
+
+def plot_lasso_path(path: LassoPath, *, threshold: float | None = None) -> Figure:
+    """Coefficients of a non-negative lasso along its path, one line for each channel.
+
+    Args:
+        path: Of `HsicLassoPruner.path` or `hsic.nonnegative_lasso_path`.
+        threshold: Share of λ_max at which to draw the threshold; None for none.
+    """
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    share = path.lambdas / path.lambdas.max()
+    shown = share > 0
+    order = path.entry.argsort()[::-1]
+    for rank, k in enumerate(order):
+        color, width = ((BLUE, ORANGE, GREEN)[rank % 3], 1.4) if rank < 12 else (GREY, 0.6)
+        axes.plot(share[shown], path.coefs[shown, k], color=color, linewidth=width)
+    if threshold is not None:
+        axes.axvline(threshold, color="black", linestyle="--", linewidth=1, label=f"threshold {threshold:g}")
+        axes.legend(fontsize=8)
+    axes.set_xscale("log")
+    axes.invert_xaxis()
+    axes.set_xlabel("λ / λ_max (the path goes from left to right)")
+    axes.set_ylabel("coefficient α")
+    axes.set_title(f"{int((path.entry > 0).sum())} of {len(path.entry)} channels enter; the first twelve in colour")
+    open_axes(axes)
+    return figure

@@ -1,0 +1,249 @@
+"""Figures of a run, from what its report holds."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from depgraph_hsic_only.budget.sensitivity import Sensitivity
+from depgraph_hsic_only.channels.plan import PruningPlan
+from depgraph_hsic_only.errors import DataError
+from depgraph_hsic_only.report.figures.channels import plot_lasso_path, plot_scores, plot_sensitivity, plot_widths
+from depgraph_hsic_only.report.figures.network import can_be_drawn, plot_network
+from depgraph_hsic_only.report.figures.style import BLUE, GREEN, GREY, ORANGE, add_legend, open_axes
+from depgraph_hsic_only.report.stages import BEFORE, RUNTIMES, TITLES
+
+__all__ = [
+    "plot_classes",
+    "plot_lasso_path",
+    "plot_latency",
+    "plot_metrics",
+    "plot_network",
+    "plot_scores",
+    "plot_sensitivity",
+    "plot_stages",
+    "plot_training",
+    "plot_trajectory",
+    "plot_widths",
+]
+
+
+def plot_metrics(run_folder: str | Path) -> list[Path]:
+    """Draw the figures of a run from its `report.json` into its `plots` folder.
+
+    Args:
+        run_folder: A folder that a run wrote.
+
+    Returns:
+        The PNG files: `stages.png`, `widths.png`, `network.png` where the layers are a plain YOLOv8's, `scores.png`
+            where channels were scored, `sensitivity.png` where widths were chosen for a target, `trajectory.png` where
+            the cut had several steps, `training.png` where there was a training, `classes.png` where classes were
+            measured before and after, `latency.png` where latencies were.
+
+    Raises:
+        DataError: The folder holds no report.
+    """
+    folder = Path(run_folder)
+    try:
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{folder}: expected a run folder with a report.json, got {error}; pass a run's folder"
+        ) from error
+    stages, widths = report["stages"], report["widths"]
+    figures = {"stages": plot_stages(stages), "widths": plot_widths(**widths)}
+    if can_be_drawn(widths["before"]):
+        figures["network"] = plot_network(**widths)
+    scored = [stage for stage in stages if stage["details"].get("scores")]
+    if scored:
+        figures["scores"] = plot_scores(scored[-1]["details"]["scores"], _kept(folder))
+    sensitivity = folder / "sensitivity.json"
+    if sensitivity.is_file() and report["args"]["prune"]["target"] is not None:
+        damage = Sensitivity.from_dict(json.loads(sensitivity.read_text(encoding="utf-8")))
+        figures["sensitivity"] = plot_sensitivity(damage, widths["after"])
+    for stage in stages:
+        if sum(point["map50_95_mask"] is not None for point in stage["details"].get("trajectory", ())) > 1:
+            figures["trajectory"] = plot_trajectory(stage["details"]["trajectory"])
+    if any(stage["epochs"] for stage in stages):
+        figures["training"] = plot_training(stages)
+    before = next(stage for stage in reversed(stages) if stage["name"] in BEFORE)
+    if before.get("classes") and stages[-1].get("classes"):
+        figures["classes"] = plot_classes(before["classes"], stages[-1]["classes"])
+    if any(stage.get("latency_spread_ms", {}).get(runtime) for stage in stages for runtime in RUNTIMES):
+        figures["latency"] = plot_latency(stages)
+    (folder / "plots").mkdir(exist_ok=True)
+    paths = []
+    for name, figure in figures.items():
+        paths.append(folder / "plots" / f"{name}.png")
+        figure.savefig(paths[-1], dpi=150)
+    return paths
+
+
+def plot_stages(stages: Sequence[Mapping[str, Any]]) -> Figure:
+    """Parameters, multiply-adds, mAP and latency after each stage, as bars; what was not measured has none.
+
+    Args:
+        stages: The stages of `report.json`.
+    """
+    names = [TITLES[stage["name"]] for stage in stages]
+    panels: list[tuple[str, str, dict[str, list[float | None]]]] = [
+        ("parameters, millions", "%.3f", {"": [stage["parameters"] / 1e6 for stage in stages]}),
+        ("multiply-adds, billions", "%.3f", {"": [stage["gmacs"] for stage in stages]}),
+        ("mAP50-95", "%.3f", {part: [s[f"map50_95_{part}"] for s in stages] for part in ("box", "mask")}),
+        ("latency, ms", "%.1f", {name: [s["latency_ms"][key] for s in stages] for key, name in RUNTIMES.items()}),
+    ]
+    figure = Figure(figsize=(13, 3.6), layout="constrained")
+    for axes, (title, form, series) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        width = 0.8 / len(series)
+        for k, (label, values) in enumerate(series.items()):
+            places = [i + (k - (len(series) - 1) / 2) * width for i, value in enumerate(values) if value is not None]
+            bars = axes.bar(
+                places, [value for value in values if value is not None], width, color=(BLUE, ORANGE)[k], label=label
+            )
+            axes.bar_label(bars, fmt=form, fontsize=8, rotation=90 if len(series) > 1 else 0, padding=2)
+        axes.set_title(title)
+        axes.set_xticks(range(len(names)), names, rotation=20)
+        axes.margins(y=0.35 if len(series) > 1 else 0.1)
+        axes.set_ylim(0, axes.get_ylim()[1])
+        open_axes(axes)
+        if len(series) > 1:
+            axes.legend(fontsize=8, ncols=2, loc="upper right")
+    return figure
+
+
+def plot_trajectory(points: Sequence[Mapping[str, Any]]) -> Figure:
+    """Mask mAP against parameters through all cuts (blue) and the fine-tunings after them (orange).
+
+    Args:
+        points: `details.trajectory` of a stage of `report.json`: "step", "parameters", "map50_95_mask".
+    """
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    first = points[0]["parameters"]
+    x = [point["parameters"] / first for point in points]
+    y = [point["map50_95_mask"] for point in points]
+    for k in range(1, len(points)):
+        tuned = points[k]["step"] == points[k - 1]["step"]
+        color, label = (ORANGE, "fine-tuned") if tuned else (BLUE, "cut and recovered")
+        axes.plot(x[k - 1 : k + 1], y[k - 1 : k + 1], color=color, marker="o", markersize=4, label=label)
+    axes.invert_xaxis()
+    axes.set_ylim(0, None)
+    axes.set_xlabel("share of the parameters that is left")
+    axes.set_ylabel("mask mAP50-95")
+    axes.set_title("Steps of the cut")
+    add_legend(axes)
+    open_axes(axes)
+    return figure
+
+
+def plot_training(stages: Sequence[Mapping[str, Any]]) -> Figure:
+    """Losses, mAPs and learning rate of all trainings, one after the other along one axis of epochs.
+
+    Args:
+        stages: The stages of `report.json`; those without epochs are passed over.
+    """
+    trained = [stage for stage in stages if stage["epochs"]]
+    figure = Figure(figsize=(13, 3.8), layout="constrained")
+    panels = figure.subplots(1, 3)
+    first = 0
+    for stage in trained:
+        epochs, style = stage["epochs"], {"marker": "o", "markersize": 3}
+        x = [first + k + 1 for k in range(len(epochs))]
+        lines = (
+            (panels[0], BLUE, "training", [_loss(e, "train") for e in epochs]),
+            (panels[0], ORANGE, "validation", [_loss(e, "val") for e in epochs]),
+            (panels[1], BLUE, "box", [e["metrics/mAP50-95(B)"] for e in epochs]),
+            (panels[1], ORANGE, "mask", [e["metrics/mAP50-95(M)"] for e in epochs]),
+            (panels[2], GREEN, "first parameter group", [e["lr/pg0"] for e in epochs]),
+        )
+        for axes, color, label, values in lines:
+            points = [(at, value) for at, value in zip(x, values, strict=True) if value is not None]
+            axes.plot(*zip(*points, strict=True), color=color, label=label, **style)
+        for axes in panels:
+            axes.axvline(first + 0.5, color=GREY, linewidth=0.8)
+            axes.text(first + 0.6, 1.0, TITLES[stage["name"]], transform=axes.get_xaxis_transform(), fontsize=8)
+        first += len(epochs)
+    panels[1].set_ylim(0, 1.05 * panels[1].get_ylim()[1])
+    panels[2].yaxis.set_major_formatter("{x:g}")
+    for axes, title in zip(panels, ("sum of the losses", "mAP50-95", "learning rate"), strict=True):
+        axes.set_title(title, pad=14)
+        axes.set_xlabel("epoch")
+        axes.set_xlim(0.5, first + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        add_legend(axes)
+        open_axes(axes)
+    return figure
+
+
+def plot_classes(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], *, most: int = 10) -> Figure:
+    """Mask mAP50-95 before and after of the classes that lost most and of those that gained most or lost least.
+
+    Args:
+        before: `classes` of a stage of `report.json`.
+        after: The same of another one.
+        most: Largest number of classes at either end.
+    """
+    known = {row["name"]: row["map50_95_mask"] for row in before}
+    rows = [(known[r["name"]], r["map50_95_mask"], r) for r in after if r["name"] in known]
+    rows.sort(key=lambda row: row[1] - row[0])
+    shown = rows if len(rows) <= 2 * most else [*rows[:most], *rows[-most:]]
+    figure = Figure(figsize=(8, 1.2 + 0.26 * len(shown)), layout="constrained")
+    axes = figure.subplots()
+    for k, (was, now, _) in enumerate(shown):
+        axes.plot([was, now], [k, k], color=ORANGE if now < was else GREEN, linewidth=2.5, zorder=1)
+    places = range(len(shown))
+    axes.scatter([was for was, _, _ in shown], places, color=GREY, label="before", zorder=2)
+    axes.scatter([now for _, now, _ in shown], places, color=BLUE, label="after", zorder=3)
+    if len(shown) < len(rows):
+        axes.axhline(most - 0.5, color=GREY, linewidth=0.8, linestyle=":")
+    axes.set_yticks(
+        places, [f"{row['name']} ({row['instances']})" for _, _, row in shown], fontsize=8, parse_math=False
+    )
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.05 * max([0.01, *(max(was, now) for was, now, _ in shown)]))
+    axes.set_xlabel("mask mAP50-95 (instances in brackets)")
+    left_out = f", {len(rows) - len(shown)} in between left out" if len(shown) < len(rows) else ""
+    axes.set_title(f"Classes, greatest loss first{left_out}")
+    axes.grid(axis="x", color=GREY, alpha=0.3)
+    add_legend(axes)
+    open_axes(axes)
+    return figure
+
+
+def plot_latency(stages: Sequence[Mapping[str, Any]]) -> Figure:
+    """Median latency of each stage and its spread, from the 10th to the 90th percentile, a panel for each runtime.
+
+    Args:
+        stages: The stages of `report.json`.
+    """
+    figure = Figure(figsize=(11, 1.3 + 0.4 * len(stages)), layout="constrained")
+    panels = figure.subplots(1, len(RUNTIMES), sharey=True)
+    for axes, (runtime, title), color in zip(panels, RUNTIMES.items(), (BLUE, ORANGE), strict=True):
+        for k, stage in enumerate(stages):
+            median, spread = stage["latency_ms"][runtime], stage["latency_spread_ms"][runtime]
+            if median is not None and spread is not None:
+                axes.plot(spread, [k, k], color=color, linewidth=4, alpha=0.4, solid_capstyle="butt")
+                axes.plot(median, k, "o", color=color)
+                axes.annotate(f"{median:.1f}", (median, k), (0, 7), textcoords="offset points", ha="center", fontsize=8)
+        axes.set_xlim(0, None)
+        axes.set_ylim(len(stages) - 0.5, -0.7)
+        axes.set_title(title)
+        axes.set_xlabel("ms for one image: median, and 10th to 90th percentile")
+        open_axes(axes)
+    panels[0].set_yticks(range(len(stages)), [TITLES[stage["name"]] for stage in stages])
+    return figure
+
+
+def _loss(epoch: Mapping[str, float | None], part: str) -> float | None:
+    """The sum of an epoch's training or validation losses; None where they were not measured."""
+    losses = [value for key, value in epoch.items() if key.startswith(f"{part}/") and key.endswith("_loss")]
+    return None if None in losses else sum(value for value in losses if value is not None)
+
+
+def _kept(folder: Path) -> dict[str, int] | None:
+    """Channels that stay by channel group, of the plan in a run folder."""
+    path = folder / "plan.json"
+    return {group.name: len(group.keep) for group in PruningPlan.load(path).groups} if path.is_file() else None

@@ -1,0 +1,130 @@
+"""The report that people send around: one page with everything in it, made from what the run folder holds."""
+
+import base64
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from depgraph_hsic_only.evaluation.agreement import ImageComparison
+from depgraph_hsic_only.report.figures.run import plot_metrics
+from depgraph_hsic_only.report.pruning_report import part_table
+from depgraph_hsic_only.report.run_report import RunReport
+from depgraph_hsic_only.report.stages import TITLES, class_table, latency_table, stage_table
+from depgraph_hsic_only.report.tables import figure_text
+from depgraph_hsic_only.report.warnings import find_warnings
+from depgraph_hsic_only.support.files import write_atomically
+
+REPORT = "report.html"
+
+
+@dataclass(frozen=True)
+class Card:
+    """One figure before and after, at the top of the page."""
+
+    title: str
+    before: str
+    after: str
+
+
+def write_html(run_folder: str | Path) -> Path:
+    """Draw the figures of a run anew and write `report.html` from what its folder holds.
+
+    Args:
+        run_folder: A folder that a run wrote.
+
+    Returns:
+        The page.
+
+    Raises:
+        DataError: The folder holds no report.
+    """
+    report = RunReport.load(run_folder)
+    figures = {path.stem: path.read_bytes() for path in plot_metrics(report.folder)}
+    figures |= {name: (report.folder / "plots" / f"{name}.png").read_bytes() for name in _picture_names(report)}
+    page = render_html(report, figures)
+    path = report.folder / REPORT
+    write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    return path
+
+
+def render_html(report: RunReport, figures: Mapping[str, bytes]) -> str:
+    """The page of a run: nothing in it is fetched from elsewhere, and all texts are escaped.
+
+    Args:
+        report: What the run measured.
+        figures: PNG files by name, as in the run folder's `plots`: those of `utils.plots.plot_metrics`, and the
+            pictures of the comparison, "example-1", ..., "difference-1", ...
+    """
+    before, after = report.before, report.after
+    environment = Environment(
+        loader=PackageLoader("depgraph_hsic_only", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    notes = [(TITLES[stage.name], note) for stage in report.stages for note in stage.notes]
+    return environment.get_template("page.html.jinja").render(
+        report=report,
+        name=Path(report.args["pretrained"]).name,
+        cards=_cards(report),
+        warnings=find_warnings(report.stages, report.images),
+        notes=notes,
+        stages=stage_table(report.stages, report.validation),
+        parts=part_table(before.parts, after.parts),
+        classes=class_table(before, after),
+        latency=latency_table(before, after),
+        figures={name: "data:image/png;base64," + base64.b64encode(png).decode() for name, png in figures.items()},
+        examples=_pictures(report, "example"),
+        differences=_pictures(report, "difference"),
+        machine=_machine(report),
+        command=f"python -m depgraph_hsic_only --cfg {shlex.quote(str(report.folder / 'args.yaml'))}",
+        best=str(report.folder / "weights" / "best.pt"),
+        trained_on=_data_name(report.args["data"]),
+    )
+
+
+def _cards(report: RunReport) -> list[Card]:
+    before, after = report.before, report.after
+    latency = [(stage.latency_ms["onnxruntime"], ".1f") for stage in (before, after)]
+    return [
+        Card("parameters", f"{before.parameters:,}", f"{after.parameters:,}"),
+        Card("GMACs", f"{before.gmacs:.3f}", f"{after.gmacs:.3f}"),
+        Card("checkpoint, MB", figure_text(before.size_mb, ".2f"), figure_text(after.size_mb, ".2f")),
+        Card("onnxruntime, ms", *(figure_text(*figure) for figure in latency)),
+        Card("mask mAP50-95", figure_text(before.map50_95_mask, ".3f"), figure_text(after.map50_95_mask, ".3f")),
+        Card("box mAP50-95", figure_text(before.map50_95_box, ".3f"), figure_text(after.map50_95_box, ".3f")),
+    ]
+
+
+def _pictures(report: RunReport, kind: str) -> list[tuple[str, ImageComparison]]:
+    """Name of the figure and what was found, of each image of a kind."""
+    if report.comparison is None:
+        return []
+    rows = {"example": report.comparison.examples, "difference": report.comparison.differing}[kind]
+    return [(f"{kind}-{k}", row) for k, row in enumerate(rows, 1)]
+
+
+def _picture_names(report: RunReport) -> list[str]:
+    return [name for kind in ("example", "difference") for name, _ in _pictures(report, kind)]
+
+
+def _machine(report: RunReport) -> list[tuple[str, Any]]:
+    return [
+        ("depgraph_hsic_only", report.version),
+        *((name, "none" if value is None else value) for name, value in report.environment.items()),
+        ("seed", report.args["seed"]),
+        ("checkpoint", report.args["pretrained"]),
+        ("data", _data_name(report.args["data"])),
+        *((f"images, {split}", f"{count:,}") for split, count in report.images.items()),
+        *((f"{name}, digest", digest[:16]) for name, digest in report.sources.items()),
+    ]
+
+
+def _data_name(data: Any) -> str:
+    """A data set as it was named; of keys that were given themselves, where the run wrote them."""
+    return "data.yaml of the run folder" if isinstance(data, Mapping) else str(data)

@@ -1,0 +1,116 @@
+"""What a cut did, as a value that shows itself."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from matplotlib.figure import Figure
+from rich.console import Group
+from rich.text import Text
+
+from depgraph_hsic_only.channels.plan import PruningPlan
+from depgraph_hsic_only.recovery.recover import Recovery
+from depgraph_hsic_only.report.figures.channels import plot_widths
+from depgraph_hsic_only.report.tables import Sheet, Shown
+from depgraph_hsic_only.yolo.cost import Cost, PartCost
+
+_STABLE = 0.8  # agreement above which more images change little
+
+
+@dataclass(frozen=True, repr=False)
+class PruningReport(Shown):
+    """What was cut from a model, counted on the model itself.
+
+    Attributes:
+        plan: What was cut, with the widths before and after.
+        before: Cost of the model before the cut.
+        after: Cost of the model after the cut.
+        scores: Importance of each channel by channel group; empty where a plan was applied that had been made before.
+        stability: How well the scores of two halves of the calibration images agree, in [0, 1] (see
+            `criteria.agreement`); None where it was not measured.
+        recovery: What brought the cut model back; None where nothing did.
+    """
+
+    plan: PruningPlan
+    before: Cost
+    after: Cost
+    scores: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    stability: float | None = None
+    recovery: Recovery | None = None
+
+    def summary(self) -> str:
+        """What was saved, in one line."""
+        parameters = change_text(self.before.parameters, self.after.parameters, "parameters")
+        gmacs = change_text(self.before.gmacs, self.after.gmacs, "multiply-adds")
+        return f"{parameters}, {gmacs} (widths by {self.plan.criterion})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as plain lists, dicts, strings and numbers."""
+        return {
+            "criterion": self.plan.criterion,
+            "layers": list(self.plan.layers),
+            "imgsz": self.before.imgsz,
+            "parameters": {"before": self.before.parameters, "after": self.after.parameters},
+            "gmacs": {"before": self.before.gmacs, "after": self.after.gmacs},
+            "parts": {"before": [asdict(p) for p in self.before.parts], "after": [asdict(p) for p in self.after.parts]},
+            "widths": {"before": self.plan.before, "after": self.plan.after},
+            "scores": {name: list(scores) for name, scores in self.scores.items()},
+            "stability": self.stability,
+            "recovery": self.recovery.to_dict() if self.recovery else None,
+        }
+
+    def plot(self) -> Figure:
+        """The widths before and after; the scores are drawn by `utils.plots.plot_scores(report.scores)`."""
+        return plot_widths(self.plan.before, self.plan.after)
+
+    def __rich__(self) -> Group:
+        lines = [] if self.stability is None else [f"Calibration: {stability_text(self.stability)}"]
+        lines += [f"Recovery: {self.recovery}"] if self.recovery else []
+        costs = (cost_table(self.before, self.after), part_table(self.before.parts, self.after.parts))
+        return Group(*costs, width_table(self.plan), *map(Text, lines))
+
+
+def cost_table(before: Cost, after: Cost) -> Sheet:
+    """Parameters and multiply-adds before and after, in full."""
+    b, a = before, after
+    rows = (
+        ("parameters", f"{b.parameters:,}", f"{a.parameters:,}", f"{a.parameters / b.parameters:.1%}"),
+        (f"GMACs at {b.imgsz} px", f"{b.gmacs:.3f}", f"{a.gmacs:.3f}", f"{a.gmacs / b.gmacs:.1%}"),
+    )
+    return Sheet("Cost", ("", "before", "after", "left"), rows, "lrrr")
+
+
+def part_table(before: Sequence[PartCost], after: Sequence[PartCost]) -> Sheet:
+    """Parameters and multiply-adds by part of the network, before and after."""
+    rows = []
+    for b, a in zip(before, after, strict=True):
+        parameters = (f"{b.parameters:,}", f"{a.parameters:,}", f"{a.parameters / b.parameters:.1%}")
+        rows.append((b.name, *parameters, f"{b.gmacs:.3f}", f"{a.gmacs:.3f}", f"{a.gmacs / b.gmacs:.1%}"))
+    headings = ("", "parameters\nbefore", "\nafter", "\nleft", "GMACs\nbefore", "\nafter", "\nleft")
+    return Sheet("Cost by part", headings, tuple(rows), "lrrrrrr")
+
+
+def width_table(plan: PruningPlan) -> Sheet:
+    """Each width before and after, and why."""
+    rows = tuple((str(w.layer), w.name, f"{w.before:,}", f"{w.after:,}", w.reason) for w in plan.widths)
+    return Sheet(f"Widths by {plan.criterion}", ("layer", "width", "before", "after", "why"), rows, "rrrrl")
+
+
+def change_text(before: float, after: float, what: str) -> str:
+    """How much less or more of something there is, such as "43 % fewer parameters"."""
+    change = round(100 * (1 - after / before))
+    if change == 0:
+        return f"as many {what}" if after == before else f"almost as many {what}"
+    return f"{abs(change)} % {'fewer' if change > 0 else 'more'} {what}"
+
+
+def stability_text(stability: float) -> str:
+    """What the agreement of two halves of the calibration images means, for people."""
+    return f"two halves of the images agree on {stability:.0%} of the channels that stay" + (
+        "; more images would settle the rest" if is_unstable(stability) else ""
+    )
+
+
+def is_unstable(stability: float) -> bool:
+    """Whether more calibration images would change which channels stay."""
+    return stability < _STABLE

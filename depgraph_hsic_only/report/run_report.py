@@ -1,0 +1,170 @@
+"""What a run measured, stage by stage, as a value that shows itself."""
+
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch_pruning
+import ultralytics
+from matplotlib.figure import Figure
+from rich.console import Group
+from rich.text import Text
+
+from depgraph_hsic_only._version import __version__
+from depgraph_hsic_only.errors import DataError, one_line
+from depgraph_hsic_only.evaluation.agreement import SideBySide
+from depgraph_hsic_only.evaluation.onnx import OnnxParity
+from depgraph_hsic_only.evaluation.validation import Validation
+from depgraph_hsic_only.report.figures.run import plot_stages
+from depgraph_hsic_only.report.pruning_report import part_table
+from depgraph_hsic_only.report.stages import TITLES, StageReport, stage_table
+from depgraph_hsic_only.report.tables import Shown
+from depgraph_hsic_only.report.warnings import before_stage, headline
+
+
+def environment() -> dict[str, Any]:
+    """The machine and the versions that figures depend on."""
+    import onnx
+    import onnxruntime
+
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "torch": torch.__version__,
+        "ultralytics": ultralytics.__version__,
+        "torch-pruning": torch_pruning.__version__,
+        "onnx": onnx.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of this package's checkout, with "-dirty" where it was changed; None where it is installed."""
+    checkout = Path(__file__).parents[2]
+    if not (checkout / ".git").exists():
+        return None
+    try:
+        described = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+        return subprocess.run(described, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+@dataclass(frozen=True, repr=False)
+class RunReport(Shown):
+    """What a run measured.
+
+    Attributes:
+        folder: The run folder.
+        args: The resolved configuration.
+        stages: The stages that changed the model, and the baseline.
+        validation: The arguments that the mAPs were measured with.
+        widths_before: All widths of the unpruned model, by width group.
+        widths_after: All widths of the result.
+        onnx: Path of the exported file relative to the run folder, and what its proof found; None before the export.
+        images: Number of images by split, "train" and "val".
+        sources: Digests of what was read: "checkpoint" (the network) and "data" (names, images' sizes, labels).
+        comparison: What the models before and after see in the same images; None before the export.
+        environment: The machine and the versions that the figures depend on.
+        version: Of this package.
+    """
+
+    folder: Path
+    args: Mapping[str, Any]
+    stages: tuple[StageReport, ...]
+    validation: Validation
+    widths_before: Mapping[str, int]
+    widths_after: Mapping[str, int]
+    onnx: tuple[str, OnnxParity] | None = None
+    images: Mapping[str, int] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
+    comparison: SideBySide | None = None
+    environment: Mapping[str, Any] = field(default_factory=environment)
+    version: str = __version__
+
+    columns: ClassVar[int] = 140
+
+    @classmethod
+    def load(cls, run_folder: str | Path) -> "RunReport":
+        """Read the report that a run wrote.
+
+        Args:
+            run_folder: The run's folder.
+
+        Raises:
+            DataError: The folder holds no report.
+        """
+        folder = Path(run_folder).expanduser().resolve()
+        try:
+            data = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+            onnx = dict(data["onnx"]) if data["onnx"] else None
+            comparison = data.get("comparison")
+            return cls(
+                folder,
+                data["args"],
+                tuple(map(StageReport.from_dict, data["stages"])),
+                Validation(**data["validation"]),
+                data["widths"]["before"],
+                data["widths"]["after"],
+                (onnx.pop("path"), OnnxParity(**onnx)) if onnx else None,
+                data.get("images", {}),
+                data.get("sources", {}),
+                SideBySide.from_dict(comparison) if comparison else None,
+                data["environment"],
+                data["version"],
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{folder}: expected a run folder with a report.json, got {type(error).__name__} ({one_line(error)}); "
+                "pass a run's folder"
+            ) from error
+
+    @property
+    def before(self) -> StageReport:
+        """The model before the cut: as trained, else as loaded."""
+        return before_stage(self.stages)
+
+    @property
+    def after(self) -> StageReport:
+        """The result."""
+        return self.stages[-1]
+
+    def summary(self) -> str:
+        """What the run cost and gained, in one line."""
+        return headline(self.before, self.after)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `report.json`."""
+        return {
+            "version": self.version,
+            "environment": dict(self.environment),
+            "args": dict(self.args),
+            "stages": [asdict(stage) for stage in self.stages],
+            "widths": {"before": dict(self.widths_before), "after": dict(self.widths_after)},
+            "onnx": {"path": self.onnx[0], **asdict(self.onnx[1])} if self.onnx else None,
+            "validation": asdict(self.validation),
+            "images": dict(self.images),
+            "sources": dict(self.sources),
+            "comparison": asdict(self.comparison) if self.comparison else None,
+        }
+
+    def plot(self) -> Figure:
+        """Cost, mAP and latency after each stage; `utils.plots` draws the rest."""
+        return plot_stages(self.to_dict()["stages"])
+
+    def __rich__(self) -> Group:
+        notes = [f"{TITLES[stage.name]}: {note}" for stage in self.stages for note in stage.notes]
+        proof = [f"ONNX: {self.onnx[1]}"] if self.onnx else []
+        lines = [*notes, *proof, f"Everything is in {self.folder}, the report in {self.folder / 'report.html'}"]
+        parts = part_table(self.stages[0].parts, self.stages[-1].parts)
+        texts = (Text(line, overflow="fold") for line in lines)
+        return Group(stage_table(self.stages, self.validation), parts, *texts)

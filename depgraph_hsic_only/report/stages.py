@@ -1,0 +1,147 @@
+"""A row of a run's report: the model after one stage."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from depgraph_hsic_only.evaluation.latency import Latency
+from depgraph_hsic_only.evaluation.validation import ClassMetrics, Validation
+from depgraph_hsic_only.report.tables import Sheet, figure_text
+from depgraph_hsic_only.yolo.cost import PartCost
+
+TITLES = {"baseline": "baseline", "trained": "trained", "pruned": "pruned", "fine_tuned": "fine-tuned"}
+BEFORE = ("baseline", "trained")  # stages that come before the cut
+RUNTIMES = {"torch": "PyTorch", "onnxruntime": "onnxruntime"}
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """The model after one stage. A figure that was not measured is None, and `notes` says why.
+
+    Attributes:
+        name: "baseline", "trained", "pruned" or "fine_tuned".
+        seconds: Time the stage took, without measuring.
+        parameters: Number of parameters.
+        gmacs: Multiply-adds for one image, in units of 10^9.
+        size_mb: Size of the checkpoint, 10^6 bytes.
+        weights: Path of the checkpoint, relative to the run folder where it is in it.
+        map50_95_box: Box mAP50-95 on the validation split, in [0, 1].
+        map50_95_mask: Mask mAP50-95 on the validation split, in [0, 1].
+        map50_box: Box mAP50.
+        map50_mask: Mask mAP50.
+        complete: Whether all images count in the mAPs (see `evaluation.Metrics`).
+        classes: The mAPs by class.
+        resampled_mask: `map50_95_mask` on samples of the validation images (see `bootstrap.py`).
+        latency_ms: Median milliseconds for one image: "torch" on the run's device, "onnxruntime" on the CPU.
+        latency_spread_ms: For the same, the 10th and the 90th percentile of the rounds.
+        notes: What a reader must know.
+        parts: Parameters and multiply-adds by part of the network.
+        epochs: Losses, mAPs and learning rates of each epoch, where the stage trained.
+        details: What the stage itself measured: of pruning "as_cut" (mAPs before the recovery), "recovery", "scores" by
+            channel group and "stability".
+    """
+
+    name: str
+    seconds: float
+    parameters: int
+    gmacs: float
+    size_mb: float | None = None
+    weights: str | None = None
+    map50_95_box: float | None = None
+    map50_95_mask: float | None = None
+    map50_box: float | None = None
+    map50_mask: float | None = None
+    complete: bool | None = None
+    classes: tuple[ClassMetrics, ...] = ()
+    resampled_mask: tuple[float, ...] = ()
+    latency_ms: Mapping[str, float | None] = field(default_factory=lambda: dict.fromkeys(RUNTIMES))
+    latency_spread_ms: Mapping[str, tuple[float, float] | None] = field(default_factory=lambda: dict.fromkeys(RUNTIMES))
+    notes: tuple[str, ...] = ()
+    parts: tuple[PartCost, ...] = ()
+    epochs: tuple[Mapping[str, float | None], ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "StageReport":
+        """A row of `report.json`'s `stages`; what an older version did not measure is left out."""
+        lists = {name: tuple(data.get(name, ())) for name in ("notes", "epochs", "resampled_mask")}
+        rows = {
+            "classes": tuple(ClassMetrics(**row) for row in data.get("classes", ())),
+            "parts": tuple(PartCost(**row) for row in data["parts"]),
+        }
+        spreads = data.get("latency_spread_ms", dict.fromkeys(RUNTIMES))
+        spread = {runtime: tuple(pair) if pair else None for runtime, pair in spreads.items()}
+        return cls(**{**data, **lists, **rows, "latency_spread_ms": spread})
+
+    def with_latency(self, found: Mapping[str, Latency]) -> "StageReport":
+        """The row with what was measured by runtime; runtimes that are not in it were not measured."""
+        latencies = {runtime: found.get(runtime) for runtime in RUNTIMES}
+        medians = {runtime: one.median if one else None for runtime, one in latencies.items()}
+        spreads = {runtime: (one.p10, one.p90) if one else None for runtime, one in latencies.items()}
+        return replace(self, latency_ms=medians, latency_spread_ms=spreads)
+
+    def csv_row(self) -> dict[str, Any]:
+        """The row of `results.csv`, with Ultralytics' names for the mAPs."""
+        return {
+            "stage": self.name,
+            "parameters": self.parameters,
+            "gmacs": round(self.gmacs, 4),
+            "size_mb": self.size_mb,
+            "metrics/mAP50-95(B)": self.map50_95_box,
+            "metrics/mAP50-95(M)": self.map50_95_mask,
+            "latency_ms": self.latency_ms["torch"],
+            "latency_onnxruntime_ms": self.latency_ms["onnxruntime"],
+            "seconds": round(self.seconds, 2),
+        }
+
+
+def stage_table(stages: Sequence[StageReport], validation: Validation) -> Sheet:
+    """The stages side by side, and the cut model before its recovery; "-" where a figure was not measured."""
+    v = validation
+    rows = []
+    for s in stages:
+        cost = (f"{s.parameters:,}", f"{s.gmacs:.3f}")
+        as_cut = s.details.get("as_cut")
+        if as_cut is not None and as_cut.get("parameters", s.parameters) == s.parameters:  # else of a step undone
+            maps = (figure_text(as_cut[key], ".4f") for key in ("map50_95_box", "map50_95_mask"))
+            rows.append(("as cut", *cost, "-", *maps, "-", "-", "-"))
+        maps = (figure_text(figure, ".4f") for figure in (s.map50_95_box, s.map50_95_mask))
+        latencies = (figure_text(s.latency_ms[runtime], ".1f") for runtime in RUNTIMES)
+        rows.append((TITLES[s.name], *cost, figure_text(s.size_mb, ".2f"), *maps, *latencies, f"{s.seconds:,.1f}"))
+    figures = ("parameters", "GMACs", "MB", "box\nmAP50-95", "mask\nmAP50-95")
+    headings = ("stage", *figures, *(f"{title}\nms" for title in RUNTIMES.values()), "time\ns")
+    title = f"Stages (imgsz={v.imgsz}, batch={v.batch}, rect={v.rect}, {v.split})"
+    return Sheet(title, headings, tuple(rows), "l" + "r" * 8)
+
+
+def latency_table(before: StageReport, after: StageReport) -> Sheet:
+    """Median and spread by runtime, before and after."""
+    rows = []
+    for runtime, title in RUNTIMES.items():
+        medians = before.latency_ms[runtime], after.latency_ms[runtime]
+        cells = []
+        for stage, median in zip((before, after), medians, strict=True):
+            spread = stage.latency_spread_ms[runtime]
+            cells += [figure_text(median, ".1f"), "-" if spread is None else f"{spread[0]:.1f} – {spread[1]:.1f}"]
+        share = "-" if None in medians or not medians[0] else f"{(medians[1] or 0) / medians[0]:.1%}"
+        rows.append((title, *cells, share))
+    headings = ("", "before\nmedian, ms", "\n10 – 90 %", "after\nmedian, ms", "\n10 – 90 %", "\nleft")
+    return Sheet("Latency of one image", headings, tuple(rows), "lrrrrr")
+
+
+def class_table(before: StageReport, after: StageReport) -> Sheet:
+    """The mAPs of each class before and after, the greatest loss of mask mAP first."""
+    known = {row.name: row for row in before.classes}
+    pairs = sorted(
+        ((known[row.name], row) for row in after.classes if row.name in known),
+        key=lambda pair: pair[1].map50_95_mask - pair[0].map50_95_mask,
+    )
+    rows = []
+    for b, a in pairs:
+        cells = []
+        for figure in ("map50_95_mask", "map50_95_box"):
+            was, now = getattr(b, figure), getattr(a, figure)
+            cells += [f"{was:.3f}", f"{now:.3f}", f"{now - was:+.3f}"]
+        rows.append((a.name, f"{a.instances:,}", *cells))
+    headings = ("class", "instances", "mask\nbefore", "\nafter", "\nchange", "box\nbefore", "\nafter", "\nchange")
+    return Sheet("mAP50-95 by class", headings, tuple(rows), "l" + "r" * 7)

@@ -1,0 +1,144 @@
+"""What a run's figures mean, in words: a headline, and what a reader should beware of."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+from depgraph_hsic_only.evaluation.validation import ClassMetrics
+from depgraph_hsic_only.report.pruning_report import change_text, is_unstable, stability_text
+from depgraph_hsic_only.report.stages import BEFORE, RUNTIMES, TITLES, StageReport
+
+_SAME_SPEED = 0.02  # of the latency: less is not worth a word
+_FEW_IMAGES = 128  # for calibration: re-fits on fewer do visibly less on other images
+_MUCH = 0.1  # mAP50-95 that a class may lose without a warning
+_FEW_INSTANCES = 10  # of a class: its mAP is then hardly more than chance
+_NAMED = 3  # classes that a warning names
+_UNSURE = 0.01  # mAP50-95 that the choice of validation images may make without a warning
+
+
+def before_stage(stages: Sequence[StageReport]) -> StageReport:
+    """The model before the cut: as trained, else as loaded."""
+    return [stage for stage in stages if stage.name in BEFORE][-1]
+
+
+def headline(before: StageReport, after: StageReport) -> str:
+    """What was saved and what it cost, in one line.
+
+    Args:
+        before: The model before the cut.
+        after: The result.
+    """
+    parameters = change_text(before.parameters, after.parameters, "parameters")
+    return f"{parameters}, {_speed(before, after)}, {_mask_map(before, after)}"
+
+
+def _speed(before: StageReport, after: StageReport) -> str:
+    for runtime, where in (("onnxruntime", "on this CPU with onnxruntime"), ("torch", "with PyTorch")):
+        b, a = before.latency_ms[runtime], after.latency_ms[runtime]
+        if b and a:
+            if abs(a / b - 1) < _SAME_SPEED:
+                return f"as fast as before {where}"
+            times = max(a / b, b / a)
+            form = ".2f" if times < 1.1 else ".1f"
+            noise = " (within the spread)" if _overlap(before, after, runtime) else ""
+            return f"{times:{form}}× {'faster' if a < b else 'slower'} {where}{noise}"
+    return "latency not compared"
+
+
+def _mask_map(before: StageReport, after: StageReport) -> str:
+    b, a = before.map50_95_mask, after.map50_95_mask
+    if a is None:
+        return "mask mAP50-95 not measured"
+    if b is None:
+        return f"mask mAP50-95 {a:.3f} (not measured before)"
+    change = f"{a - b:+.3f}".replace("-", "−") if f"{a:.3f}" != f"{b:.3f}" else "unchanged"
+    return f"mask mAP50-95 {b:.3f} → {a:.3f} ({change})"
+
+
+def find_warnings(stages: Sequence[StageReport], images: Mapping[str, int]) -> list[str]:
+    """What a reader should know before the figures are trusted, the gravest first.
+
+    Args:
+        stages: The stages of a run.
+        images: Number of images by split.
+    """
+    before, after = before_stage(stages), stages[-1]
+    found = [*_incomplete(stages), *_lost_classes(before, after), *_unsure_map(before, after, images)]
+    return [*found, *_calibration(stages, images), *_unsure_speed(before, after)]
+
+
+def _incomplete(stages: Sequence[StageReport]) -> list[str]:
+    names = [TITLES[stage.name] for stage in stages if stage.complete is False]
+    if not names:
+        return []
+    return [f"NMS ran out of time on this machine ({', '.join(names)}): the mAP is too low there; measure it again."]
+
+
+def _lost_classes(before: StageReport, after: StageReport) -> list[str]:
+    known = {row.name: row.map50_95_mask for row in before.classes}
+    lost = [(known[r.name] - r.map50_95_mask, r) for r in after.classes if r.name in known]
+    lost = sorted((pair for pair in lost if pair[0] >= _MUCH), key=_gravity)
+    if not lost:
+        return []
+    named = "; ".join(
+        f"{r.name} {known[r.name]:.3f} → {r.map50_95_mask:.3f} on {_counted(r.instances, 'instance')}"
+        + (", too few to tell" if r.instances < _FEW_INSTANCES else "")
+        for _, r in lost[:_NAMED]
+    )
+    more = f"; and {len(lost) - _NAMED} more in the table" if len(lost) > _NAMED else ""
+    subject = "1 class has" if len(lost) == 1 else f"{len(lost)} classes have"
+    return [f"{subject} lost at least {_MUCH:g} of mask mAP50-95: {named}{more}."]
+
+
+def _gravity(lost: tuple[float, ClassMetrics]) -> tuple[bool, float, str]:
+    """Order of losses: those on enough instances to tell first, the greatest first."""
+    loss, row = lost
+    return row.instances < _FEW_INSTANCES, -loss, row.name
+
+
+def _unsure_map(before: StageReport, after: StageReport, images: Mapping[str, int]) -> list[str]:
+    if not after.resampled_mask:
+        return []
+    own = 2 * statistics.pstdev(after.resampled_mask)
+    if own < _UNSURE:
+        return []
+    text = f"The validation set has {_counted(images['val'], 'image')}: the result's mask mAP50-95 is good to about "
+    text += f"±{own:.3f}"
+    if len(before.resampled_mask) == len(after.resampled_mask):
+        change = [a - b for a, b in zip(after.resampled_mask, before.resampled_mask, strict=True)]
+        text += f", its change to about ±{2 * statistics.pstdev(change):.3f}"
+    return [f"{text} (two standard deviations over resampled images)."]
+
+
+def _calibration(stages: Sequence[StageReport], images: Mapping[str, int]) -> list[str]:
+    found = []
+    for stage in stages:
+        recovery, stability = stage.details.get("recovery"), stage.details.get("stability")
+        if recovery and recovery["method"] != "none" and recovery["images"] < _FEW_IMAGES:
+            count = recovery["images"]
+            more = "set calibration.images higher" if images.get("train", 0) > count else "all that there are"
+            found.append(f"The cut was recovered on {_counted(count, 'image')} only ({more}): more bring back more.")
+        if stability is not None and is_unstable(stability):
+            found.append(f"{stability_text(stability).capitalize()}.")
+    return found
+
+
+def _unsure_speed(before: StageReport, after: StageReport) -> list[str]:
+    found = []
+    for runtime, title in RUNTIMES.items():
+        b, a = before.latency_spread_ms[runtime], after.latency_spread_ms[runtime]
+        if b and a and before is not after and _overlap(before, after, runtime):
+            found.append(
+                f"The latencies with {title} overlap (10th to 90th percentile {b[0]:.1f} – {b[1]:.1f} ms before, "
+                f"{a[0]:.1f} – {a[1]:.1f} ms after): measure again on a quiet machine."
+            )
+    return found
+
+
+def _overlap(before: StageReport, after: StageReport, runtime: str) -> bool:
+    """Whether the spreads of two latencies, where both were measured, have anything in common."""
+    b, a = before.latency_spread_ms[runtime], after.latency_spread_ms[runtime]
+    return b is not None and a is not None and a[0] <= b[1] and b[0] <= a[1]
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,195 @@
+"""Training hooks: users' callbacks for a whole run, what keeps a training from harm, and the record of each epoch."""
+
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from ultralytics.utils.callbacks.base import default_callbacks
+from ultralytics.utils.torch_utils import unwrap_model
+
+from depgraph_hsic_only.errors import ConfigError
+from depgraph_hsic_only.support.files import write_atomically
+from depgraph_hsic_only.support.nearest import nearest
+from depgraph_hsic_only.support.progress import current
+from depgraph_hsic_only.training.results import MASK_MAP, measured, read_epochs
+
+PRUNE_EVENTS = ("on_prune_start", "on_prune_end")
+_SHARE_OF_START, _LONGEST_DECAY = 0.4, 0.998
+_SHIFT = 1.0  # SiLU is never below -0.28
+_TRAINING, _VALIDATION = "epochs", "validating"
+
+
+class Callbacks:
+    """Users' functions by event: Ultralytics' training events and this package's own."""
+
+    def __init__(self) -> None:
+        self._functions: list[tuple[str, Callable[[Any], object]]] = []
+
+    def with_others(self, others: Iterable[tuple[str, Callable[[Any], object]]]) -> "Callbacks":
+        """These functions and others, as (event, function); these are left as they are."""
+        both = Callbacks()
+        for event, function in (*self._functions, *others):
+            both.add(event, function)
+        return both
+
+    def add(self, event: str, function: Callable[[Any], object]) -> None:
+        """Call `function` at every `event` from now on.
+
+        Args:
+            event: "on_prune_start" or "on_prune_end", whose function gets a `PruneEvent`, or an event of Ultralytics
+                such as "on_fit_epoch_end", whose function gets the trainer, validator or exporter.
+            function: What to call. With several GPUs Ultralytics pickles it for the training processes.
+
+        Raises:
+            ConfigError: There is no such event.
+        """
+        known = [*PRUNE_EVENTS, *default_callbacks]
+        if event not in known:
+            raise ConfigError(f"callback: expected an event such as on_prune_end, got {event!r}{nearest(event, known)}")
+        self._functions.append((event, function))
+
+    def attach(self, model: Any) -> None:
+        """Register the functions of Ultralytics' events with a `YOLO`."""
+        for event, function in self._functions:
+            if event not in PRUNE_EVENTS:
+                model.add_callback(event, function)
+
+    def fire(self, event: str, argument: Any) -> None:
+        """Call the functions of one of this package's events."""
+        for name, function in self._functions:
+            if name == event:
+                function(argument)
+
+
+def keep_statistics(trainer: Any) -> None:
+    """Callback for "on_train_batch_start": BatchNorm uses the statistics it has, and leaves them as they are.
+
+    Its scales and shifts are trained all the same. Ultralytics puts the model into training mode at every epoch.
+    """
+    for module in trainer.model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+
+
+def remember_start(trainer: Any) -> None:
+    """Callback for "on_pretrain_routine_end": the average of the weights is of the start, too, in a short training.
+
+    What Ultralytics validates and saves is a moving average which at first forgets within a few steps, as a training
+    from random weights must: after 200 steps it is as good as the last weights. Averaged with a start that works, what
+    was learnt keeps what was known (Wortsman et al. 2022, Robust fine-tuning of zero-shot models). With a constant
+    decay the start has a share of 0.4 at the end of a training of up to 460 steps, and less in a longer one.
+    """
+    steps = len(trainer.train_loader) * trainer.epochs / trainer.accumulate
+    decay = min(_LONGEST_DECAY, _SHARE_OF_START ** (1 / steps))
+    trainer.ema.decay = lambda updates: decay
+
+
+@dataclass(frozen=True)
+class KeepBest:
+    """Callback for "on_model_save": keeps the checkpoint of the epoch with the best mask mAP50-95.
+
+    Ultralytics' own `best.pt` goes by box and mask together. All that is remembered is on the disk, in the training's
+    `results.csv`: it works in another process, and after a training was resumed.
+
+    Attributes:
+        file: Where the checkpoint is copied to.
+    """
+
+    file: Path
+
+    def __call__(self, trainer: Any) -> None:
+        """Copy the checkpoint just written if its epoch is the best so far."""
+        self.keep(trainer.save_dir, trainer.last)
+
+    def keep(self, folder: Path, last: Path) -> None:
+        """Copy a checkpoint if the last epoch of a training's folder is the best so far."""
+        scores = [epoch.get(MASK_MAP) for epoch in read_epochs(folder)]
+        known = [score for score in scores if score is not None]
+        if known and scores[-1] is not None and known.index(max(known)) == len(known) - 1:
+            write_atomically(self.file, lambda temporary: shutil.copyfile(last, temporary))
+
+
+@dataclass(frozen=True)
+class IdentityProjectors:
+    """Callback for "on_pretrain_routine_end": lets distillation compare features as they are, from the first step on.
+
+    Ultralytics' distillation puts the student's features through a projector of two random 1×1 convolutions with a ReLU
+    in between, which would have to be learnt first. The features of a cut model are some of the original's, so the
+    projector starts as what puts each where it was: the identity, shifted past the ReLU's kink and back.
+
+    Attributes:
+        kept: For each input of the head, the original's channels that the student has, ascending; None for all.
+    """
+
+    kept: tuple[tuple[int, ...] | None, ...]
+
+    def __call__(self, trainer: Any) -> None:
+        """Set the projectors' weights; a training that is resumed has its own."""
+        projectors = getattr(unwrap_model(trainer.model), "projector", None)
+        if projectors is None or trainer.start_epoch > 0:
+            return
+        for (first, _, last), kept in zip(projectors, self.kept, strict=True):
+            channels = range(len(last.weight)) if kept is None else kept
+            for conv, shift in ((first, _SHIFT), (last, -_SHIFT)):
+                nn.init.zeros_(conv.weight)
+                nn.init.constant_(conv.bias, shift)
+            with torch.no_grad():
+                last.weight[range(len(last.weight)), range(len(last.weight))] = 1.0
+                first.weight[list(channels), range(len(channels))] = 1.0
+
+
+def _training_begins(trainer: Any) -> None:
+    if (display := current()) is not None:
+        display.begin(_TRAINING, trainer.epochs)
+        display.step(_TRAINING, trainer.start_epoch)
+
+
+def _batch_done(trainer: Any) -> None:
+    if (display := current()) is not None:
+        display.step(_TRAINING, 1 / len(trainer.train_loader))
+
+
+def _epoch_done(trainer: Any) -> None:
+    if (display := current()) is not None:
+        found = measured(trainer.metrics).get(MASK_MAP)
+        loss = sum(trainer.label_loss_items(trainer.tloss).values())
+        display.step(_TRAINING, 0, f"loss {loss:.3f}" if found is None else f"mask mAP50-95 {found:.4f}")
+
+
+def _training_ends(_: Any) -> None:
+    if (display := current()) is not None:
+        display.end(_TRAINING)
+
+
+def _validation_begins(validator: Any) -> None:
+    if (display := current()) is not None:
+        display.begin(_VALIDATION, len(validator.dataloader))
+
+
+def _images_done(_: Any) -> None:
+    if (display := current()) is not None:
+        display.step(_VALIDATION, 1)
+
+
+def _validation_ends(_: Any) -> None:
+    if (display := current()) is not None:
+        display.end(_VALIDATION)
+
+
+# Callbacks by event that show how far a training or a validation is. They are functions of a module, and what they tell
+# of is found when they are called: Ultralytics pickles them for the processes of several GPUs, where nothing is shown.
+TRAINING_PROGRESS = (
+    ("on_train_start", _training_begins),
+    ("on_train_batch_end", _batch_done),
+    ("on_model_save", _epoch_done),
+    ("on_train_end", _training_ends),
+)
+VALIDATION_PROGRESS = (
+    ("on_val_start", _validation_begins),
+    ("on_val_batch_end", _images_done),
+    ("on_val_end", _validation_ends),
+)

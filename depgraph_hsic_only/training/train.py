@@ -1,0 +1,176 @@
+"""Training by Ultralytics: of a copy, so that nothing is lost, and with the best epoch by mask mAP as the result."""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ultralytics import YOLO
+from ultralytics.cfg import get_cfg
+from ultralytics.utils import DEFAULT_CFG_DICT
+from ultralytics.utils.torch_utils import strip_optimizer
+
+from depgraph_hsic_only.channels.plan import PruningPlan
+from depgraph_hsic_only.data.dataset import Dataset, same_classes
+from depgraph_hsic_only.recovery.refit import head_channels, untouched_layers
+from depgraph_hsic_only.support.files import write_atomically
+from depgraph_hsic_only.support.progress import say
+from depgraph_hsic_only.training.callbacks import (
+    TRAINING_PROGRESS,
+    Callbacks,
+    IdentityProjectors,
+    KeepBest,
+    keep_statistics,
+    remember_start,
+)
+from depgraph_hsic_only.training.recipe import Start, continued, taught
+from depgraph_hsic_only.training.results import MASK_MAP, read_epochs
+from depgraph_hsic_only.training.snapshot import Snapshot, TakeSnapshot, order_by_epoch
+from depgraph_hsic_only.yolo.load import load_model
+from depgraph_hsic_only.yolo.patches import patient_nms
+from depgraph_hsic_only.yolo.safe_load import restricted
+
+_FREE = ("data", "device", "workers", "batch", "distill_model")  # what may have changed since a training began
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What a training led to.
+
+    Attributes:
+        model: The `YOLO` of the best epoch by mask mAP50-95, of the last one where no epoch was validated.
+        epoch: The number of that epoch, from 1.
+        epochs: How many epochs there were.
+        last: Mask mAP50-95 of the last epoch, as Ultralytics measured it in the training; None if it did not.
+        batch: Images per batch: less than was asked for where Ultralytics halved it, since a GPU's memory ran out.
+    """
+
+    model: Any
+    epoch: int
+    epochs: int
+    last: float | None
+    batch: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train on.
+
+    Attributes:
+        arguments: Ultralytics train arguments, to be put under the user's own.
+        callbacks: What goes with them, by Ultralytics' event.
+    """
+
+    arguments: Mapping[str, Any]
+    callbacks: tuple[tuple[str, Callable[[Any], object]], ...]
+
+
+def trained_on(model: Any, dataset: Dataset) -> Mapping[str, Any] | None:
+    """The train arguments of a `YOLO` that was trained on a data set, by the word of its checkpoint.
+
+    Args:
+        model: A `YOLO` that was loaded from a checkpoint.
+        dataset: The data set: a file of the same name, wherever it is now, with the same classes.
+
+    Returns:
+        The arguments, complete and valid; None where it was trained on something else, had a teacher, who may have
+        known more, or doesn't say.
+    """
+    told = (model.ckpt or {}).get("train_args")
+    if not isinstance(told, dict) or dataset.source is None or not same_classes(model.names, dataset.names):
+        return None
+    try:
+        arguments = vars(get_cfg(overrides={key: told[key] for key in DEFAULT_CFG_DICT if key in told}))
+    except Exception:  # whatever Ultralytics raises for values that it can't use: a checkpoint may say anything
+        return None
+    same = Path(str(arguments["data"])).name == Path(dataset.source).name
+    return arguments if same and arguments["distill_model"] is None else None
+
+
+def make_recipe(network: Any, start: Start, teacher: Path | None = None, plan: PruningPlan | None = None) -> Recipe:
+    """How to train on a network that works (see `recipe.py`).
+
+    Args:
+        network: A SegmentationModel.
+        start: Where the training starts.
+        teacher: Checkpoint of the network as it was, or before it was cut; None to learn from the labels alone, as it
+            does in any case where it was trained on this data set.
+        plan: What was cut from the teacher; None for nothing.
+    """
+    arguments = continued(start)
+    callbacks: list[tuple[str, Callable[[Any], object]]] = []
+    if teacher is not None and start.trained_with is None:
+        untouched: list[int] = []
+        channels: tuple[tuple[int, ...] | None, ...] = (None,) * len(network.model[-1].f)
+        if plan is not None:
+            original = load_model(teacher).model
+            untouched, channels = untouched_layers(network, original), head_channels(network, original, plan)
+        arguments |= taught(start, teacher, untouched)
+        callbacks.append(("on_pretrain_routine_end", IdentityProjectors(channels)))
+    if start.settled:
+        callbacks += [("on_pretrain_routine_end", remember_start), ("on_train_batch_start", keep_statistics)]
+    return Recipe(arguments, tuple(callbacks))
+
+
+def train_model(
+    model: Any, folder: Path, arguments: Mapping[str, Any], callbacks: Callbacks, *, scratch: Path
+) -> Trained:
+    """Train a copy of a `YOLO`; the model itself is left as it is.
+
+    A training that was cut off, and whose snapshot is in `scratch`, goes on from the last epoch that was finished.
+
+    Args:
+        model: What to train.
+        folder: The training's folder, which Ultralytics writes, and removes what it finds in it.
+        arguments: Ultralytics train arguments, without those of the folder.
+        callbacks: Called at Ultralytics' events.
+        scratch: Folder for what the training goes on from when it is cut off: its snapshot, and the best checkpoint.
+            It is made where it is missing, and is the caller's to remove when the result is safe.
+
+    Raises:
+        CheckpointError: The snapshot is damaged.
+    """
+    scratch.mkdir(parents=True, exist_ok=True)
+    best, state = KeepBest(scratch / "best.pt"), scratch / "snapshot.pt"
+    # what is told of is on the disk by then
+    keep: list[tuple[str, Callable[[Any], object]]] = [
+        ("on_train_epoch_start", order_by_epoch),
+        ("on_model_save", TakeSnapshot(state)),
+        ("on_model_save", best),
+        *TRAINING_PROGRESS,
+    ]
+    callbacks = callbacks.with_others(keep)
+    snapshot = Snapshot.read(state)
+    with patient_nms(), restricted():
+        if snapshot is None:
+            best.file.unlink(missing_ok=True)
+            trainee = copy.deepcopy(model)
+            callbacks.attach(trainee)
+            trainee.train(**{**arguments, "project": str(folder.parent), "name": folder.name, "exist_ok": True})
+        else:
+            _go_on(snapshot, folder, arguments, callbacks, best)
+    scores = [epoch.get(MASK_MAP) for epoch in read_epochs(folder)]
+    known = [score for score in scores if score is not None]
+    kept, result = best.file if known else folder / "weights" / "last.pt", scratch / "result.pt"
+    with restricted():
+        YOLO(str(kept))  # refuses code in it, which the next line would run
+    write_atomically(result, lambda temporary: strip_optimizer(kept, str(temporary)))
+    epoch = 1 + scores.index(max(known)) if known else len(scores)
+    trained = load_model(result)
+    return Trained(trained, epoch, len(scores), scores[-1], int(trained.ckpt["train_args"]["batch"]))
+
+
+def _go_on(
+    snapshot: Snapshot, folder: Path, arguments: Mapping[str, Any], callbacks: Callbacks, best: KeepBest
+) -> None:
+    """Finish a training from its last snapshot."""
+    last = snapshot.restore_files(folder)
+    best.keep(folder, last)  # the kill may have come between the snapshot and this
+    left = arguments["epochs"] - snapshot.epoch - 1
+    say(f"going on after epoch {snapshot.epoch + 1} of {arguments['epochs']}")
+    if left > 0:
+        trainee = YOLO(str(last))
+        callbacks.with_others([("on_train_start", snapshot)]).attach(trainee)
+        again = {key: value for key, value in arguments.items() if key in _FREE}
+        trainee.train(resume=True, save_dir=str(folder), **again)

@@ -1,0 +1,212 @@
+"""The workflow: load → train → prune → fine-tune → export, with every stage measured."""
+
+import abc
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, final
+
+from depgraph_hsic_only.data.dataset import Dataset, find_dataset
+from depgraph_hsic_only.errors import ExportError, OutOfMemoryError, PruningError, StorageError, one_line
+from depgraph_hsic_only.evaluation.bootstrap import draws_for_deviation
+from depgraph_hsic_only.evaluation.validation import Metrics, Validation, validate_model
+from depgraph_hsic_only.report.run_report import RunReport
+from depgraph_hsic_only.support.progress import say
+from depgraph_hsic_only.support.resource_errors import out_of_memory, storage_reason
+from depgraph_hsic_only.support.yaml import read_yaml
+from depgraph_hsic_only.training.callbacks import Callbacks
+from depgraph_hsic_only.workflow.config import DEFAULT_CFG, Config, load_config
+from depgraph_hsic_only.workflow.recorder import (
+    BLOCKS,
+    STAGES,
+    Exported,
+    Recorder,
+    Remarks,
+    check_classes,
+    fingerprint,
+    imgsz_of,
+)
+from depgraph_hsic_only.workflow.run_folder import RunFolder
+from depgraph_hsic_only.workflow.state import STATE, RunState, read_state
+from depgraph_hsic_only.yolo.device import check_device
+from depgraph_hsic_only.yolo.logs import run_display
+
+
+class Yolov8SegPruner(abc.ABC):
+    """The workflow for YOLOv8 segmentation models: subclass it and fill in the five stages, or subclass
+    `DefaultYolov8SegPruner` and replace some.
+
+    A stage takes a model and returns the one that the next stage takes: an Ultralytics `YOLO`. What stages need is in
+    `config`, `dataset` and `folder`; `evaluate` measures a model on the validation split.
+
+    Args:
+        pretrained_path: Path or known name of the checkpoint; None for what the configuration says.
+        cfg: A YAML file of settings, looked up in the working directory, then in this package.
+        overrides: Settings that go over the file's, nested (`prune={"ratio": 0.3}`) or with dots
+            (`**{"prune.ratio": 0.3}`).
+
+    Raises:
+        ConfigError: There are faults in the configuration; all are named at once.
+    """
+
+    @final
+    def __init__(
+        self, pretrained_path: str | Path | None = None, cfg: str | Path | None = DEFAULT_CFG, **overrides: Any
+    ) -> None:
+        given = {} if pretrained_path is None else {"pretrained": str(pretrained_path)}
+        self.config: Config = load_config(cfg, {**overrides, **given})
+        self.callbacks = Callbacks()
+        self._remarks = Remarks()
+        self._evaluated: dict[str, Metrics] = {}
+        self._resolved: dict[str, Any] = {}
+
+    @abc.abstractmethod
+    def load(self) -> Any:
+        """Load the model to start from."""
+
+    @abc.abstractmethod
+    def train(self, model: Any) -> Any:
+        """Train it on the data set, or return it as it is."""
+
+    @abc.abstractmethod
+    def prune(self, model: Any) -> Any:
+        """Cut it."""
+
+    @abc.abstractmethod
+    def fine_tune(self, model: Any) -> Any:
+        """Train the cut model, or return it as it is."""
+
+    @abc.abstractmethod
+    def export(self, model: Any) -> Exported:
+        """Export the result into `folder.weights` and prove that the file does the same."""
+
+    @final
+    def run(self, resume: str | Path | None = None) -> RunReport:
+        """Run and measure all stages; everything is in the run folder, complete after every stage.
+
+        Args:
+            resume: Folder of a run that was cut off, to go on where it was: from the stage before, in a training from
+                the last epoch. Settings, checkpoint and data set must be those it was started with; only where it runs
+                and what fits there (`device`, `workers`, `batch`) may differ. None for a new run.
+
+        Raises:
+            PruningError: A setting, the checkpoint or the data set can't be used (then nothing has been written), the
+                exported file differs from the model, or `resume` is of another run, or of one that is running.
+            StorageError, OutOfMemoryError: The disk or the memory is too small; what was done before is kept, and
+                `resume` goes on from it.
+        """
+        model = self.load()
+        check_classes(model, self.dataset, self.config)
+        check_device(self.config.device)
+        sources = {"checkpoint": fingerprint(model.model), "data": self.dataset.digest()}
+        state, batch = RunState(self.config.to_dict(), sources), self.config.batch
+        if resume is not None:
+            before = read_state(resume)
+            before.check_same(self.config.to_dict(), sources, Path(resume))
+            self.folder = RunFolder(Path(resume))
+            state, batch = replace(state, done=before.done), before.settings["batch"]
+        with (
+            _told_of_shortage(self.folder),
+            self.folder.locked(),
+            run_display(len(STAGES), self.folder.path / "run.log", verbose=self.config.verbose),
+        ):
+            try:
+                if resume is None:
+                    self.folder.clear_scratch()
+                    self.folder.write_yaml("args.yaml", self.config.to_dict())
+                self.folder.write_json(STATE, state.to_dict())
+                if batch != self.config.batch:
+                    self.note(f"batches of {self.config.batch} images from here on instead of {batch}")
+                return self._run(model, state)
+            except KeyboardInterrupt:
+                say(f"interrupted; to go on: --resume {self.folder.path}")
+                raise
+
+    def _run(self, model: Any, state: RunState) -> RunReport:
+        if "exported" in state.done:
+            say("this run is complete")
+            return RunReport.load(self.folder.path)
+        if state.done:
+            before = read_yaml(self.folder.path / "args.yaml")
+            self._resolved = {BLOCKS[stage]: before[BLOCKS[stage]] for stage in state.done if stage in BLOCKS}
+        recorder = Recorder(self.folder, self.dataset, self.config, state, model, self._remarks, self.evaluate)
+        model = recorder.stage("trained", self.train, model)
+        model = recorder.stage("pruned", self.prune, model)
+        model = recorder.stage("fine_tuned", self.fine_tune, model)
+        return recorder.finish(model, self.export)
+
+    @final
+    def add_callback(self, event: str, function: Callable[[Any], object]) -> None:
+        """Call a function at every event of a kind, Ultralytics' or this package's: see `utils.hooks.Callbacks.add`."""
+        self.callbacks.add(event, function)
+
+    @final
+    def note(self, text: str) -> None:
+        """Say something that a reader of the report must know about the stage at hand."""
+        say(text)
+        self._remarks.notes.append(text)
+
+    @final
+    def detail(self, **figures: Any) -> None:
+        """Put figures of the stage at hand into its row of `report.json`, under `details`, as plain values."""
+        self._remarks.details.update(figures)
+
+    @final
+    def resolve(self, block: str, settings: Mapping[str, Any]) -> None:
+        """Write a block of settings as it was used into `args.yaml`, for a run that repeats this one."""
+        self._resolved[block] = dict(settings)
+        self.folder.write_yaml("args.yaml", {**self.config.to_dict(), **self._resolved})
+
+    @cached_property
+    def folder(self) -> RunFolder:
+        """The run folder, made when it is first asked for."""
+        return RunFolder.create(self.config.project, self.config.name, exist_ok=self.config.exist_ok)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data set, found and checked when it is first asked for."""
+        return find_dataset(self.config.data)
+
+    @final
+    def evaluate(self, model: Any) -> Metrics:
+        """mAP of a model on the validation split, as a fresh `YOLO(weights).val()` measures it from its file.
+
+        The same weights are measured once in a run.
+        """
+        key = fingerprint(model.model)
+        if key not in self._evaluated:
+            config = self.config
+            self._evaluated[key] = validate_model(
+                model,
+                self.dataset.file(self.folder.path),
+                Validation(imgsz_of(model, config), config.batch),
+                device=config.device,
+                workers=config.workers,
+                draws=draws_for_deviation(len(self.dataset.images("val"))),
+            )
+        return self._evaluated[key]
+
+
+@contextmanager
+def _told_of_shortage(folder: RunFolder) -> Iterator[None]:
+    """Where the disk or the memory is too small, for us or for Ultralytics, say what is safe and how to go on."""
+    try:
+        yield
+    except Exception as error:
+        told = isinstance(error, (StorageError, ExportError))  # by us, of what another library met
+        cause = error.__cause__ if told else None if isinstance(error, PruningError) else error
+        if cause is None:
+            raise
+        if (reason := storage_reason(cause)) is not None:
+            begun = (folder.path / STATE).is_file()
+            safe = "what was done before is safe: make room, then go on with --resume" if begun else "nothing was done"
+            what = f"{safe} {folder.path}" if begun else f"{safe} yet: make room, or pass another --project"
+            raise StorageError(f"{folder.path}: expected to write files, but {reason}; {what}") from error
+        if out_of_memory(cause):
+            raise OutOfMemoryError(
+                f"expected more memory than there is ({one_line(cause)}); what was done before is safe: go on with a "
+                f"smaller --batch: --resume {folder.path}; or start anew with a smaller --imgsz or calibration.images"
+            ) from error
+        raise

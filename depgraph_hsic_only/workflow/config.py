@@ -1,0 +1,209 @@
+"""The configuration of a run: read, merged, checked as a whole, frozen.
+
+Three layers, each over the one before: the defaults below, the YAML file, the overrides. Within a layer, Ultralytics
+train arguments at the top level apply to both training stages, and the blocks `train` and `fine_tune` go over them.
+"""
+
+import textwrap
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ultralytics.utils import DEFAULT_CFG_DICT
+
+from depgraph_hsic_only.channels.limits import Limits, MaxRatio
+from depgraph_hsic_only.channels.widths import default_criterion
+from depgraph_hsic_only.errors import ConfigError
+from depgraph_hsic_only.support.nearest import nearest
+from depgraph_hsic_only.support.yaml import read_yaml
+from depgraph_hsic_only.workflow.config_checks import OWNED, STAGES, find_faults, owned_elsewhere
+
+DEFAULT_CFG = "default.yaml"
+_VALUES = ("data", "target", "max_ratio")  # mappings that are one value: replaced, not merged
+
+
+@dataclass(frozen=True)
+class PruneConfig:
+    """What to cut and how: the block `prune`.
+
+    Attributes:
+        criterion: Name of a registered criterion.
+        ratio: Share of the channels to cut from each width, 0 ≤ ratio < 1; where the next two are None.
+        threshold: The smallest score that stays; None to go by `ratio` or `target`.
+        target: A budget as a share of the unpruned model, such as {"params": 0.8} (see `target.Target`), met by cutting
+            each width by its measured damage; None to go by `ratio` or `threshold`.
+        layers: "backbone", "all", or a list of layers (see `graph.trace_channels`).
+        round_to: What block outputs are multiples of: 8, 16 or 32.
+        min_channels: No width is cut below this many channels.
+        max_ratio: Largest share that may be cut of every width, or by layer or width (see `limits.Limits`).
+        recover: What brings the cut model back before any training: "none", "bn", "least_squares" or
+            "distill".
+        distill_seconds: Time that "distill" may train for.
+        steps: In how many cuts, with fine-tuning in between.
+        max_map_drop: Largest loss of mask mAP50-95 after a step's fine-tuning, in [0, 1]; None for any.
+        options: Options of the criterion.
+    """
+
+    criterion: str = "magnitude"
+    ratio: float | None = 0.5
+    threshold: float | None = None
+    target: Any = None
+    layers: Any = "backbone"
+    round_to: int = 8
+    min_channels: int = 0
+    max_ratio: MaxRatio = 1.0
+    recover: str = "least_squares"
+    distill_seconds: float = 600.0
+    steps: int = 1
+    max_map_drop: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def limits(self) -> Limits:
+        """Bounds of every width."""
+        return Limits(self.round_to, self.min_channels, self.max_ratio)
+
+
+@dataclass(frozen=True)
+class Config:
+    """The resolved configuration of a run; see `default.yaml` for what each setting means.
+
+    Attributes:
+        pretrained: Path or known name of a checkpoint, or a YOLOv8 model YAML.
+        data: Data set name, path of its YAML, "shapes", or its keys.
+        imgsz: Side of the input image, pixels; None for the checkpoint's own.
+        batch: Images per batch.
+        device: As Ultralytics takes it; None for its choice.
+        workers: Data loading processes.
+        seed: Of every random choice.
+        project: Folder of the run folders.
+        name: Name of the run folder.
+        exist_ok: Whether an existing run folder is used again.
+        trust: Whether code in the checkpoint may run; no other file is ever loaded that way.
+        verbose: Whether Ultralytics writes to the terminal as it does by itself, instead of only to the run's log.
+        calibration: Of the training images that criteria and recovery measure on: `images`, how many.
+        train: Ultralytics train arguments of the stage before pruning.
+        prune: What to cut.
+        fine_tune: Ultralytics train arguments of the stage after pruning.
+        export: Ultralytics export arguments.
+    """
+
+    pretrained: str
+    data: Any
+    imgsz: int | None
+    batch: int
+    device: Any
+    workers: int
+    seed: int
+    project: str
+    name: str
+    exist_ok: bool
+    trust: bool
+    verbose: bool
+    calibration: Mapping[str, Any]
+    train: Mapping[str, Any]
+    prune: PruneConfig
+    fine_tune: Mapping[str, Any]
+    export: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The configuration as `args.yaml` holds it: a file that `cfg` takes again."""
+        return asdict(self)
+
+
+DEFAULTS: dict[str, Any] = {
+    "pretrained": "yolov8n-seg.pt",
+    "data": "coco128-seg.yaml",
+    "imgsz": None,
+    "batch": 16,
+    "device": None,
+    "workers": 8,
+    "seed": 0,
+    "project": "runs/prune",
+    "name": "exp",
+    "exist_ok": False,
+    "trust": False,
+    "verbose": False,
+    "calibration": {"images": 256},
+    "train": {"epochs": 10},
+    "prune": asdict(PruneConfig()) | {"criterion": None},
+    "fine_tune": {"epochs": 10},
+    "export": {"simplify": True, "dynamic": False, "images": 8},
+}
+
+
+def load_config(cfg: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+    """Read, merge and check a configuration.
+
+    Args:
+        cfg: A YAML file, looked up in the working directory, then in this package; None for the defaults alone.
+        overrides: Settings that go over the file, nested ({"prune": {"ratio": 0.3}}) or dotted ("prune.ratio").
+
+    Raises:
+        ConfigError: The file can't be read, or there are faults: all of them are named at once.
+    """
+    merged = dict(DEFAULTS)
+    faults: list[str] = []
+    for layer in (read_yaml(cfg) if cfg is not None else {}, _nested(overrides or {}, faults)):
+        merged = _over(merged, _spread_flat(layer, faults))
+    if isinstance(merged["prune"], Mapping):
+        filled = {"criterion": default_criterion(merged["prune"]["target"]), "recover": "none"}
+        unset = {key: value for key, value in filled.items() if merged["prune"][key] is None}
+        merged["prune"] = {**merged["prune"], **unset}  # recover=none on the command line is null here
+    merged = _plain(merged)
+    faults += find_faults(merged, DEFAULTS)
+    if faults:
+        raise ConfigError("; ".join(dict.fromkeys(textwrap.shorten(fault, 400, placeholder=" …") for fault in faults)))
+    return Config(**{**merged, "prune": PruneConfig(**merged["prune"])})
+
+
+def _nested(overrides: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
+    """Overrides with dotted keys as nested ones; later ones go over earlier ones."""
+    nested: dict[str, Any] = {}
+    for key, value in overrides.items():
+        block, dot, rest = key.partition(".")
+        if dot and not isinstance(DEFAULTS.get(block), dict):
+            faults.append(f"{key}: unknown block {block!r}{nearest(block, _blocks())}")
+        elif dot:
+            first, dot, last = rest.partition(".")
+            nested = _over(nested, {block: {first: {last: value}} if dot else {rest: value}})
+        else:
+            nested = _over(nested, {key: value})
+    return nested
+
+
+def _plain(value: Any) -> Any:
+    """Settings as files hold them: a path as text."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _blocks() -> list[str]:
+    return [key for key, value in DEFAULTS.items() if isinstance(value, dict)]
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` over `below`, block by block; anything but a block is replaced."""
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(merged.get(key), Mapping) and isinstance(value, Mapping) and key not in _VALUES
+        merged[key] = _over(merged[key], value) if both else value
+    return merged
+
+
+def _spread_flat(layer: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
+    """A layer with its flat train arguments moved into both training stages, under the stages' own."""
+    flat = {key: value for key, value in layer.items() if key not in DEFAULTS}
+    for key in [key for key in flat if key not in DEFAULT_CFG_DICT or key in OWNED]:
+        known = [*DEFAULTS, *DEFAULT_CFG_DICT]
+        faults.append(f"{key}: unknown setting{nearest(key, known)}" if key not in OWNED else owned_elsewhere(key, key))
+        del flat[key]
+    spread = {key: value for key, value in layer.items() if key in DEFAULTS}
+    for stage in STAGES if flat else ():
+        own = spread.get(stage, {})
+        spread[stage] = {**flat, **own} if isinstance(own, Mapping) else own
+    return spread

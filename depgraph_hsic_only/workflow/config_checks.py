@@ -1,0 +1,169 @@
+"""What is wrong with settings: every fault by its key, with what was expected and what came."""
+
+from collections.abc import Callable, Container, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ultralytics.cfg import check_cfg
+from ultralytics.utils import DEFAULT_CFG_DICT
+
+from depgraph_hsic_only.channels.groups import check_layers
+from depgraph_hsic_only.channels.limits import Limits
+from depgraph_hsic_only.channels.widths import check_amount
+from depgraph_hsic_only.criteria import create_criterion, list_criteria
+from depgraph_hsic_only.errors import PruningError
+from depgraph_hsic_only.recovery.recover import check_method
+from depgraph_hsic_only.support.nearest import nearest
+
+STAGES = ("train", "fine_tune")
+OWNED = {  # train arguments that the run sets itself: where they are set instead
+    "model": "pretrained at the top level",
+    "data": "data at the top level",
+    "task": "the checkpoint",
+    "mode": "the workflow",
+    "project": "project at the top level",
+    "name": "name at the top level",
+    "exist_ok": "exist_ok at the top level",
+    "cfg": "the train arguments themselves",
+    "resume": "a new run",
+    "save": "the workflow, which needs the checkpoints",
+}
+_EXPORT_OWNED = dict.fromkeys(("format", "model", "data", "mode", "task", "project", "name"), "the workflow")
+_EXPORT_KEYS = ("imgsz", "batch", "opset", "dynamic", "simplify", "quantize", "device")
+
+
+def owned_elsewhere(name: str, key: str) -> str:
+    """What to say of a train argument that the run sets itself."""
+    return f"{name}: not a setting here; it comes from {OWNED[key]}"
+
+
+def find_faults(merged: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
+    """Everything that is wrong with merged settings, a line each.
+
+    Args:
+        merged: The settings, with every key of the defaults.
+        defaults: The defaults, whose keys are the known ones.
+    """
+    faults: list[str] = []
+    blocks = [key for key, value in defaults.items() if isinstance(value, dict)]
+    for key, (check, expected) in _TOP.items():
+        if not check(merged[key]):
+            faults.append(f"{key}: expected {expected}, got {merged[key]!r}")
+    for block in blocks:
+        if not isinstance(merged[block], Mapping):
+            faults.append(f"{block}: expected a block of settings, got {merged[block]!r}")
+    if all(isinstance(merged[block], Mapping) for block in blocks):
+        for stage in STAGES:
+            faults += _train_faults(stage, merged[stage])
+        faults += [*_prune_faults(merged["prune"], defaults["prune"]), *_export_faults(merged["export"])]
+        faults += _unknown("calibration", merged["calibration"], defaults["calibration"])
+        if not _at_least(1)(merged["calibration"].get("images")):
+            faults.append(
+                f"calibration.images: expected an integer of at least 1, got {merged['calibration']['images']!r}"
+            )
+    return faults
+
+
+def _at_least(smallest: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and value >= smallest
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, (str, Path)) and bool(str(value).strip())
+
+
+def _is_data(value: Any) -> bool:
+    return _is_text(value) or (isinstance(value, Mapping) and {"train", "val", "names"} <= set(value))
+
+
+def _is_device(value: Any) -> bool:
+    several = isinstance(value, (list, tuple)) and all(type(item) is int for item in value)
+    return value is None or type(value) in (int, str) or several
+
+
+_TOP: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "pretrained": (_is_text, "the path of a checkpoint"),
+    "data": (_is_data, "a data set's name or YAML, or its keys with at least train, val and names"),
+    "imgsz": (lambda v: v is None or _at_least(32)(v), "a side in pixels of at least 32, or null"),
+    "batch": (_at_least(1), "an integer of at least 1"),
+    "device": (_is_device, "cpu, 0, [0, 1], mps or null"),
+    "workers": (_at_least(0), "an integer of at least 0"),
+    "seed": (_at_least(0), "an integer of at least 0"),
+    "project": (_is_text, "a folder"),
+    "name": (lambda v: _is_text(v) and Path(str(v)).name == str(v), "the name of a folder, without slashes"),
+    "exist_ok": (lambda v: isinstance(v, bool), "true or false"),
+    "trust": (lambda v: isinstance(v, bool), "true or false"),
+    "verbose": (lambda v: isinstance(v, bool), "true or false"),
+}
+
+
+def _unknown(block: str, settings: Mapping[str, Any], known: Iterable[str]) -> list[str]:
+    known = list(known)
+    return [f"{block}.{key}: unknown setting{nearest(str(key), known)}" for key in settings if key not in known]
+
+
+def _train_faults(stage: str, settings: Mapping[str, Any]) -> list[str]:
+    faults = [owned_elsewhere(f"{stage}.{key}", key) for key in settings if key in OWNED]
+    faults += _unknown(stage, {k: v for k, v in settings.items() if k not in OWNED}, DEFAULT_CFG_DICT)
+    if not _at_least(0)(settings.get("epochs")):
+        faults.append(f"{stage}.epochs: expected an integer of at least 0, got {settings.get('epochs')!r}")
+    return faults + _value_faults(stage, settings, set(DEFAULT_CFG_DICT) - set(OWNED) - {"epochs"})
+
+
+def _value_faults(block: str, settings: Mapping[str, Any], checked: Container[str]) -> list[str]:
+    """What Ultralytics has against the values of its own arguments."""
+    faults = []
+    for key, value in settings.items():
+        if key in checked:
+            try:
+                check_cfg({key: value})
+            except (TypeError, ValueError) as error:
+                faults.append(f"{block}.{key}: {' '.join(str(error).split())}")
+    return faults
+
+
+def _prune_faults(settings: Mapping[str, Any], known: Mapping[str, Any]) -> list[str]:
+    faults = _unknown("prune", settings, known)
+    if settings["threshold"] is not None and settings["steps"] != 1:
+        faults.append("prune.steps: expected 1 with a threshold, since steps go towards a ratio; leave one of them out")
+    seconds = settings["distill_seconds"]
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < float("inf"):
+        faults.append(f"prune.distill_seconds: expected a number of seconds above 0, got {seconds!r}")
+    drop, options = settings["max_map_drop"], settings["options"]
+    if not _at_least(1)(settings["steps"]):
+        faults.append(f"prune.steps: expected an integer of at least 1, got {settings['steps']!r}")
+    if drop is not None and (isinstance(drop, bool) or not isinstance(drop, (int, float)) or not 0 <= drop <= 1):
+        faults.append(f"prune.max_map_drop: expected a number in [0, 1] or null, got {drop!r}")
+    named = isinstance(options, Mapping) and all(isinstance(key, str) for key in options)
+    if not named:
+        faults.append(f"prune.options: expected the criterion's options as a block, got {options!r}")
+    if not isinstance(settings["criterion"], str):
+        faults.append(f"prune.criterion: expected one of {', '.join(list_criteria())}, got {settings['criterion']!r}")
+    others = settings["threshold"] is not None or settings["target"] is not None
+    ratio = None if others else settings["ratio"]  # it has a default, so the others go over it
+    checks: list[Callable[[], object]] = [
+        lambda: check_amount(ratio, settings["threshold"], settings["target"]),
+        lambda: check_layers(settings["layers"]),
+        lambda: Limits(*(settings[key] for key in ("round_to", "min_channels", "max_ratio"))),
+        lambda: check_method(settings["recover"]),
+    ]
+    if named and isinstance(settings["criterion"], str):
+        checks.append(lambda: create_criterion(settings["criterion"], **options))
+    for check in checks:
+        try:
+            check()
+        except PruningError as error:
+            of_one = str(error).replace(":", " ").split()[0] in known
+            faults.append(f"prune.{error}" if of_one else f"prune: {error}")
+    return faults
+
+
+def _export_faults(settings: Mapping[str, Any]) -> list[str]:
+    faults = [
+        f"export.{k}: not a setting here; it comes from {_EXPORT_OWNED[k]}" for k in settings if k in _EXPORT_OWNED
+    ]
+    rest = {k: v for k, v in settings.items() if k not in _EXPORT_OWNED}
+    faults += _unknown("export", rest, [*_EXPORT_KEYS, "images"])
+    if not _at_least(1)(settings.get("images")):
+        faults.append(f"export.images: expected an integer of at least 1, got {settings.get('images')!r}")
+    return faults + _value_faults("export", rest, _EXPORT_KEYS)

@@ -1,0 +1,122 @@
+"""The run folder: complete after every stage, every file written in one step."""
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+from ultralytics.utils.files import increment_path
+
+from depgraph_hsic_only.errors import ConfigError
+from depgraph_hsic_only.support.files import temporary_name, write_atomically
+
+
+class RunFolder:
+    """The files of one run under one folder.
+
+    Attributes:
+        path: The folder, absolute: Ultralytics puts relative projects under a folder of its own.
+        weights: Folder of the checkpoints and exports.
+        plots: Folder of the figures.
+        scratch: Folder of what an unfinished stage goes on from; not there when a run is complete.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        self.weights, self.plots, self.scratch = (self.path / name for name in ("weights", "plots", "resume"))
+
+    @classmethod
+    def create(cls, project: str | Path, name: str, *, exist_ok: bool = False) -> "RunFolder":
+        """Make the folder `project`/`name`, or with the next free number, as Ultralytics does ("exp", "exp-2").
+
+        Raises:
+            ConfigError: It can't be made.
+        """
+        wanted = Path(project).expanduser().resolve() / name
+        while True:
+            folder = cls(increment_path(wanted, exist_ok=exist_ok))
+            try:
+                folder.path.mkdir(parents=True, exist_ok=exist_ok)
+                break
+            except FileExistsError as error:
+                if not folder.path.is_dir():
+                    raise _unusable(folder.path, error) from error  # else another run was faster
+            except OSError as error:
+                raise _unusable(folder.path, error) from error
+        try:
+            folder.weights.mkdir(exist_ok=True)
+            folder.plots.mkdir(exist_ok=True)
+        except OSError as error:
+            raise _unusable(folder.path, error) from error
+        return folder
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep the folder from every other run; a run that was killed leaves no lock, and its half-written files go.
+
+        Raises:
+            ConfigError: Another run has it.
+        """
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ConfigError(
+                f"{self.path}: expected a run folder that no run writes to, but another one does at this moment; wait "
+                "for it, or pass another --name"
+            ) from None
+        try:
+            for path in self.path.rglob(temporary_name("*", "*")):
+                path.unlink()
+            yield
+        finally:
+            lock.release()
+
+    def clear_scratch(self, but: Sequence[str] = ()) -> None:
+        """Remove what unfinished stages left, but for some folders in it, and the folder itself if that was all."""
+        for path in self.scratch.iterdir() if self.scratch.is_dir() else ():
+            if path.name not in but:
+                shutil.rmtree(path)
+        if self.scratch.is_dir() and not any(self.scratch.iterdir()):
+            self.scratch.rmdir()
+
+    def rename(self, name: str, new: str) -> None:
+        """Give a folder in the run folder another name, where there is one; what had that name is replaced."""
+        if (self.path / name).is_dir():
+            shutil.rmtree(self.path / new, ignore_errors=True)
+            (self.path / name).rename(self.path / new)
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file."""
+        write_atomically(self.path / name, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+    def write_json(self, name: str, data: Mapping[str, Any]) -> None:
+        """Write a JSON file."""
+        self.write_text(name, json.dumps(data, indent=1, allow_nan=False) + "\n")
+
+    def write_yaml(self, name: str, data: Mapping[str, Any]) -> None:
+        """Write a YAML file."""
+        self.write_text(name, yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True))
+
+    def write_csv(self, name: str, rows: list[dict[str, Any]]) -> None:
+        """Write a CSV file, a line a row, with the keys of the first row as header; None as an empty field."""
+        buffer = io.StringIO()
+        writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        self.write_text(name, buffer.getvalue())
+
+    def save_model(self, name: str, model: Any) -> Path:
+        """Write a `YOLO` as a checkpoint of that name under `weights` and return its path."""
+        write_atomically(self.weights / name, model.save)
+        return self.weights / name
+
+
+def _unusable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"project: expected a folder that can be made, got {path} ({error.strerror}); pass another")

@@ -1,0 +1,72 @@
+"""How far a run is: `state.json`, written after everything else of a stage."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from depgraph_hsic_only.errors import ConfigError
+from depgraph_hsic_only.support.yaml import flattened
+
+STATE = "state.json"
+# Settings that may differ after a resume: where it runs and what fits there, and paths, whose content is compared.
+_FREE = ("project", "name", "exist_ok", "device", "workers", "batch", "trust", "verbose", "pretrained", "data")
+
+
+@dataclass(frozen=True)
+class RunState:
+    """How far a run is.
+
+    Attributes:
+        settings: The configuration, resolved, as it was given.
+        sources: Digests of what is read: "checkpoint" (the network) and "data" (files and labels).
+        done: The stages that are finished, and "exported" in the end.
+    """
+
+    settings: Mapping[str, Any]
+    sources: Mapping[str, str]
+    done: tuple[str, ...] = ()
+
+    def finished(self, stage: str) -> "RunState":
+        """The state after a stage."""
+        return replace(self, done=(*self.done, stage))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `state.json`."""
+        return asdict(self)
+
+    def check_same(self, settings: Mapping[str, Any], sources: Mapping[str, str], folder: Path) -> None:
+        """Refuse to go on with other settings or on something else.
+
+        Raises:
+            ConfigError: There are differences; all are named.
+        """
+        before, now = flattened(self.settings), flattened(json.loads(json.dumps(settings)))
+        changed = [
+            f"{key}={now.get(key)!r} instead of {before.get(key)!r}"
+            for key in dict.fromkeys((*before, *now))
+            if before.get(key) != now.get(key) and key.partition(".")[0] not in _FREE
+        ]
+        changed += [f"another {name}" for name, digest in sources.items() if digest != self.sources.get(name)]
+        if changed:
+            raise ConfigError(
+                f"resume: expected what {folder} was started with, got {'; '.join(changed)}; undo that, or start anew"
+            )
+
+
+def read_state(folder: str | Path) -> RunState:
+    """The state of the run in a folder.
+
+    Raises:
+        ConfigError: There is no run in it that could go on.
+    """
+    path = Path(folder) / STATE
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return RunState(data["settings"], data["sources"], tuple(data["done"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"resume: expected the folder of a run, with its {STATE}, got {folder} ({type(error).__name__}); pass the "
+            "folder that the run printed, or start a new run"
+        ) from error

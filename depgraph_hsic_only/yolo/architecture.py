@@ -1,0 +1,187 @@
+"""YOLOv8 networks as Ultralytics writes them down: which ones can be cut, and the YAML of a cut one.
+
+Ultralytics rebuilds a model from its YAML dict whenever it trains, resumes or tunes. `stock_yaml` writes that dict with
+the widths that the modules have, so that what is rebuilt is the pruned network.
+"""
+
+import contextlib
+import copy
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import nn
+from ultralytics.nn.modules import SPPF, C2f, Concat, Conv, Detect, Segment
+from ultralytics.nn.tasks import DetectionModel, SegmentationModel, parse_model
+
+from depgraph_hsic_only.channels.groups import BACKBONE
+from depgraph_hsic_only.errors import UnsupportedModelError, one_line
+from depgraph_hsic_only.yolo.safe_load import restricted
+
+_SCALING = ("scales", "scale", "width_multiple", "depth_multiple")  # YAML keys that would scale explicit widths again
+_BACKBONE_TYPES = (Conv, C2f, SPPF)
+_HEAD_TYPES = (Conv, C2f, SPPF, Concat, nn.Upsample, Segment, Detect)
+_MOST_REPEATS, _MOST_PARAMETERS = 100, 10**9  # YOLOv8x has 6 and 72 million
+_CLASS_BRANCH = ".cv3."  # its hidden width may be that of the model it was transferred from
+
+
+def check_yolov8(model: Any) -> None:
+    """Refuse anything but an unmodified, unfused YOLOv8 detection or segmentation model.
+
+    Args:
+        model: What should be a SegmentationModel or DetectionModel, of any scale, class count and widths.
+
+    Raises:
+        UnsupportedModelError: It is something else; the message says what was found.
+    """
+    expected = "expected a YOLOv8 segmentation or detection model"
+    if type(model) not in (SegmentationModel, DetectionModel):
+        raise UnsupportedModelError(f"{expected}, got {type(model).__name__}; pass a YOLO or its .model")
+    layers = list(model.model)
+    for i, layer in enumerate(layers):
+        allowed = _BACKBONE_TYPES if i in BACKBONE else _HEAD_TYPES
+        if type(layer) not in allowed:
+            raise UnsupportedModelError(
+                f"{expected}, but layer {i} is {type(layer).__module__}.{type(layer).__name__} (not one of "
+                f"{', '.join(t.__name__ for t in allowed)}); only YOLOv8 can be pruned"
+            )
+    heads = [i for i, layer in enumerate(layers) if isinstance(layer, Detect)]
+    if heads != [len(layers) - 1] or len(layers) <= len(BACKBONE):
+        raise UnsupportedModelError(
+            f"{expected} with one Segment or Detect head at its end, but it has {len(layers)} layers, heads at {heads}"
+        )
+    foreign = {
+        f"{type(m).__module__}.{type(m).__name__}"
+        for m in model.modules()
+        if not type(m).__module__.startswith(("torch.", "ultralytics."))
+    }
+    if foreign:
+        raise UnsupportedModelError(
+            f"{expected}, but it holds foreign modules ({', '.join(sorted(foreign))}): another tool has changed it; "
+            "pass the checkpoint from before"
+        )
+    if any(isinstance(m, Conv) and not hasattr(m, "bn") for m in model.modules()):
+        raise UnsupportedModelError(
+            f"{expected} with its BatchNorm layers, but it was fused for inference; pass the checkpoint from training"
+        )
+    _check_matches_yaml(model, expected)
+
+
+def _check_matches_yaml(model: Any, expected: str) -> None:
+    """Refuse a model whose weights are not those of its YAML: Ultralytics' train() would rebuild another network."""
+    has = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    try:
+        built, _ = skeleton(model.yaml)
+    except Exception as error:  # Ultralytics raises anything for what it can't build
+        raise UnsupportedModelError(
+            f"{expected}, but its own YAML can't be built ({one_line(error)}); pass another checkpoint"
+        ) from error
+    wants = {name: tuple(t.shape) for name, t in built.state_dict(prefix="model.").items()}
+    head = f"model.{len(model.model) - 1}"
+    wrong = [
+        name
+        for name in sorted(has.keys() | wants.keys())
+        if has.get(name) != wants.get(name) and not name.startswith(head + _CLASS_BRANCH)
+    ]
+    if wrong:
+        name = wrong[0]
+        raise UnsupportedModelError(
+            f"{expected}, but its weights differ from its own YAML ({len(wrong)} tensors, first {name}: "
+            f"{has.get(name)} where the YAML builds {wants.get(name)}): another tool has changed it, and "
+            "Ultralytics would train a different network; pass the checkpoint from before"
+        )
+
+
+def skeleton(yaml: dict[str, Any]) -> tuple[nn.Sequential, list[int]]:
+    """The layers that Ultralytics builds from a YAML dict, shapes without memory or random numbers.
+
+    Returns:
+        The layers, and the indices of those whose outputs later ones read, as Ultralytics' models keep them.
+
+    Raises:
+        UnsupportedModelError: It would be far larger than any YOLOv8, and not end within time or memory.
+        Exception: Whatever Ultralytics raises for what it can't build.
+    """
+    if (most := max(_repeats(yaml), default=0)) > _MOST_REPEATS:
+        raise UnsupportedModelError(f"expected at most {_MOST_REPEATS} repeats of a layer, got {most:g}")
+    with restricted(), torch.device("meta"):  # an activation in the YAML would be evaluated
+        layers, read = parse_model(copy.deepcopy(yaml), ch=yaml.get("channels", 3), verbose=False)
+    if (count := sum(parameter.numel() for parameter in layers.parameters())) > _MOST_PARAMETERS:
+        raise UnsupportedModelError(f"expected at most {_MOST_PARAMETERS:g} parameters, got {count:g}")
+    return cast(nn.Sequential, layers), cast(list[int], read)
+
+
+def _repeats(yaml: Mapping[str, Any]) -> list[float]:
+    """How often Ultralytics repeats each layer; what it can't read is left for it to refuse."""
+    found = []
+    with contextlib.suppress(Exception):
+        depth, scales = yaml.get("depth_multiple", 1.0), yaml.get("scales")
+        if scales:
+            depth = scales[yaml.get("scale") or next(iter(scales))][0]
+        for row in [*yaml["backbone"], *yaml["head"]]:
+            found.append(float(row[1] * depth if row[1] > 1 else row[1]))
+    return found
+
+
+def stock_yaml(model: Any) -> dict[str, Any]:
+    """The YAML dict from which Ultralytics builds a network with exactly the widths of `model`.
+
+    Rows keep their sources and kernel sizes; widths, hidden widths and repeats are explicit, and no scale is left. The
+    head keeps the string `nc`, so that Ultralytics can still transfer the model to another class count.
+
+    Args:
+        model: A SegmentationModel or DetectionModel of stock modules whose `yaml` has the same rows.
+    """
+    yaml = {key: value for key, value in copy.deepcopy(model.yaml).items() if key not in _SCALING}
+    rows = yaml["backbone"] + yaml["head"]
+    explicit = [
+        [row[0], repeats(layer), row[2], _arguments(layer, row[3])]
+        for row, layer in zip(rows, model.model, strict=True)
+    ]
+    split = len(yaml["backbone"])
+    return yaml | {"backbone": explicit[:split], "head": explicit[split:]}
+
+
+def is_written_out(yaml: dict[str, Any]) -> bool:
+    """Whether a YAML dict has the form of `stock_yaml`: no scale, and a hidden width of its own for every C2f."""
+    rows = [row for row in yaml["backbone"] + yaml["head"] if row[2] == "C2f"]
+    return not any(yaml.get(key) for key in _SCALING if key != "scale") and all(len(row[3]) > 3 for row in rows)
+
+
+def repeats(layer: nn.Module) -> int:
+    """How many times a layer's block is repeated, as its YAML row says it."""
+    return len(layer.m) if isinstance(layer, C2f) else 1
+
+
+def _arguments(layer: Any, args: list[Any]) -> list[Any]:
+    """Arguments of one YAML row, with the widths that `layer` has."""
+    if isinstance(layer, Conv):
+        return [layer.conv.out_channels, *args[1:]]
+    if isinstance(layer, SPPF):
+        return [layer.cv2.conv.out_channels, *args[1:]]
+    if isinstance(layer, C2f):
+        c2 = layer.cv2.conv.out_channels
+        shortcut, groups = (args[1:3] + [False, 1][len(args[1:3]) :])[:2]
+        return [c2, shortcut, groups, (layer.c + 0.5) / c2]  # C2f takes int(c2 * e): half a channel beats the rounding
+    if isinstance(layer, Segment):
+        return [args[0], layer.nm, layer.npr]
+    return args
+
+
+def layer_widths(model: Any) -> dict[str, int]:
+    """All widths of a network by width group, in the order of the network; names as in `graph.WidthGroup`."""
+    widths: dict[str, int] = {}
+    for i, layer in enumerate(model.model):
+        if isinstance(layer, C2f):
+            widths[f"h{i}"] = layer.c
+        elif isinstance(layer, SPPF):
+            widths[f"h{i}"] = layer.cv1.conv.out_channels
+        if isinstance(layer, (Conv, C2f, SPPF)):
+            widths[f"w{i}"] = (layer if isinstance(layer, Conv) else layer.cv2).conv.out_channels
+        if isinstance(layer, Detect):
+            branches = {"box": layer.cv2, "class": layer.cv3}
+            branches |= {"mask": cast(Any, layer).cv4} if isinstance(layer, Segment) else {}
+            widths |= {name: cast(Any, branch)[0][0].conv.out_channels for name, branch in branches.items()}
+        if isinstance(layer, Segment):
+            widths["npr"] = layer.npr
+    return widths

@@ -1,0 +1,100 @@
+"""What a network costs: parameters and multiply-adds, counted on the real model, in all and by part."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from depgraph_hsic_only.channels.groups import BACKBONE
+
+COUNT_SIZE = 64  # pixels; multiply-adds of a fully convolutional network grow with the area, exactly
+_BRANCHES = {"cv2": "boxes", "cv3": "classes", "cv4": "masks", "proto": "prototypes"}
+
+
+@dataclass(frozen=True)
+class PartCost:
+    """The share of one part of a network.
+
+    Attributes:
+        name: "backbone" (layers 0–9), "neck", or of the head "boxes", "classes", "masks" and "prototypes".
+        parameters: Number of parameters.
+        gmacs: Multiply-adds, in units of 10^9.
+    """
+
+    name: str
+    parameters: int
+    gmacs: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Size and computation of a network.
+
+    Attributes:
+        parameters: Number of parameters.
+        gmacs: Multiply-adds of all convolutions for one image of `imgsz`, in units of 10^9.
+        imgsz: Side of the square image, pixels.
+        parts: The same by part, in the order of the network.
+    """
+
+    parameters: int
+    gmacs: float
+    imgsz: int
+    parts: tuple[PartCost, ...] = ()
+
+
+def measure_cost(network: Any, imgsz: int = 640) -> Cost:
+    """Count parameters and multiply-adds of a YOLOv8 network, which is left as it is.
+
+    Args:
+        network: A SegmentationModel or DetectionModel.
+        imgsz: Side of the square input image, pixels; rounded up to the network's stride as Ultralytics does.
+    """
+    side = input_side(network, imgsz)
+    meta = on_meta(network)
+    first = next(meta.parameters())
+    image = torch.empty(1, network.yaml.get("channels", 3), COUNT_SIZE, COUNT_SIZE, dtype=first.dtype, device="meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        meta(image)
+    scale = (side / COUNT_SIZE) ** 2 / 2e9
+    flops = {name: sum(kinds.values()) for name, kinds in counter.get_flop_counts().items()}
+    parameters: dict[str, int] = {}
+    gmacs: dict[str, float] = {}
+    for path, module in network.named_modules():
+        own = sum(p.numel() for p in module.parameters(recurse=False))
+        if own:
+            part = part_of(path, len(network.model) - 1)
+            parameters[part] = parameters.get(part, 0) + own
+            gmacs[part] = gmacs.get(part, 0.0) + flops.get(f"{type(meta).__name__}.{path}", 0) * scale
+    parts = tuple(PartCost(part, parameters[part], gmacs[part]) for part in parameters if part != "rest")
+    return Cost(sum(p.numel() for p in network.parameters()), counter.get_total_flops() * scale, side, parts)
+
+
+def input_side(network: Any, imgsz: int) -> int:
+    """`imgsz` rounded up to the network's stride, as Ultralytics does."""
+    stride = int(network.stride.max())
+    return -(-imgsz // stride) * stride
+
+
+def on_meta(network: Any) -> Any:
+    """A copy of a network without its numbers, in evaluation mode with raw outputs: shapes cost nothing to compute."""
+    tensors = [*network.parameters(), *network.buffers()]
+    shapes = {id(t): t.detach().to("meta").requires_grad_(t.requires_grad) for t in tensors}
+    meta = copy.deepcopy(network, memo=shapes).eval()  # the modules, without a copy of their numbers
+    meta.model[-1].training = True  # raw outputs: no anchors, whose making reads values
+    return meta
+
+
+def part_of(path: str, head: int) -> str:
+    """The part that a module belongs to; "rest" for the constant weights of the box distributions.
+
+    Args:
+        path: Its path in the network, such as "model.22.cv3.0.0.conv".
+        head: Index of the last layer.
+    """
+    layer, _, inside = path.removeprefix("model.").partition(".")
+    if int(layer) in BACKBONE:
+        return "backbone"
+    return "neck" if int(layer) < head else _BRANCHES.get(inside.partition(".")[0], "rest")

@@ -1,0 +1,33 @@
+"""Where things run, and from which random state."""
+
+from typing import Any
+
+import torch
+from ultralytics.utils import torch_utils
+
+from depgraph_hsic_only.errors import ConfigError, one_line
+
+
+def select_device(device: Any) -> torch.device:
+    """The device that Ultralytics takes `device` for: "cpu", 0, [0, 1], "mps", or None for its own choice."""
+    found: torch.device = torch_utils.select_device(device, verbose=False)
+    return found
+
+
+def set_seed(seed: int) -> None:
+    """Seed every random state as Ultralytics does."""
+    torch_utils.init_seeds(seed)
+
+
+def check_device(device: Any) -> None:
+    """Refuse a device that this machine doesn't have.
+
+    Raises:
+        ConfigError: It isn't there.
+    """
+    try:
+        select_device(device)
+    except Exception as error:  # ValueError, AssertionError or RuntimeError, by kind of device
+        raise ConfigError(
+            f"device: expected one that this machine has, got {device!r} ({one_line(error)}); pass cpu"
+        ) from error

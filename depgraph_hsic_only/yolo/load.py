@@ -1,0 +1,89 @@
+"""Checkpoints are pickles from the internet: load them through Ultralytics' restricted loader, with clear errors."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from ultralytics import YOLO
+from ultralytics.nn.tasks import yaml_model_load
+from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
+
+from depgraph_hsic_only.errors import CheckpointError, UnsupportedModelError
+from depgraph_hsic_only.yolo.architecture import check_yolov8, skeleton
+from depgraph_hsic_only.yolo.patches import ensure_nms
+from depgraph_hsic_only.yolo.safe_load import restricted
+
+
+def load_model(path: str | Path, *, task: str | None = "segment", trust: bool = False) -> Any:
+    """Load a YOLOv8 checkpoint, or build a model from a YOLOv8 YAML, as an Ultralytics `YOLO`.
+
+    No code in the file is run, unless it is trusted: only tensors and the classes of torch and Ultralytics are
+    restored. A known name such as "yolov8n-seg.pt" that is not on this machine is downloaded by Ultralytics.
+
+    Args:
+        path: A `.pt` checkpoint with an unfused YOLOv8 model, or a `.yaml` of one.
+        task: The task the model must be made for, "segment" or "detect"; None for either.
+        trust: Run whatever code is in the file, with a warning: for files that were not made by Ultralytics alone and
+            that nobody else could have changed. Of such a file the network is taken and nothing else.
+
+    Raises:
+        CheckpointError: The file is missing, can't be read, is no checkpoint, or holds weights that are not finite.
+        UnsupportedModelError: It holds another kind of model; the message says which.
+    """
+    path = Path(path).expanduser()
+    expected = f"{path}: expected a YOLOv8 {_NAMES.get(task or '', 'segmentation or detection')} checkpoint"
+    downloadable = str(path) in GITHUB_ASSETS_NAMES
+    from_yaml = path.suffix in {".yaml", ".yml"}
+    if path.is_dir():
+        raise CheckpointError(f"{expected}, got a folder; pass the .pt file in it")
+    if not path.exists() and not downloadable and not from_yaml:
+        raise CheckpointError(f"{expected}, but there is no such file; check the path, or pass yolov8n-seg.pt")
+    if path.suffix not in {".pt", ".yaml", ".yml"}:
+        raise CheckpointError(f"{expected}, got a file that does not end in .pt; pass the .pt file from training")
+    ensure_nms()
+    if trust:
+        warnings.warn(f"{path}: it is trusted, so whatever code is in it may run", UserWarning, stacklevel=2)
+    try:
+        if from_yaml:
+            skeleton(yaml_model_load(path))  # one without end must not be begun
+        with restricted(not trust):
+            yolo = YOLO(str(path))
+    except Exception as error:  # a damaged pickle raises anything
+        if downloadable and not path.exists():
+            raise CheckpointError(
+                f"{expected}, which is not on this machine and could not be downloaded ({_first_line(error)}); pass "
+                "the path of a checkpoint that you have"
+            ) from error
+        raise CheckpointError(
+            f"{expected}, but it could not be loaded ({_first_line(error)}); pass another file"
+        ) from error
+    if task is not None and yolo.task != task:
+        raise UnsupportedModelError(f"{expected}, got a model for the task '{yolo.task}'; pass one made to {task}")
+    try:
+        check_yolov8(yolo.model)
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(f"{path}: {error}") from error
+    broken = next(
+        (name for name, tensor in yolo.model.state_dict().items() if not bool(torch.isfinite(tensor).all())), ""
+    )
+    if broken:
+        raise CheckpointError(
+            f"{expected} with finite weights, got NaN or infinity in {broken}; pass a checkpoint from before the "
+            "training went wrong"
+        )
+    if trust and yolo.ckpt:
+        yolo.ckpt = {"epoch": -1, "model": yolo.model, "train_args": dict(yolo.model.args)}  # the rest can't be saved
+    return yolo
+
+
+def own_imgsz(yolo: Any) -> int:
+    """Side of the input image that a `YOLO` was trained for, pixels; 640 where it doesn't say."""
+    return int(yolo.overrides.get("imgsz") or 640)
+
+
+_NAMES = {"segment": "segmentation", "detect": "detection"}
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
