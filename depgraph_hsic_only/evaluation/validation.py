@@ -9,9 +9,11 @@ from typing import Any
 from ultralytics.utils import LOGGER
 
 from depgraph_hsic_only.evaluation.bootstrap import Matches
-from depgraph_hsic_only.training.callbacks import VALIDATION_PROGRESS
+from depgraph_hsic_only.support.progress import current
 from depgraph_hsic_only.yolo.load import load_model
 from depgraph_hsic_only.yolo.patches import patient_nms
+
+_LABEL = "validating"
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def validate_model(
         weights = Path(folder) / "model.pt"
         model.save(weights)
         fresh = load_model(weights)
-        for event, function in (*VALIDATION_PROGRESS, ("on_val_batch_end", matches)):
+        for event, function in (*_PROGRESS, ("on_val_batch_end", matches)):
             fresh.add_callback(event, function)
         found = fresh.val(project=folder, **arguments, **asdict(validation))  # it makes a folder
     box, mask = found.box, found.seg
@@ -129,3 +131,26 @@ class _NmsTimeouts(logging.Handler):
 
     def __exit__(self, *_: object) -> None:
         LOGGER.removeHandler(self)
+
+
+def _validation_begins(validator: Any) -> None:
+    if (display := current()) is not None:
+        display.begin(_LABEL, len(validator.dataloader))
+
+
+def _images_done(_: Any) -> None:
+    if (display := current()) is not None:
+        display.step(_LABEL, 1)
+
+
+def _validation_ends(_: Any) -> None:
+    if (display := current()) is not None:
+        display.end(_LABEL)
+
+
+# Callbacks by event that show how far a validation is.
+_PROGRESS = (
+    ("on_val_start", _validation_begins),
+    ("on_val_batch_end", _images_done),
+    ("on_val_end", _validation_ends),
+)

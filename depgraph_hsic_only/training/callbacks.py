@@ -20,7 +20,7 @@ from depgraph_hsic_only.training.results import MASK_MAP, measured, read_epochs
 PRUNE_EVENTS = ("on_prune_start", "on_prune_end")
 _SHARE_OF_START, _LONGEST_DECAY = 0.4, 0.998
 _SHIFT = 1.0  # SiLU is never below -0.28
-_TRAINING, _VALIDATION = "epochs", "validating"
+_TRAINING = "epochs"
 
 
 class Callbacks:
@@ -165,31 +165,11 @@ def _training_ends(_: Any) -> None:
         display.end(_TRAINING)
 
 
-def _validation_begins(validator: Any) -> None:
-    if (display := current()) is not None:
-        display.begin(_VALIDATION, len(validator.dataloader))
-
-
-def _images_done(_: Any) -> None:
-    if (display := current()) is not None:
-        display.step(_VALIDATION, 1)
-
-
-def _validation_ends(_: Any) -> None:
-    if (display := current()) is not None:
-        display.end(_VALIDATION)
-
-
-# Callbacks by event that show how far a training or a validation is. They are functions of a module, and what they tell
+# Callbacks by event that show how far a training is. They are functions of a module, and what they tell
 # of is found when they are called: Ultralytics pickles them for the processes of several GPUs, where nothing is shown.
 TRAINING_PROGRESS = (
     ("on_train_start", _training_begins),
     ("on_train_batch_end", _batch_done),
     ("on_model_save", _epoch_done),
     ("on_train_end", _training_ends),
-)
-VALIDATION_PROGRESS = (
-    ("on_val_start", _validation_begins),
-    ("on_val_batch_end", _images_done),
-    ("on_val_end", _validation_ends),
 )

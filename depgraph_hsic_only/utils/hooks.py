@@ -3,7 +3,6 @@
 from depgraph_hsic_only.training.callbacks import (
     PRUNE_EVENTS,
     TRAINING_PROGRESS,
-    VALIDATION_PROGRESS,
     Callbacks,
     IdentityProjectors,
     KeepBest,
@@ -17,7 +16,6 @@ __all__ = [
     "MASK_MAP",
     "PRUNE_EVENTS",
     "TRAINING_PROGRESS",
-    "VALIDATION_PROGRESS",
     "Callbacks",
     "IdentityProjectors",
     "KeepBest",

@@ -7,6 +7,7 @@ the widths that the modules have, so that what is rebuilt is the pruned network.
 import contextlib
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -166,6 +167,30 @@ def _arguments(layer: Any, args: list[Any]) -> list[Any]:
     if isinstance(layer, Segment):
         return [args[0], layer.nm, layer.npr]
     return args
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer as the model's YAML has it.
+
+    Attributes:
+        index: Its place in the network, from 0.
+        kind: Name of its type, such as "C2f".
+        sources: Indices of the layers that it reads; -1 for the image.
+    """
+
+    index: int
+    kind: str
+    sources: tuple[int, ...]
+
+
+def list_layers(model: Any) -> tuple[Layer, ...]:
+    """The layers of a network, in its order."""
+    found = []
+    for i, layer in enumerate(model.model):
+        sources = layer.f if isinstance(layer.f, list) else [layer.f]
+        found.append(Layer(i, type(layer).__name__, tuple(i + j if j < 0 else j for j in sources)))
+    return tuple(found)
 
 
 def layer_widths(model: Any) -> dict[str, int]:
