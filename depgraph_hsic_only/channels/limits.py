@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from depgraph_hsic_only.channels.groups import OUTPUT_MULTIPLE, ChannelGraph, WidthGroup
+from depgraph_hsic_only.channels.groups import ChannelGraph, WidthGroup
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.support.nearest import nearest
+from depgraph_hsic_only.yolo.blocks import OUTPUT_MULTIPLE
 
 _ROUND_TO = (8, 16, 32)
 

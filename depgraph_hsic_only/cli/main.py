@@ -29,7 +29,7 @@ from depgraph_hsic_only.cli.command import (
 )
 from depgraph_hsic_only.cli.completion import completion
 from depgraph_hsic_only.cli.demo import DEMO
-from depgraph_hsic_only.cli.dry_run import preview
+from depgraph_hsic_only.cli.dry_run import dry_run
 from depgraph_hsic_only.criteria import list_criteria
 from depgraph_hsic_only.errors import PruningError, one_line
 from depgraph_hsic_only.support.nearest import nearest
@@ -217,4 +217,4 @@ def _prune(words: Sequence[str]) -> None:
     if arguments.resume is not None and arguments.cfg is None:
         cfg, given = None, {**read_state(arguments.resume).settings, "trust": False, **given}
     pruner = DefaultYolov8SegPruner(cfg=cfg, **given)
-    show(preview(pruner.config) if arguments.dry_run else pruner.run(arguments.resume))
+    show(dry_run(pruner.config) if arguments.dry_run else pruner.run(arguments.resume))
