@@ -82,7 +82,7 @@ def check_reachable(graph: ChannelGraph, costs: CostModel, target: Amount, limit
     Raises:
         ConfigError: They don't, or a limit names a width that is not there; the message has what would be left.
     """
-    limits.check_names(graph)
+    limits.check_names((w.layer, w.name) for w in graph.widths)
     if target.metric != "latency":
         cost = _cost(graph, costs, target.metric)
         least = cost(smallest_widths(graph, limits)) / cost(graph.full)

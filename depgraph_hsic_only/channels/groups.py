@@ -182,6 +182,12 @@ def choose_layers(network: Any, layers: object) -> tuple[int, ...]:
     return tuple(sorted(set(chosen)))
 
 
+def chosen_widths(network: Any, layers: Sequence[int]) -> list[tuple[int, Width]]:
+    """The widths of some layers, and those that follow from them, each with the index of its layer."""
+    free = {width.name for i, width in widths_of(network) if i in layers and width.tie is None}
+    return [(i, width) for i, width in widths_of(network) if (width.tie.to if width.tie else width.name) in free]
+
+
 def trace_channels(network: Any, layers: object = "backbone") -> ChannelGraph:
     """Find the coupled channels of some layers of a network, which is left as it is.
 
@@ -193,12 +199,10 @@ def trace_channels(network: Any, layers: object = "backbone") -> ChannelGraph:
         ConfigError: `layers` are not layers of the network.
     """
     chosen = choose_layers(network, layers)
-    free = {width.name for i, width in widths_of(network) if i in chosen and width.tie is None}
-    wanted = [(i, width) for i, width in widths_of(network) if (width.tie.to if width.tie else width.name) in free]
     with torch.enable_grad():
         split = split_network(network)
         graph = _dependency_graph(split)
-        widths = [_width_group(graph, split, i, width) for i, width in wanted]
+        widths = [_width_group(graph, split, i, width) for i, width in chosen_widths(network, chosen)]
     split.train(network.training)
     return ChannelGraph(split, chosen, tuple(widths))
 

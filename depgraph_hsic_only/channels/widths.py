@@ -36,7 +36,7 @@ def uniform_widths(graph: ChannelGraph, ratio: float, limits: Limits = _NO_LIMIT
         ConfigError: A setting is out of range.
     """
     share = Amount.ratio(ratio).exact
-    limits.check_names(graph)
+    limits.check_names((w.layer, w.name) for w in graph.widths)
     widths: dict[str, int] = {}
     for width in graph.widths:
         if width.tie is None:
@@ -64,7 +64,7 @@ def threshold_widths(
         ConfigError: A setting is out of range.
     """
     least = Amount.threshold(threshold).value
-    limits.check_names(graph)
+    limits.check_names((w.layer, w.name) for w in graph.widths)
     needed = {w.name: max(int((scores[g.name] >= least).sum()) for g in w.groups) for w in graph.widths}
     full = graph.full
     for width in graph.widths:

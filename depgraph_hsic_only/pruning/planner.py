@@ -11,7 +11,7 @@ from depgraph_hsic_only.budget.allocation import allocate, check_reachable
 from depgraph_hsic_only.budget.cost_model import CostModel
 from depgraph_hsic_only.budget.sensitivity import Sensitivity, measure_sensitivity
 from depgraph_hsic_only.channels.amount import NOTHING, Amount
-from depgraph_hsic_only.channels.groups import ChannelGraph, check_layers, trace_channels
+from depgraph_hsic_only.channels.groups import ChannelGraph, check_layers, choose_layers, chosen_widths, trace_channels
 from depgraph_hsic_only.channels.limits import Limits
 from depgraph_hsic_only.channels.plan import PruningPlan
 from depgraph_hsic_only.channels.selection import make_plan, selection_stability
@@ -83,9 +83,10 @@ class Planner:
         Raises:
             ConfigError: It has no such layers, or not even the smallest widths meet the target.
         """
-        graph = trace_channels(network, self.layers)
-        self.limits.check_names(graph)
+        there = chosen_widths(network, choose_layers(network, self.layers))
+        self.limits.check_names((layer, width.name) for layer, width in there)
         if self.amount.is_target:
+            graph = trace_channels(network, self.layers)
             check_reachable(graph, CostModel(network, graph, self.imgsz), self.amount, self.limits)
 
     def score(self, network: Any, batches: Batches | None = None) -> Scored:
