@@ -105,7 +105,7 @@ class Yolov8SegPruner(abc.ABC):
         if resume is not None:
             before = read_state(resume)
             before.check_same(self.config.to_dict(), sources, Path(resume))
-            self.folder = RunFolder(Path(resume))
+            self.folder = RunFolder(Path(resume).resolve())
             state, batch = replace(state, done=before.done), before.settings["batch"]
         with (
             _told_of_shortage(self.folder),
@@ -180,7 +180,7 @@ class Yolov8SegPruner(abc.ABC):
             config = self.config
             self._evaluated[key] = validate_model(
                 model,
-                self.dataset.file(self.folder.path),
+                self.dataset.write_keys(self.folder.path),
                 Validation(imgsz_of(model, config), config.batch),
                 device=config.device,
                 workers=config.workers,

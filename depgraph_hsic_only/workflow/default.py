@@ -26,8 +26,9 @@ from depgraph_hsic_only.recovery.recover import Recovery, recover
 from depgraph_hsic_only.report.pruning_report import stability_text
 from depgraph_hsic_only.support.files import write_atomically
 from depgraph_hsic_only.support.progress import say
+from depgraph_hsic_only.training.provenance import trained_on
 from depgraph_hsic_only.training.recipe import Start
-from depgraph_hsic_only.training.train import Recipe, Trained, make_recipe, train_model, trained_on
+from depgraph_hsic_only.training.train import Recipe, Trained, make_recipe, train_model
 from depgraph_hsic_only.workflow.base import Yolov8SegPruner
 from depgraph_hsic_only.workflow.events import PruneEvent
 from depgraph_hsic_only.workflow.prune_steps import Step, keep_step, read_step
@@ -219,8 +220,9 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         self.resolve(BLOCKS[stage], kept)  # without the teacher, which another run has in its own folder
         common = {key: getattr(self.config, key) for key in ("batch", "device", "workers", "seed")}
         arguments = {**common, "imgsz": imgsz_of(model, self.config), **settings}
-        arguments["data"] = self.dataset.file(self.folder.path)
-        trained = train_model(model, self.folder.path / TRAININGS[stage], arguments, callbacks, scratch=scratch)
+        arguments["data"] = self.dataset.write_keys(self.folder.path)
+        folder = self.folder.path / TRAININGS[stage]
+        trained = train_model(model, folder, arguments, callbacks, dataset=self.dataset, scratch=scratch)
         if 0 < trained.batch < arguments["batch"]:
             self.note(f"the memory was too small for batch={arguments['batch']}: trained with batch={trained.batch}")
         return self._better(model, trained) if works else trained.model

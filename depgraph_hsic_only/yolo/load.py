@@ -11,8 +11,7 @@ from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 
 from depgraph_hsic_only.errors import CheckpointError, UnsupportedModelError
 from depgraph_hsic_only.yolo.architecture import check_yolov8, skeleton
-from depgraph_hsic_only.yolo.patches import ensure_nms
-from depgraph_hsic_only.yolo.safe_load import restricted
+from depgraph_hsic_only.yolo.patches import ensure_nms, safe_load
 
 
 def load_model(path: str | Path, *, task: str | None = "segment", trust: bool = False) -> Any:
@@ -47,7 +46,7 @@ def load_model(path: str | Path, *, task: str | None = "segment", trust: bool = 
     try:
         if from_yaml:
             skeleton(yaml_model_load(path))  # one without end must not be begun
-        with restricted(not trust):
+        with safe_load(not trust):
             yolo = YOLO(str(path))
     except Exception as error:  # a damaged pickle raises anything
         if downloadable and not path.exists():
