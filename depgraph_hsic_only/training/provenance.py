@@ -26,7 +26,8 @@ def trained_on(model: Any, dataset: Dataset) -> Mapping[str, Any] | None:
         model: A `YOLO` that was loaded from a checkpoint.
         dataset: The data set, with the same classes and the digest that the checkpoint has recorded, wherever it is
             now. Where a checkpoint has none, as those that Ultralytics alone has made, the file that it names must be
-            this data set's, or list training images of the same names and sizes.
+            this data set's, or list training images of the same names and sizes. Ultralytics may name it by a relative
+            path, which is taken from the working directory, as that of the training is not known.
 
     Returns:
         The arguments, complete and valid; None where it was trained on something else, had a teacher, who may have

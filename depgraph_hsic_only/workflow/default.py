@@ -47,7 +47,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
     _between = 0  # the cut that the fine-tuning at hand follows, where others follow it
 
     def load(self) -> Any:
-        """Load the checkpoint with Ultralytics' restricted loader, unless it is trusted.
+        """Load the checkpoint by Ultralytics' safe load, unless it is trusted.
 
         Raises:
             CheckpointError, UnsupportedModelError: It can't be used, or a teacher (`distill_model`) can't.

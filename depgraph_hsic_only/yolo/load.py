@@ -1,4 +1,4 @@
-"""Checkpoints are pickles from the internet: load them through Ultralytics' restricted loader, with clear errors."""
+"""Checkpoints are pickles from the internet: load them by Ultralytics' safe load, with clear errors."""
 
 import warnings
 from pathlib import Path
