@@ -1,10 +1,8 @@
 """What the benchmarks share: arguments, calibration images drawn by a seed, cuts by name, and one measured row."""
 
 import argparse
-import tempfile
 import warnings
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -79,10 +77,7 @@ class Bench:
         self.graph: ChannelGraph = trace_channels(self.original.model, layers)
         files = self.dataset.images("train")
         order = torch.randperm(len(files), generator=torch.Generator().manual_seed(seed)).tolist()
-        self._folder = tempfile.TemporaryDirectory()
-        listing = Path(self._folder.name) / "train.txt"
-        listing.write_text("\n".join(str(files[k]) for k in order[:images]), encoding="utf-8")
-        self._drawn = replace(self.dataset, keys={**self.dataset.keys, "train": str(listing)})
+        self._drawn = self.dataset.with_training_images(files[k] for k in order[:images])
         self.images = self._read(images)
         self._scores: dict[str, dict[str, torch.Tensor]] = {}
         self._damage: dict[str, Sensitivity] = {}

@@ -23,8 +23,9 @@ from depgraph_hsic_only import apply_plan, load_model
 from depgraph_hsic_only.channels.cut import kept_channels
 from depgraph_hsic_only.channels.plan import PruningPlan
 from depgraph_hsic_only.recovery.recover import recover
+from depgraph_hsic_only.training.provenance import trained_on
 from depgraph_hsic_only.training.recipe import Start
-from depgraph_hsic_only.training.train import Recipe, Teacher, make_recipe, train_model, trained_on
+from depgraph_hsic_only.training.train import Recipe, Teacher, make_recipe, train_model
 from depgraph_hsic_only.utils.hooks import Callbacks
 
 ARMS = "recipe,recipe/no teacher,defaults,unpruned/recipe,unpruned/defaults,smaller,smaller/loaded"
@@ -71,7 +72,7 @@ class Arms:
         settings = {**recipe.arguments, **given, "plots": False, "workers": 0, "device": "cpu"}
         folder = self.folder / f"{arm.replace('/', '-').replace(' ', '-')}-{seed}"
         scratch, callbacks = folder.with_name(f"{folder.name}-scratch"), Callbacks().with_others(recipe.callbacks)
-        best = train_model(model, folder, settings, callbacks, scratch=scratch).model
+        best = train_model(model, folder, settings, callbacks, dataset=self.bench.dataset, scratch=scratch).model
         return self.bench.validated(load_model(folder / "weights" / "last.pt")), self.bench.validated(best)
 
 

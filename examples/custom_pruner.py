@@ -33,7 +33,7 @@ class TwoAmounts(DefaultYolov8SegPruner):
     def fine_tune(self, model: Any) -> Any:
         epochs = self.config.fine_tune["epochs"]
         if epochs:
-            data, folder = self.dataset.file(self.folder.path), str(self.folder.path)
+            data, folder = self.dataset.write_keys(self.folder.path), str(self.folder.path)
             common = {key: getattr(self.config, key) for key in ("imgsz", "batch", "device", "workers", "seed")}
             mild = {"optimizer": "AdamW", "lr0": 2e-4, "warmup_bias_lr": 0.0, "mosaic": 0.0, "plots": False}
             model.train(data=data, epochs=epochs, project=folder, name="finetune", **common, **mild)

@@ -39,7 +39,7 @@ def make_forms(weights: str, folder: Path, dataset: Dataset, imgsz: int, images:
     training = dataset.images("train")
     share = min(1.0, images / len(training))
     openvino = partial(load_model(copied).export, format="openvino", imgsz=imgsz, device="cpu")
-    int8 = {"quantize": 8, "data": dataset.file(folder), "split": "train", "fraction": share}
+    int8 = {"quantize": 8, "data": dataset.write_keys(folder), "split": "train", "fraction": share}
     makers: dict[str, Callable[[], Any]] = {
         "PyTorch": lambda: copied,
         "ONNX": lambda: export_onnx(load_model(copied), folder / "model.onnx", imgsz=imgsz),
@@ -103,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
     except PruningError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    data = dataset.file(out)
+    data = dataset.write_keys(out)
     paths = {(form, model): path for model, made in forms.items() for form, path in made.items()}
     maps = {key: mask_map(path, data, args.imgsz) for key, path in paths.items()}
     latency = measure_latency({" ".join(key): run_of(path, args.imgsz) for key, path in paths.items()})

@@ -5,7 +5,9 @@ import pickle
 import runpy
 import shutil
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,13 @@ import pytest
 import torch
 import yaml
 from conftest import build
+from ultralytics import YOLO
 
 from depgraph_hsic_only import DefaultYolov8SegPruner, HsicLassoPruner, PruningError, compare, load_model
 from depgraph_hsic_only.cli import main
 from depgraph_hsic_only.data.dataset import find_dataset, labelled_batches
-from depgraph_hsic_only.yolo.safe_load import code_in_cache
+from depgraph_hsic_only.data.label_cache import code_in_cache
+from depgraph_hsic_only.yolo.patches import safe_load
 
 ROOT = Path(__file__).parents[1]
 
@@ -133,6 +137,30 @@ def test_trust_runs_it_and_the_run_goes_through(shapes: Path, tmp_path: Path, mo
     assert main(["--resume", str(tmp_path / "runs" / "run")]) == 2  # the folder can't say that it is trusted
     assert not marker.exists() and "could not be loaded" in capsys.readouterr().err
     assert main(["--resume", str(tmp_path / "runs" / "run"), "--trust"]) == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*it is trusted")
+def test_a_trusted_file_is_loaded_beside_a_training_that_stays_safe(tmp_path: Path) -> None:
+    marker, training, trusted = tmp_path / "marker", threading.Event(), threading.Event()
+    bad = hostile(tmp_path / "bad.pt", marker)
+
+    def train() -> bool:
+        """Loads as Ultralytics' trainer does, in the middle of it."""
+        with safe_load():
+            training.set()
+            assert trusted.wait(60)
+            with pytest.raises(TypeError, match="outside the supported Ultralytics checkpoint format"):
+                YOLO(str(bad))
+        return marker.exists()
+
+    with ThreadPoolExecutor() as pool:
+        found = pool.submit(train)
+        assert training.wait(60)
+        load_model(bad, trust=True)
+        assert marker.exists()
+        marker.unlink()
+        trusted.set()
+        assert not found.result(60)
 
 
 @pytest.fixture(scope="module")

@@ -151,7 +151,7 @@ def test_two_processes_at_once_both_get_it(tmp_path: Path) -> None:
 import sys, types
 from pathlib import Path
 package = sys.modules["depgraph_hsic_only"] = types.ModuleType("depgraph_hsic_only")
-package.__path__ = [{str(Path(shapes.__file__).parent)!r}]
+package.__path__ = [{str(Path(shapes.__file__).parents[1])!r}]
 from depgraph_hsic_only.data.shapes import shapes_dataset
 print("ready", flush=True)
 input()

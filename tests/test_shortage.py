@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,38 @@ def test_what_is_a_shortage_of_memory() -> None:
     for error in (MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried"), OSError(errno.ENOMEM, "")):
         assert out_of_memory(error)
     assert not out_of_memory(RuntimeError("a mistake in the shapes")) and not out_of_memory(OSError(errno.EIO, ""))
+
+
+class Killed(torch.utils.data.Dataset):
+    """Images whose loading ends the process that loads them."""
+
+    def __init__(self, by: signal.Signals) -> None:
+        self.by = by
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> None:
+        os.kill(os.getpid(), self.by)
+
+
+@pytest.mark.parametrize(
+    ("by", "memory"),
+    [
+        (signal.SIGKILL, True),  # by the kernel, which needs memory
+        (signal.SIGBUS, True),  # /dev/shm is full, as PyTorch says itself
+        (signal.SIGSEGV, False),
+        (signal.SIGABRT, False),
+    ],
+)
+def test_which_death_of_a_loading_process_is_a_shortage_of_memory(by: signal.Signals, memory: bool) -> None:
+    with pytest.raises(RuntimeError, match="DataLoader worker") as caught:
+        list(torch.utils.data.DataLoader(Killed(by), num_workers=1))
+    said, error = "", caught.value
+    while error is not None:
+        said, error = said + str(error), error.__cause__
+    assert "is killed by signal: " in said
+    assert out_of_memory(caught.value) == memory, said
 
 
 @pytest.mark.parametrize("limit", [1000, 1_000_000])

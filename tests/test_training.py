@@ -2,6 +2,7 @@
 
 import copy
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,20 +10,25 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from conftest import build
 from torch import nn
+from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
 from ultralytics.models.yolo.segment import SegmentationTrainer
 from ultralytics.nn.distill_model import DistillationModel
+from ultralytics.utils import DEFAULT_CFG_DICT
 from ultralytics.utils.dist import generate_ddp_file
-from ultralytics.utils.torch_utils import unwrap_model
+from ultralytics.utils.torch_utils import strip_optimizer, unwrap_model
 
 from depgraph_hsic_only import PruningPlan, apply_plan, load_model, plan_pruning
 from depgraph_hsic_only.channels.cut import kept_channels
 from depgraph_hsic_only.data.dataset import find_dataset
+from depgraph_hsic_only.data.shapes import shapes_dataset
 from depgraph_hsic_only.recovery.refit import head_channels, untouched_layers
+from depgraph_hsic_only.training.provenance import provenance, trained_on
 from depgraph_hsic_only.training.recipe import Start, continued, taught
-from depgraph_hsic_only.training.train import Teacher, make_recipe, train_model, trained_on
+from depgraph_hsic_only.training.train import Teacher, make_recipe, train_model
 from depgraph_hsic_only.utils.hooks import (
     MASK_MAP,
     Callbacks,
@@ -115,12 +121,21 @@ def test_the_more_was_lost_the_faster_and_the_fewer_the_images_the_smaller_the_b
 
 def test_what_was_trained_on_this_very_data_goes_on_as_it_was_trained(checkpoint: Path, shapes: Path) -> None:
     model, data = load_model(checkpoint), find_dataset(str(shapes))
-    told = {"data": f"/elsewhere/{shapes.name}", "scale": 0.2, "mosaic": 1.0, "lr0": 0.5, "flipud": 0.5}
+    told = {"data": str(shapes), "scale": 0.2, "mosaic": 1.0, "lr0": 0.5, "flipud": 0.5}
     assert trained_on(model, data) is None
     model.ckpt["train_args"] = told
     known = trained_on(model, data)
     assert known is not None and known["nbs"] == 64 and told.items() <= known.items()
-    for other in ({"data": "coco.yaml"}, {"distill_model": "teacher.pt"}, {"scale": "a"}, {"lr0": [1]}, {"batch": "b"}):
+    elsewhere = {"data": f"/elsewhere/{shapes.name}"}
+    for other in (
+        elsewhere,
+        {"data": "coco.yaml"},
+        {"data": "\0"},
+        {"distill_model": "teacher.pt"},
+        {"scale": "a"},
+        {"lr0": [1]},
+        {"batch": "b"},
+    ):
         model.ckpt["train_args"] = told | other
         assert trained_on(model, data) is None
     start = Start(200, 4, 3, kept=0.9, trained_with=known, classes=5)
@@ -142,6 +157,70 @@ def test_what_was_trained_on_this_very_data_goes_on_as_it_was_trained(checkpoint
     assert trained_on(model, data) is None
 
 
+def drawn(folder: Path, seed: int) -> Path:
+    """A data set of its own; the names of its file, of its classes and of its images are those of all others."""
+    return shapes_dataset(folder, train=16, val=6, imgsz=64, seed=seed)
+
+
+def test_data_sets_of_the_same_name_and_classes_are_told_apart(checkpoint: Path, tmp_path: Path) -> None:
+    model = load_model(checkpoint)
+    one, other = (find_dataset(drawn(tmp_path / name / "set", seed)) for name, seed in (("a", 1), ("b", 2)))
+    assert Path(one.source or "").name == Path(other.source or "").name and one.names == other.names
+    assert [image.name for image in one.images("train")] == [image.name for image in other.images("train")]
+    for digest in ({}, provenance(one)):  # a checkpoint of Ultralytics alone, and one of ours
+        model.ckpt = {"train_args": {"data": one.source}} | digest
+        assert trained_on(model, one) is not None and trained_on(model, other) is None
+    model.ckpt["train_args"]["data"] = other.source  # whatever is there by now
+    assert trained_on(model, other) is None
+
+
+def test_a_data_set_is_recognised_wherever_it_is(checkpoint: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    model, data = load_model(checkpoint), drawn(tmp_path / "set", 1)
+    told = {"train_args": {"data": str(data)}}
+    recorded = told | provenance(find_dataset(data))
+    copied = tmp_path / "copy"
+    shutil.copytree(data.parent, copied)
+    (copied / "data.yaml").unlink()
+    keys = yaml.safe_load(data.read_text()) | {"path": str(copied)}
+    (copied / "named otherwise.yaml").write_text(yaml.safe_dump(keys))
+    copies = [find_dataset(copied / "named otherwise.yaml"), find_dataset(keys)]
+    for model.ckpt in (recorded, told):  # by content, and by the images of the file that is named
+        assert all(trained_on(model, copy) is not None for copy in copies)
+    monkeypatch.chdir(data.parent)
+    model.ckpt = {"train_args": {"data": "data.yaml"}}  # as Ultralytics writes it down
+    assert trained_on(model, find_dataset("data.yaml")) is not None
+    monkeypatch.chdir(tmp_path)
+    shutil.rmtree(data.parent)
+    for model.ckpt, known in ((recorded, True), (told, False)):
+        assert all((trained_on(model, copy) is not None) == known for copy in copies)
+
+
+def test_a_checkpoint_says_what_it_was_trained_on_until_it_is_trained_elsewhere(
+    checkpoint: Path, shapes: Path, tmp_path: Path
+) -> None:
+    """What we write down survives Ultralytics' saving and loading, and doesn't its next training."""
+    data, file = find_dataset(shapes), tmp_path / "trained.pt"
+    arguments = {"epochs": 1, "batch": 8, "imgsz": 64, "workers": 0, "device": "cpu", "plots": False, "val": False}
+    ours, scratch = {**arguments, "data": data.write_keys(tmp_path)}, tmp_path / "scratch"
+    trained = train_model(load_model(checkpoint), tmp_path / "run", ours, Callbacks(), dataset=data, scratch=scratch)
+    trained.model.save(file)
+    again = YOLO(file)
+    again.save(file)
+    entry = provenance(data)
+    assert entry.items() <= again.ckpt.items() and set(again.ckpt["train_args"]) == set(DEFAULT_CFG_DICT)
+    assert trained_on(load_model(file), data) is not None
+    strip_optimizer(file)
+    assert entry.items() <= load_model(file).ckpt.items()
+
+    other = find_dataset(drawn(tmp_path / "other", 1))
+    later = load_model(file)
+    assert trained_on(later, other) is None
+    later.train(**arguments, data=other.source, project=str(tmp_path), name="later")
+    last = load_model(tmp_path / "later" / "weights" / "last.pt")
+    assert not entry.keys() & last.ckpt.keys()
+    assert trained_on(last, other) is not None and trained_on(last, data) is None
+
+
 def test_the_average_remembers_the_start(checkpoint: Path, shapes: Path, tmp_path: Path) -> None:
     """Against an average of our own, in which the start has a share of 0.4 in the end."""
     model, kept = load_model(checkpoint), []
@@ -157,7 +236,9 @@ def test_the_average_remembers_the_start(checkpoint: Path, shapes: Path, tmp_pat
     callbacks = Callbacks().with_others([*recipe.callbacks, ("on_train_start", mine), ("on_train_batch_end", mine)])
     arguments = {**recipe.arguments, "lr0": 1e-2, "data": str(shapes), "epochs": 2, "imgsz": 64, "workers": 0}
     arguments |= {"device": "cpu", "plots": False, "val": False}
-    last = train_model(model, tmp_path / "run", arguments, callbacks, scratch=tmp_path / "scratch").model
+    last = train_model(
+        model, tmp_path / "run", arguments, callbacks, dataset=find_dataset(shapes), scratch=tmp_path / "scratch"
+    ).model
     saved = last.model.state_dict()
     assert all(torch.allclose(saved[k], v, atol=1e-2, rtol=1e-2) for k, v in kept[0].items())  # in half precision
 
@@ -185,7 +266,14 @@ def test_with_several_gpus_the_processes_get_the_pruned_model_and_our_hooks(
     callbacks = Callbacks().with_others(recipe.callbacks)
     arguments = {**recipe.arguments, "data": str(shapes), "epochs": 1, "imgsz": 64, "workers": 0, "device": "cpu"}
     with pytest.raises(Handed):
-        train_model(pruned, tmp_path / "finetune", arguments, callbacks, scratch=tmp_path / "scratch")
+        train_model(
+            pruned,
+            tmp_path / "finetune",
+            arguments,
+            callbacks,
+            dataset=find_dataset(shapes),
+            scratch=tmp_path / "scratch",
+        )
     script, state = Path(files[0]), Path(files[0]).with_suffix(".pt")
     try:
         read = """
@@ -241,7 +329,9 @@ def test_a_resumed_training_takes_up_weights_optimizer_and_random_state(
 
     def train(*more: Any) -> None:
         callbacks = Callbacks().with_others([*recipe.callbacks, *(("on_train_epoch_start", f) for f in more)])
-        train_model(pruned, tmp_path / "run", arguments, callbacks, scratch=tmp_path / "scratch")
+        train_model(
+            pruned, tmp_path / "run", arguments, callbacks, dataset=find_dataset(shapes), scratch=tmp_path / "scratch"
+        )
 
     with pytest.raises(Handed):
         train(look, stop)

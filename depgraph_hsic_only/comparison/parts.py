@@ -120,9 +120,10 @@ class Part(abc.ABC):
         order = torch.randperm(len(files), generator=torch.Generator().manual_seed(self.seed)).tolist()
         listing = self.study.folder / "parts" / f"images-seed{self.seed}.txt"
         listing.parent.mkdir(parents=True, exist_ok=True)
-        text = "\n".join(str(files[k]) for k in sorted(order[:count]))
+        chosen = [files[k] for k in sorted(order[:count])]
+        text = "\n".join(map(str, chosen))
         write_atomically(listing, partial(Path.write_text, data=text, encoding="utf-8"))
-        drawn = replace(dataset, keys={**dataset.keys, "train": str(listing)})
+        drawn = dataset.with_training_images(chosen)
         return list(labelled_batches(drawn, images=count, imgsz=self._imgsz(model), batch=min(config.batch, count)))
 
     def _images(self, model: Any) -> torch.Tensor:
@@ -248,7 +249,7 @@ class Result(Part):
         config = self.study.config
         return validate_model(
             model,
-            pruner.dataset.file(pruner.folder.path),
+            pruner.dataset.write_keys(pruner.folder.path),
             Validation(self._imgsz(model), config.batch),
             device=config.device,
             workers=config.workers,

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ultralytics.data.utils import check_det_dataset
 from ultralytics.utils import ASSETS
 
-from depgraph_hsic_only.data.dataset import image_files
+from depgraph_hsic_only.data.dataset import training_images
 from depgraph_hsic_only.data.images import Images, load_images
-from depgraph_hsic_only.errors import DataError, one_line
+from depgraph_hsic_only.errors import DataError
 from depgraph_hsic_only.yolo.load import own_arguments, own_imgsz
 
 _FEW = 32  # images, below which scores of two disjoint sets of images agree poorly
@@ -34,7 +33,7 @@ def calibration_images(images: Images | None, network: Any, *, imgsz: int | None
     size = own_imgsz(network) if imgsz is None else imgsz
     source = images if images is not None else _own_images(own_arguments(network).get("data"))
     if isinstance(source, (str, Path)) and Path(source).suffix in {".yaml", ".yml"}:
-        source = _training_images(source)
+        source = training_images(source)
     found = load_images(source, size, limit=limit)
     if len(found) < _FEW:
         warnings.warn(
@@ -51,21 +50,11 @@ def in_batches(images: torch.Tensor, size: int) -> Iterator[dict[str, torch.Tens
         yield {"img": batch}
 
 
-def _training_images(data: str | Path) -> list[Path]:
-    try:
-        keys = check_det_dataset(str(data), autodownload=False)
-    except Exception as error:  # Ultralytics raises many kinds
-        raise DataError(
-            f"{data}: expected a data set's YAML, but it can't be used ({one_line(error)}); pass a folder"
-        ) from error
-    return image_files(keys["train"])
-
-
 def _own_images(data: object) -> list[Path]:
     """Training images of the data set that a checkpoint names, or Ultralytics' own photographs; never noise."""
     if data:
         try:
-            return _training_images(str(data))
+            return training_images(str(data))
         except DataError:
             pass  # not on this machine, which is the common case: a COCO checkpoint names coco.yaml
     return sorted(Path(ASSETS).glob("*.jpg"))

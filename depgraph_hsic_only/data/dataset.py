@@ -3,22 +3,24 @@
 import hashlib
 import itertools
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 from ultralytics.cfg import get_cfg
 from ultralytics.data import build_dataloader, build_yolo_dataset
-from ultralytics.data.utils import IMG_FORMATS, check_det_dataset, img2label_paths
+from ultralytics.data.utils import IMG_FORMATS, check_det_dataset
 
-from depgraph_hsic_only.data.images import is_readable
+from depgraph_hsic_only.data.images import spread
+from depgraph_hsic_only.data.labels import check_labels, label_files
 from depgraph_hsic_only.data.shapes import shapes_dataset
 from depgraph_hsic_only.errors import DataError, one_line
-from depgraph_hsic_only.yolo.safe_load import code_in_cache
 
 SHAPES = "shapes"
+_SPLITS = ("train", "val")
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,12 @@ class Dataset:
     Attributes:
         source: What Ultralytics takes as `data`: a name or a path; None where the keys were given themselves.
         keys: The resolved data set: absolute `train` and `val`, `names`, `nc`.
+        files: The image files of each split, "train" and "val", sorted.
     """
 
     source: str | None
     keys: Mapping[str, Any]
+    files: Mapping[str, tuple[Path, ...]]
 
     @property
     def names(self) -> dict[int, str]:
@@ -40,24 +44,31 @@ class Dataset:
 
     def images(self, split: str) -> list[Path]:
         """Image files of a split, "train" or "val", sorted."""
-        return image_files(self.keys[split])
+        return list(self.files[split])
 
     def digest(self) -> str:
         """A digest of the class names, the names and sizes of all images, and the content of their labels.
 
         It is the same wherever the data set lies.
         """
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         digest = hashlib.sha256(repr(sorted(self.names.items())).encode())
-        for split in ("train", "val"):
-            images = self.images(split)
-            labels = [Path(label) for label in img2label_paths([str(image) for image in images])]
-            for image, label in sorted(zip(images, labels, strict=True), key=lambda pair: pair[0].name):
+        for split in _SPLITS:
+            images = self.files[split]
+            for image, label in sorted(zip(images, label_files(images), strict=True), key=lambda pair: pair[0].name):
                 size = image.stat().st_size if image.is_file() else None
                 digest.update(f"{split}/{image.name}/{size}".encode())
                 digest.update(label.read_bytes() if label.is_file() else b"none")
         return digest.hexdigest()
 
-    def file(self, folder: Path) -> str:
+    def with_training_images(self, files: Iterable[Path]) -> "Dataset":
+        """The same data set to measure on other training images; what Ultralytics trains on is not changed by it."""
+        return replace(self, files={**self.files, "train": tuple(sorted(files))})
+
+    def write_keys(self, folder: Path) -> str:
         """What Ultralytics takes as `data`; keys that were given themselves are written to `folder`/data.yaml."""
         if self.source is not None:
             return self.source
@@ -81,21 +92,39 @@ def find_dataset(data: Any) -> Dataset:
     Raises:
         DataError: It is missing or malformed, a split has no images, or its labels hold no polygons.
     """
+    name = "data" if isinstance(data, Mapping) else str(data)
     if isinstance(data, Mapping):
+        source = None
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "data.yaml"
             base = {"path": str(Path(str(data.get("path") or ".")).expanduser().resolve())}
             file.write_text(yaml.safe_dump({**data, **base}, allow_unicode=True), encoding="utf-8")
-            keys = {k: v for k, v in _resolved(file, "data").items() if k != "yaml_file"}
-        dataset = Dataset(None, keys)
+            keys = {k: v for k, v in _resolved(file, name).items() if k != "yaml_file"}
     else:
-        source = shapes_dataset() if str(data) == SHAPES else Path(str(data)).expanduser()
-        if source.is_file():
-            source = source.resolve()  # stages run from wherever Ultralytics puts them
-        dataset = Dataset(str(source), _resolved(source, str(data)))
-    for split in ("train", "val"):
-        _check_labels(dataset, split, "data" if isinstance(data, Mapping) else str(data))
+        found = shapes_dataset() if name == SHAPES else Path(name).expanduser()
+        source = str(found.resolve() if found.is_file() else found)  # stages run from wherever Ultralytics puts them
+        keys = _resolved(Path(source), name)
+    dataset = Dataset(source, keys, {split: tuple(image_files(keys[split])) for split in _SPLITS})
+    for split, files in dataset.files.items():
+        expected = f"{name}: expected images with instance polygons in '{split}' ({keys[split]})"
+        check_labels(files, len(dataset.names), expected)
     return dataset
+
+
+def training_images(data: str | Path) -> list[Path]:
+    """Training images of the data set of a YAML, where it is on this machine: nothing is downloaded or unpacked.
+
+    Raises:
+        DataError: It is not here, or can't be used.
+    """
+    try:
+        if "://" in str(data) or Path(data).suffix not in {".yaml", ".yml"}:
+            raise FileNotFoundError("it is no YAML file on this machine")
+        return image_files(check_det_dataset(str(data), autodownload=False)["train"])
+    except Exception as error:  # Ultralytics raises many kinds
+        raise DataError(
+            f"{data}: expected a data set's YAML, but it can't be used ({one_line(error)}); pass a folder"
+        ) from error
 
 
 def _resolved(source: Path, name: str) -> dict[str, Any]:
@@ -108,7 +137,7 @@ def _resolved(source: Path, name: str) -> dict[str, Any]:
             f"{name}: expected a data set in Ultralytics' format, but it can't be used ({one_line(error)}); pass "
             "the path of its data.yaml"
         ) from error
-    missing = [split for split in ("train", "val") if not keys.get(split)]
+    missing = [split for split in _SPLITS if not keys.get(split)]
     if missing:
         raise DataError(
             f"{name}: expected the splits train and val, got no {missing[0]}; add it to the data set's YAML"
@@ -130,48 +159,6 @@ def image_files(paths: str | list[str]) -> list[Path]:
     return sorted(files)
 
 
-def _check_labels(dataset: Dataset, split: str, name: Any) -> None:
-    """Refuse a split without images or without a polygon that can be used; reading stops at the first one."""
-    files = dataset.images(split)
-    expected = f"{name}: expected images with instance polygons in '{split}' ({dataset.keys[split]})"
-    if not files:
-        raise DataError(f"{expected}, got no images; check the path in the data set's YAML")
-    labels = [Path(label) for label in img2label_paths([str(file) for file in files])]
-    for cache in {label.parent.with_suffix(".cache") for label in labels}:
-        if (code := code_in_cache(cache)) is not None:
-            raise DataError(f"{cache}: expected a label cache of Ultralytics, got one that would run {code}; remove it")
-    boxes, fault = 0, None
-    for image, label in zip(files, labels, strict=True):
-        for line in label.read_text(encoding="utf-8", errors="replace").splitlines() if label.is_file() else ():
-            columns = line.split()
-            boxes += 0 < len(columns) < 7
-            if len(columns) >= 7:
-                found = _label_fault(columns, len(dataset.names))
-                if found is None and is_readable(image):
-                    return
-                fault = fault or (f"{label}: {found}" if found else f"{image}: it is no readable image")
-    if fault is not None:
-        raise DataError(f"{expected}, got none that can be used (first {fault}); mend the labels or images")
-    if boxes:
-        raise DataError(f"{expected}, got boxes only ({boxes} lines); label outlines: class x1 y1 x2 y2 x3 y3 ...")
-    raise DataError(
-        f"{expected}, got {len(files)} images without labels; put them into a 'labels' folder beside 'images'"
-    )
-
-
-def _label_fault(columns: Sequence[str], classes: int) -> str | None:
-    """What is wrong with a polygon's line, if anything."""
-    try:
-        cls, *points = map(float, columns)
-    except ValueError:
-        return f"expected numbers, got {' '.join(columns)[:40]!r}"
-    if cls not in range(classes):
-        return f"expected a class from 0 to {classes - 1}, got {columns[0]}"
-    if len(points) % 2 or not all(0 <= point <= 1 for point in points):
-        return "expected pairs of coordinates in [0, 1]"
-    return None
-
-
 def labelled_batches(dataset: Dataset, *, images: int, imgsz: int, batch: int) -> Iterator[dict[str, Any]]:
     """Training images with their labels, letterboxed and not augmented, as Ultralytics' loaders give them.
 
@@ -182,8 +169,8 @@ def labelled_batches(dataset: Dataset, *, images: int, imgsz: int, batch: int) -
         batch: Images per batch.
     """
     args = get_cfg(overrides={"task": "segment", "imgsz": imgsz, "cache": False})
-    files = dataset.images("train")
-    chosen = [str(files[k * len(files) // min(images, len(files))]) for k in range(min(images, len(files)))]
+    files = dataset.files["train"]
+    chosen = [str(files[k]) for k in spread(len(files), images)]
     with tempfile.TemporaryDirectory() as folder:
         listing = Path(folder) / "images.txt"
         listing.write_text("\n".join(chosen), encoding="utf-8")

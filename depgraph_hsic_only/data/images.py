@@ -32,9 +32,9 @@ def load_images(images: Images, imgsz: int, *, limit: int | None = None) -> torc
         DataError: There are no readable images, or the tensor has another shape or range.
     """
     if isinstance(images, torch.Tensor):
-        return _checked(images)[_spread(len(images), limit)]
+        return _checked(images)[spread(len(images), limit)]
     files = list_images(images)
-    tensors = [t for t in (_read(files[k], imgsz) for k in _spread(len(files), limit)) if t is not None]
+    tensors = [t for t in (_read(files[k], imgsz) for k in spread(len(files), limit)) if t is not None]
     if not tensors:
         raise DataError(f"expected images, but none of {len(files)} files could be read (first {files[0]}); check them")
     return torch.stack(tensors)
@@ -63,13 +63,14 @@ def is_readable(path: Path) -> bool:
     return imread(str(path)) is not None
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower().lstrip(".") in IMG_FORMATS
-
-
-def _spread(n: int, limit: int | None) -> list[int]:
+def spread(n: int, limit: int | None) -> list[int]:
+    """Indices of at most `limit` of `n` things, evenly spaced; None for all."""
     count = n if limit is None else min(n, limit)
     return [k * n // count for k in range(count)] if count else []
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower().lstrip(".") in IMG_FORMATS
 
 
 def _checked(images: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,8 @@ _TORCH_WRITES = ("PytorchStreamWriter failed", "unexpected pos")  # what torch.s
 _MEMORY = (
     *("out of memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED"),  # GPUs
     *("can't allocate memory", "Insufficient memory", "bad allocation", "std::bad_alloc"),  # PyTorch, OpenCV, ONNX
-    *("out of shared memory", "killed by signal"),  # processes that load data
+    # Processes that load data: a full /dev/shm, and the kernel, which kills what needs most. Other signals are faults.
+    *("out of shared memory", "killed by signal: Killed"),
 )
 
 
@@ -20,8 +21,13 @@ def storage_reason(error: BaseException | None) -> str | None:
     return None
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error tells that the memory, a GPU's or the machine's, was not enough."""
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or one that it was raised from, tells that the memory, a GPU's or the machine's, is too small.
+
+    PyTorch's loaders say "exited unexpectedly", and how only in the error before.
+    """
+    if error is None:
+        return False
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
-    return any(words.lower() in str(error).lower() for words in _MEMORY)
+    return any(words.lower() in str(error).lower() for words in _MEMORY) or out_of_memory(error.__cause__)

@@ -17,6 +17,9 @@ from depgraph_hsic_only.support.nearest import nearest
 from depgraph_hsic_only.support.progress import current
 from depgraph_hsic_only.training.results import MASK_MAP, measured, read_epochs
 
+Hook = tuple[str, Callable[[Any], object]]
+"""An event and the function that is called at it."""
+
 PRUNE_EVENTS = ("on_prune_start", "on_prune_end")
 _SHARE_OF_START, _LONGEST_DECAY = 0.4, 0.998
 _SHIFT = 1.0  # SiLU is never below -0.28
@@ -24,17 +27,20 @@ _TRAINING = "epochs"
 
 
 class Callbacks:
-    """Users' functions by event: Ultralytics' training events and this package's own."""
+    """Users' functions by event: Ultralytics' training events and this package's own.
 
-    def __init__(self) -> None:
-        self._functions: list[tuple[str, Callable[[Any], object]]] = []
+    Args:
+        hooks: Pairs of an event and a function, as `add` takes them.
+    """
 
-    def with_others(self, others: Iterable[tuple[str, Callable[[Any], object]]]) -> "Callbacks":
-        """These functions and others, as (event, function); these are left as they are."""
-        both = Callbacks()
-        for event, function in (*self._functions, *others):
-            both.add(event, function)
-        return both
+    def __init__(self, hooks: Iterable[Hook] = ()) -> None:
+        self._hooks: list[Hook] = []
+        for event, function in hooks:
+            self.add(event, function)
+
+    def with_others(self, others: Iterable[Hook]) -> "Callbacks":
+        """These functions and others; these are left as they are."""
+        return Callbacks((*self._hooks, *others))
 
     def add(self, event: str, function: Callable[[Any], object]) -> None:
         """Call `function` at every `event` from now on.
@@ -50,17 +56,17 @@ class Callbacks:
         known = [*PRUNE_EVENTS, *default_callbacks]
         if event not in known:
             raise ConfigError(f"callback: expected an event such as on_prune_end, got {event!r}{nearest(event, known)}")
-        self._functions.append((event, function))
+        self._hooks.append((event, function))
 
     def attach(self, model: Any) -> None:
         """Register the functions of Ultralytics' events with a `YOLO`."""
-        for event, function in self._functions:
+        for event, function in self._hooks:
             if event not in PRUNE_EVENTS:
                 model.add_callback(event, function)
 
     def fire(self, event: str, argument: Any) -> None:
         """Call the functions of one of this package's events."""
-        for name, function in self._functions:
+        for name, function in self._hooks:
             if name == event:
                 function(argument)
 

@@ -1,37 +1,36 @@
 """Training by Ultralytics: of a copy, so that nothing is lost, and with the best epoch by mask mAP as the result."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ultralytics import YOLO
-from ultralytics.cfg import get_cfg
-from ultralytics.utils import DEFAULT_CFG_DICT
 from ultralytics.utils.torch_utils import strip_optimizer
 
 from depgraph_hsic_only.channels.cut import Kept
-from depgraph_hsic_only.data.dataset import Dataset, same_classes
+from depgraph_hsic_only.data.dataset import Dataset
 from depgraph_hsic_only.recovery.refit import head_channels, untouched_layers
 from depgraph_hsic_only.support.files import write_atomically
 from depgraph_hsic_only.support.progress import say
 from depgraph_hsic_only.training.callbacks import (
     TRAINING_PROGRESS,
     Callbacks,
+    Hook,
     IdentityProjectors,
     KeepBest,
     keep_statistics,
     remember_start,
 )
+from depgraph_hsic_only.training.provenance import provenance
 from depgraph_hsic_only.training.recipe import Start, continued, taught
 from depgraph_hsic_only.training.results import MASK_MAP, read_epochs
 from depgraph_hsic_only.training.snapshot import Snapshot, TakeSnapshot, order_by_epoch
 from depgraph_hsic_only.yolo.load import load_model
-from depgraph_hsic_only.yolo.patches import patient_nms
-from depgraph_hsic_only.yolo.safe_load import restricted
+from depgraph_hsic_only.yolo.patches import patient_nms, safe_load
 
-_FREE = ("data", "device", "workers", "batch", "distill_model")  # what may have changed since a training began
+_CHANGEABLE_ON_RESUME = ("data", "device", "workers", "batch", "distill_model")  # where it runs, and where files are
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,29 +62,7 @@ class Recipe:
     """
 
     arguments: Mapping[str, Any]
-    callbacks: tuple[tuple[str, Callable[[Any], object]], ...]
-
-
-def trained_on(model: Any, dataset: Dataset) -> Mapping[str, Any] | None:
-    """The train arguments of a `YOLO` that was trained on a data set, by the word of its checkpoint.
-
-    Args:
-        model: A `YOLO` that was loaded from a checkpoint.
-        dataset: The data set: a file of the same name, wherever it is now, with the same classes.
-
-    Returns:
-        The arguments, complete and valid; None where it was trained on something else, had a teacher, who may have
-        known more, or doesn't say.
-    """
-    told = (model.ckpt or {}).get("train_args")
-    if not isinstance(told, dict) or dataset.source is None or not same_classes(model.names, dataset.names):
-        return None
-    try:
-        arguments = vars(get_cfg(overrides={key: told[key] for key in DEFAULT_CFG_DICT if key in told}))
-    except Exception:  # whatever Ultralytics raises for values that it can't use: a checkpoint may say anything
-        return None
-    same = Path(str(arguments["data"])).name == Path(dataset.source).name
-    return arguments if same and arguments["distill_model"] is None else None
+    callbacks: tuple[Hook, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +90,7 @@ def make_recipe(network: Any, start: Start, teacher: Teacher | None = None) -> R
             case where it was trained on this data set.
     """
     arguments = continued(start)
-    callbacks: list[tuple[str, Callable[[Any], object]]] = []
+    callbacks: list[Hook] = []
     if teacher is not None and start.trained_with is None:
         untouched: list[int] = []
         channels: tuple[tuple[int, ...] | None, ...] = (None,) * len(network.model[-1].f)
@@ -128,7 +105,7 @@ def make_recipe(network: Any, start: Start, teacher: Teacher | None = None) -> R
 
 
 def train_model(
-    model: Any, folder: Path, arguments: Mapping[str, Any], callbacks: Callbacks, *, scratch: Path
+    model: Any, folder: Path, arguments: Mapping[str, Any], callbacks: Callbacks, *, dataset: Dataset, scratch: Path
 ) -> Trained:
     """Train a copy of a `YOLO`; the model itself is left as it is.
 
@@ -139,6 +116,7 @@ def train_model(
         folder: The training's folder, which Ultralytics writes, and removes what it finds in it.
         arguments: Ultralytics train arguments, without those of the folder.
         callbacks: Called at Ultralytics' events.
+        dataset: What the argument `data` stands for: the resulting checkpoint says so (see `provenance.py`).
         scratch: Folder for what the training goes on from when it is cut off: its snapshot, and the best checkpoint.
             It is made where it is missing, and is the caller's to remove when the result is safe.
 
@@ -147,16 +125,16 @@ def train_model(
     """
     scratch.mkdir(parents=True, exist_ok=True)
     best, state = KeepBest(scratch / "best.pt"), scratch / "snapshot.pt"
-    # what is told of is on the disk by then
-    keep: list[tuple[str, Callable[[Any], object]]] = [
-        ("on_train_epoch_start", order_by_epoch),
-        ("on_model_save", TakeSnapshot(state)),
-        ("on_model_save", best),
-        *TRAINING_PROGRESS,
-    ]
-    callbacks = callbacks.with_others(keep)
+    callbacks = callbacks.with_others(
+        [
+            ("on_train_epoch_start", order_by_epoch),
+            ("on_model_save", TakeSnapshot(state)),
+            ("on_model_save", best),
+            *TRAINING_PROGRESS,  # what is told of is on the disk by then
+        ]
+    )
     snapshot = Snapshot.read(state)
-    with patient_nms(), restricted():
+    with patient_nms(), safe_load():
         if snapshot is None:
             best.file.unlink(missing_ok=True)
             trainee = copy.deepcopy(model)
@@ -167,9 +145,9 @@ def train_model(
     scores = [epoch.get(MASK_MAP) for epoch in read_epochs(folder)]
     known = [score for score in scores if score is not None]
     kept, result = best.file if known else folder / "weights" / "last.pt", scratch / "result.pt"
-    with restricted():
+    with safe_load():
         YOLO(str(kept))  # refuses code in it, which the next line would run
-    write_atomically(result, lambda temporary: strip_optimizer(kept, str(temporary)))
+    write_atomically(result, lambda temporary: strip_optimizer(kept, str(temporary), provenance(dataset)))
     epoch = 1 + scores.index(max(known)) if known else len(scores)
     trained = load_model(result)
     return Trained(trained, epoch, len(scores), scores[-1], int(trained.ckpt["train_args"]["batch"]))
@@ -186,5 +164,5 @@ def _go_on(
     if left > 0:
         trainee = YOLO(str(last))
         callbacks.with_others([("on_train_start", snapshot)]).attach(trainee)
-        again = {key: value for key, value in arguments.items() if key in _FREE}
+        again = {key: value for key, value in arguments.items() if key in _CHANGEABLE_ON_RESUME}
         trainee.train(resume=True, save_dir=str(folder), **again)

@@ -190,7 +190,7 @@ class Yolov8SegPruner(abc.ABC):
         """
         config = self.config
         made = RunFolder.create(config.project, config.name, exist_ok=config.exist_ok) if path is None else None
-        self._folder = made or RunFolder(Path(path or ""))
+        self._folder = made or RunFolder(Path(path or "").resolve())
         self._checkpoints = Checkpoints(self._folder)
         return self._folder
 
@@ -225,7 +225,7 @@ class Yolov8SegPruner(abc.ABC):
             config = self.config
             self._evaluated[key] = validate_model(
                 model,
-                self.dataset.file(self.folder.path),
+                self.dataset.write_keys(self.folder.path),
                 Validation(self.imgsz_of(model), config.batch),
                 device=config.device,
                 workers=config.workers,

@@ -24,8 +24,9 @@ from depgraph_hsic_only.report.pruning_report import PruningReport, stability_te
 from depgraph_hsic_only.report.stage import FINE_TUNED, TRAINED, Stage
 from depgraph_hsic_only.support.files import write_atomically
 from depgraph_hsic_only.support.progress import say
+from depgraph_hsic_only.training.provenance import trained_on
 from depgraph_hsic_only.training.recipe import Start
-from depgraph_hsic_only.training.train import Recipe, Teacher, Trained, make_recipe, train_model, trained_on
+from depgraph_hsic_only.training.train import Recipe, Teacher, Trained, make_recipe, train_model
 from depgraph_hsic_only.workflow.base import Yolov8SegPruner
 from depgraph_hsic_only.workflow.events import PruneEvent
 from depgraph_hsic_only.workflow.prune_steps import FineTuning, Step, epochs_of, keep_step, read_step
@@ -51,7 +52,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
     tuning: FineTuning | None = None
 
     def load(self) -> Any:
-        """Load the checkpoint with Ultralytics' restricted loader, unless it is trusted.
+        """Load the checkpoint by Ultralytics' safe load, unless it is trusted.
 
         Raises:
             CheckpointError, UnsupportedModelError: It can't be used, or a teacher (`distill_model`) can't.
@@ -258,8 +259,8 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         self.resolve(str(stage.block), kept)  # without the teacher, which another run has in its own folder
         common = {key: getattr(self.config, key) for key in ("batch", "device", "workers", "seed")}
         arguments = {**common, "imgsz": self.imgsz_of(model), **settings}
-        arguments["data"] = self.dataset.file(self.folder.path)
-        trained = train_model(model, self.folder.path / folder, arguments, callbacks, scratch=scratch)
+        arguments["data"], place = self.dataset.write_keys(self.folder.path), self.folder.path / folder
+        trained = train_model(model, place, arguments, callbacks, dataset=self.dataset, scratch=scratch)
         if 0 < trained.batch < arguments["batch"]:
             self.note(f"the memory was too small for batch={arguments['batch']}: trained with batch={trained.batch}")
         return self._better(model, trained, last=folder == stage.folder) if works else trained.model

@@ -2,34 +2,46 @@
 
 import csv
 import io
+import itertools
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
-from ultralytics.utils.files import increment_path
 
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.support.files import temporary_name, write_atomically
 
 
+@dataclass(frozen=True)
 class RunFolder:
     """The files of one run under one folder.
 
     Attributes:
         path: The folder, absolute: Ultralytics puts relative projects under a folder of its own.
-        weights: Folder of the checkpoints and exports.
-        plots: Folder of the figures.
-        scratch: Folder of what an unfinished stage goes on from; not there when a run is complete.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path.resolve()
-        self.weights, self.plots, self.scratch = (self.path / name for name in ("weights", "plots", "resume"))
+    path: Path
+
+    @property
+    def weights(self) -> Path:
+        """Folder of the checkpoints and exports."""
+        return self.path / "weights"
+
+    @property
+    def plots(self) -> Path:
+        """Folder of the figures."""
+        return self.path / "plots"
+
+    @property
+    def scratch(self) -> Path:
+        """Folder of what an unfinished stage goes on from; not there when a run is complete."""
+        return self.path / "resume"
 
     @classmethod
     def create(cls, project: str | Path, name: str, *, exist_ok: bool = False) -> "RunFolder":
@@ -40,7 +52,7 @@ class RunFolder:
         """
         wanted = Path(project).expanduser().resolve() / name
         while True:
-            folder = cls(increment_path(wanted, exist_ok=exist_ok))
+            folder = cls(wanted if exist_ok else _first_free(wanted))
             try:
                 folder.path.mkdir(parents=True, exist_ok=exist_ok)
                 break
@@ -116,6 +128,13 @@ class RunFolder:
         """Write a `YOLO` as a checkpoint of that name under `weights` and return its path."""
         write_atomically(self.weights / name, model.save)
         return self.weights / name
+
+
+def _first_free(wanted: Path) -> Path:
+    """A path where nothing is yet: "exp", else "exp-2", "exp-3" ..., and "exp-2.txt" beside a file "exp.txt"."""
+    base, suffix = (wanted.with_suffix(""), wanted.suffix) if wanted.is_file() else (wanted, "")
+    numbered = (Path(f"{base}-{number}{suffix}") for number in itertools.count(2))
+    return next(path for path in itertools.chain([wanted], numbered) if not path.exists())
 
 
 def _unusable(path: Path, error: OSError) -> ConfigError:

@@ -18,7 +18,7 @@ from ultralytics.nn.tasks import DetectionModel, SegmentationModel, parse_model
 
 from depgraph_hsic_only.errors import UnsupportedModelError, one_line
 from depgraph_hsic_only.yolo.blocks import BLOCKS, block_of, sources, widths_of
-from depgraph_hsic_only.yolo.safe_load import restricted
+from depgraph_hsic_only.yolo.patches import safe_load
 
 _SCALING = ("scales", "scale", "width_multiple", "depth_multiple")  # YAML keys that would scale explicit widths again
 _MOST_REPEATS, _MOST_PARAMETERS = 100, 10**9  # YOLOv8x has 6 and 72 million
@@ -104,7 +104,7 @@ def skeleton(yaml: dict[str, Any]) -> tuple[nn.Sequential, list[int]]:
     """
     if (most := max(_repeats(yaml), default=0)) > _MOST_REPEATS:
         raise UnsupportedModelError(f"expected at most {_MOST_REPEATS} repeats of a layer, got {most:g}")
-    with restricted(), torch.device("meta"):  # an activation in the YAML would be evaluated
+    with safe_load(), torch.device("meta"):  # an activation in the YAML would be evaluated
         layers, read = parse_model(copy.deepcopy(yaml), ch=yaml.get("channels", 3), verbose=False)
     if (count := sum(parameter.numel() for parameter in layers.parameters())) > _MOST_PARAMETERS:
         raise UnsupportedModelError(f"expected at most {_MOST_PARAMETERS:g} parameters, got {count:g}")

@@ -1,4 +1,4 @@
-"""Checkpoints are pickles from the internet: load them through Ultralytics' restricted loader, with clear errors."""
+"""Checkpoints are pickles from the internet: load them by Ultralytics' safe load, with clear errors."""
 
 import warnings
 from pathlib import Path
@@ -13,8 +13,7 @@ from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 
 from depgraph_hsic_only.errors import CheckpointError, UnsupportedModelError
 from depgraph_hsic_only.yolo.architecture import check_architecture, skeleton
-from depgraph_hsic_only.yolo.patches import ensure_nms
-from depgraph_hsic_only.yolo.safe_load import restricted
+from depgraph_hsic_only.yolo.patches import ensure_nms, safe_load
 
 
 def load_model(path: str | Path, *, task: str | None = "segment", trust: bool = False) -> Any:
@@ -49,7 +48,7 @@ def load_model(path: str | Path, *, task: str | None = "segment", trust: bool = 
     try:
         if from_yaml:
             skeleton(yaml_model_load(path))  # one without end must not be begun
-        with restricted(not trust):
+        with safe_load(not trust):
             yolo = YOLO(str(path))
     except Exception as error:  # a damaged pickle raises anything
         if downloadable and not path.exists():

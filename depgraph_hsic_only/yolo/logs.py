@@ -1,18 +1,16 @@
 """What Ultralytics says goes into the log of a run instead of over its display, and beside the answer of a command."""
 
-import functools
 import logging
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
-from ultralytics.utils import LOGGER, TQDM, remove_colorstr
+from ultralytics.utils import LOGGER, remove_colorstr
 
 from depgraph_hsic_only.support.progress import Display
-
-_SECONDS = 60.0  # between two states of a bar in the log
+from depgraph_hsic_only.yolo.patches import bars_in_file
 
 
 @contextmanager
@@ -30,7 +28,8 @@ def run_display(stages: int, log: Path, *, verbose: bool) -> Iterator[Display]:
         display.log = file
         stack.enter_context(_heard(_Written(file)))
         if not verbose:
-            stack.enter_context(_silenced(file))
+            stack.enter_context(_silenced())
+            stack.enter_context(bars_in_file(file))
             stack.enter_context(_heard(_Warnings(display)))
         yield display
 
@@ -59,29 +58,20 @@ def _heard(handler: logging.Handler) -> Iterator[None]:
 
 
 @contextmanager
-def _silenced(file: TextIO) -> Iterator[None]:
-    """Ultralytics writes nothing to the terminal; its bars go into the file, a line now and then."""
+def _silenced() -> Iterator[None]:
+    """Ultralytics' logger writes nothing to the terminal."""
     streams = [h for h in LOGGER.handlers if type(h) is logging.StreamHandler]
-    begin = TQDM.__init__
 
-    @functools.wraps(begin)
-    def begin_in_file(bar: Any, *args: Any, **settings: Any) -> None:
-        begin(bar, *args, **{**settings, "file": file, "disable": True})
-        bar.disable, bar.noninteractive, bar.mininterval = settings.get("disable") or False, True, _SECONDS
+    def nothing(_: logging.LogRecord) -> bool:  # one of its own for each run: another's end takes away another's
+        return False
 
     for handler in streams:
-        handler.addFilter(_nothing)
-    TQDM.__init__ = begin_in_file
+        handler.addFilter(nothing)
     try:
         yield
     finally:
-        TQDM.__init__ = begin
         for handler in streams:
-            handler.removeFilter(_nothing)
-
-
-def _nothing(_: logging.LogRecord) -> bool:
-    return False
+            handler.removeFilter(nothing)
 
 
 class _Written(logging.Handler):

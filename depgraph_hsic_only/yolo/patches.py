@@ -1,38 +1,156 @@
-"""A stand-in for torchvision where its compiled part can't load, and the time that NMS in Python takes.
+"""What is changed in other libraries, all of it, and undone when the last one who needs it is through.
+
+A change of a global is seen by all threads. So none is made for one of them: what is put in place asks, whenever it is
+used, what holds for the thread that uses it, and no lock is held but for the moment of putting it in place.
 
 Ultralytics imports torchvision in every validator, predictor and NMS export for one function, `torchvision.ops.nms`.
 Beside a torch build that it was not compiled for (CPU torch with a CUDA torchvision, say) the import fails with
-"operator torchvision::nms does not exist". Ultralytics has the same function in Python, so that takes its place.
+"operator torchvision::nms does not exist". Ultralytics has the same function in Python, so that takes its place: the
+one change that stays, since what was imported with it stays too.
 """
 
 import functools
 import importlib.machinery
 import importlib.metadata
+import os
 import sys
+import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextvars import ContextVar
 from types import ModuleType
+from typing import Any, TextIO
 
-from ultralytics.utils import nms
+from ultralytics.nn import tasks
+from ultralytics.utils import TQDM, nms
 from ultralytics.utils.nms import TorchNMS
 
 _SECONDS_PER_IMAGE = 2.0
+_SECONDS_PER_LINE = 60.0  # between two states of a bar in a file
+_SAFE_LOAD = "ULTRALYTICS_SAFE_LOAD"  # what Ultralytics reads at its import, so in the processes that it starts
 
 
+class _Shared:
+    """A change that is in place while anybody needs it, however their contexts nest and overlap.
+
+    Args:
+        change: Makes it, and undoes it at the end of its own context.
+    """
+
+    def __init__(self, change: Callable[[], AbstractContextManager[None]]) -> None:
+        self._change, self._users = change, 0
+        self._made, self._lock = ExitStack(), threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._users == 0:
+                self._made.enter_context(self._change())
+            self._users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                self._made.close()
+
+
+@_Shared
 @contextmanager
-def patient_nms() -> Iterator[None]:
+def _patience() -> Iterator[None]:
+    hasty = nms.non_max_suppression
+    nms.non_max_suppression = functools.partial(hasty, max_time_img=_SECONDS_PER_IMAGE)
+    yield
+    nms.non_max_suppression = hasty
+
+
+def patient_nms() -> AbstractContextManager[None]:
     """Give Ultralytics' validators time for NMS.
 
     After 2 s and 0.05 s an image they leave the rest of a batch without detections, with a warning in the log and a mAP
     that is too low: a busy machine is enough for that where NMS runs in Python.
     """
-    hasty = nms.non_max_suppression
-    nms.non_max_suppression = functools.partial(hasty, max_time_img=_SECONDS_PER_IMAGE)
+    return _patience
+
+
+_safe: ContextVar[bool | None] = ContextVar("safe", default=None)  # None outside of any `safe_load`
+
+
+class _SafeHere:
+    """Stands for Ultralytics' flag, of which only the truth is asked: what holds in the thread that asks.
+
+    Args:
+        elsewhere: What holds outside of any `safe_load`.
+    """
+
+    def __init__(self, elsewhere: bool) -> None:
+        self._elsewhere = elsewhere
+
+    def __bool__(self) -> bool:
+        safe = _safe.get()
+        return self._elsewhere if safe is None else safe
+
+
+@_Shared
+@contextmanager
+def _safe_by_thread() -> Iterator[None]:
+    flag, variable = tasks.SAFE_LOAD, os.environ.get(_SAFE_LOAD)
+    tasks.SAFE_LOAD, os.environ[_SAFE_LOAD] = _SafeHere(bool(flag)), "1"
+    yield
+    tasks.SAFE_LOAD = flag
+    if variable is None:
+        del os.environ[_SAFE_LOAD]
+    else:
+        os.environ[_SAFE_LOAD] = variable
+
+
+@contextmanager
+def safe_load(on: bool = True) -> Iterator[None]:
+    """Make Ultralytics load tensors and known classes only: in this thread, and in processes started meanwhile.
+
+    The same mode keeps it from evaluating what a model's YAML calls its activation, in a checkpoint too. `YOLO(path)`,
+    its trainers and `parse_model` have no argument for that, and read a global.
+
+    Args:
+        on: False for the opposite: whatever a file holds is run. It holds for this thread alone: other threads load as
+            they would without it, and processes load safely in any case.
+    """
+    token = _safe.set(on)
     try:
-        yield
+        with _safe_by_thread:
+            yield
     finally:
-        nms.non_max_suppression = hasty
+        _safe.reset(token)
+
+
+_files: list[TextIO] = []  # of `bars_in_file`, the innermost last
+
+
+@_Shared
+@contextmanager
+def _bars_by_line() -> Iterator[None]:
+    begin = TQDM.__init__
+
+    @functools.wraps(begin)
+    def begin_in_file(bar: Any, *args: Any, **settings: Any) -> None:
+        begin(bar, *args, **{**settings, "file": _files[-1], "disable": True})
+        bar.disable, bar.noninteractive = settings.get("disable") or False, True
+        bar.mininterval = _SECONDS_PER_LINE
+
+    TQDM.__init__ = begin_in_file
+    yield
+    TQDM.__init__ = begin
+
+
+@contextmanager
+def bars_in_file(file: TextIO) -> Iterator[None]:
+    """Ultralytics' progress bars go into a file, a line now and then; of nested files, into the innermost."""
+    _files.append(file)
+    try:
+        with _bars_by_line:
+            yield
+    finally:
+        _files.remove(file)
 
 
 def ensure_nms() -> bool:

@@ -1,0 +1,66 @@
+"""Which data set a checkpoint was trained on: by the digest of its content, or by what Ultralytics writes down."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ultralytics.cfg import get_cfg
+from ultralytics.utils import DEFAULT_CFG_DICT
+
+from depgraph_hsic_only.data.dataset import Dataset, same_classes, training_images
+
+# Beside Ultralytics' keys of a checkpoint, not among its train arguments, of which it strips those that it doesn't
+# know. `YOLO.save` keeps it, and Ultralytics' next training, which may be on something else, leaves it out.
+_KEY = "depgraph_hsic_only"
+
+
+def provenance(dataset: Dataset) -> dict[str, Any]:
+    """What a checkpoint is to say of the data set that it was trained on, as entries of the file."""
+    return {_KEY: {"data": dataset.digest()}}
+
+
+def trained_on(model: Any, dataset: Dataset) -> Mapping[str, Any] | None:
+    """The train arguments of a `YOLO` that was trained on a data set, by the word of its checkpoint.
+
+    Args:
+        model: A `YOLO` that was loaded from a checkpoint.
+        dataset: The data set, with the same classes and the digest that the checkpoint has recorded, wherever it is
+            now. Where a checkpoint has none, as those that Ultralytics alone has made, the file that it names must be
+            this data set's, or list training images of the same names and sizes. Ultralytics may name it by a relative
+            path, which is taken from the working directory, as that of the training is not known.
+
+    Returns:
+        The arguments, complete and valid; None where it was trained on something else, had a teacher, who may have
+        known more, or doesn't say.
+    """
+    checkpoint = model.ckpt or {}
+    told = checkpoint.get("train_args")
+    if not isinstance(told, dict) or not same_classes(model.names, dataset.names):
+        return None
+    try:
+        arguments = vars(get_cfg(overrides={key: told[key] for key in DEFAULT_CFG_DICT if key in told}))
+    except Exception:  # whatever Ultralytics raises for values that it can't use: a checkpoint may say anything
+        return None
+    if arguments["distill_model"] is not None:
+        return None
+    recorded = checkpoint.get(_KEY)
+    digest = recorded.get("data") if isinstance(recorded, dict) else None
+    same = _names(arguments["data"], dataset) if digest is None else digest == dataset.digest()
+    return arguments if same else None
+
+
+def _names(named: object, dataset: Dataset) -> bool:
+    """Whether what a checkpoint names is the file of a data set, or one with the same training images."""
+    if named is None:
+        return False
+    try:
+        own = dataset.keys.get("yaml_file")
+        if own is not None and Path(str(named)).resolve() == Path(own).resolve():
+            return True
+        return _listed(training_images(str(named))) == _listed(dataset.images("train"))
+    except (OSError, ValueError):  # `DataError`s too: what is named is not on this machine, or no path at all
+        return False
+
+
+def _listed(images: list[Path]) -> list[tuple[str, int]]:
+    return sorted((image.name, image.stat().st_size) for image in images if image.is_file())
