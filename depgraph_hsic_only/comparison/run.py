@@ -160,7 +160,7 @@ def _short(value: object) -> str:
 
 def _done(study: Study, do: Backend) -> dict[str, str]:
     """Do all parts that are not done, each kind after those that it needs."""
-    by_target = any(amount.target for amount in study.amounts)
+    by_target = any(amount.is_target for amount in study.amounts)
     scored = list(dict.fromkeys([*([REFERENCE] if by_target else []), *study.criteria]))
     stages: list[list[Part]] = [
         [Scores(study, seed, criterion) for seed in study.seeds for criterion in scored],
