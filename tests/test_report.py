@@ -19,10 +19,10 @@ from ultralytics import YOLO
 
 from depgraph_hsic_only import DataError, DefaultYolov8SegPruner, PruningReport, RunReport, load_model, prune
 from depgraph_hsic_only.data.dataset import find_dataset
-from depgraph_hsic_only.evaluation.agreement import agreement, compare_models
+from depgraph_hsic_only.evaluation.agreement import measure_agreement, panoptic_quality
 from depgraph_hsic_only.evaluation.bootstrap import Matches, draws_for_deviation
 from depgraph_hsic_only.evaluation.latency import measure_latency
-from depgraph_hsic_only.evaluation.validation import ClassMetrics, Validation, validate_model
+from depgraph_hsic_only.evaluation.validation import Accuracy, ClassMetrics, Validation, validate_model
 from depgraph_hsic_only.report.page import render_html, write_html
 from depgraph_hsic_only.report.stages import StageReport
 from depgraph_hsic_only.report.warnings import find_warnings, headline
@@ -35,9 +35,9 @@ NOTHING = {"torch": None, "onnxruntime": None}
 
 def stage(name: str = "pruned", mask: float | None = 0.4, ms: float | None = 10.0, **more: Any) -> StageReport:
     latency = {"torch": None, "onnxruntime": ms}
-    return StageReport(
-        name, 1.0, **{"parameters": 100, "gmacs": 1.0, "map50_95_mask": mask, "latency_ms": latency, **more}
-    )
+    metrics = {} if mask is None else {"mask": Accuracy(map50=0.6, map50_95=mask)}
+    given = {"parameters": 100, "gmacs": 1.0, "metrics": metrics, "latency_ms": latency, **more}
+    return StageReport(name, 1.0, **given)
 
 
 def spread(low: float, high: float) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def test_headline(before: StageReport, after: StageReport, expected: str) -> Non
 
 
 def classes(*rows: tuple[str, int, float]) -> dict[str, Any]:
-    return {"classes": tuple(ClassMetrics(name, instances, 0.5, mask) for name, instances, mask in rows)}
+    return {"classes": tuple(ClassMetrics(name, count, {"box": 0.5, "mask": mask}) for name, count, mask in rows)}
 
 
 def details(**figures: Any) -> dict[str, Any]:
@@ -97,8 +97,8 @@ def details(**figures: Any) -> dict[str, Any]:
             ["2 classes have lost at least 0.1 of mask mAP50-95: dog 0.500 → 0.000 on 40 instances; cat 0.500 → 0.25"],
         ),
         (stage(**classes(("cat", 3, 0.25))), ["on 3 instances, too few to tell."]),
-        (stage(resampled_mask=(0.38, 0.42)), ["155 images: the result's mask mAP50-95 is good to about ±0.040"]),
-        (stage(resampled_mask=(0.4, 0.401)), []),
+        (stage(resampled=(0.38, 0.42)), ["155 images: the result's mask mAP50-95 is good to about ±0.040"]),
+        (stage(resampled=(0.4, 0.401)), []),
         (
             stage(**details(recovery={"method": "bn", "images": 64})),
             ["recovered on 64 images only (set calibration.images higher)"],
@@ -119,8 +119,8 @@ def test_warnings(after: StageReport, expected: list[str]) -> None:
 
 
 def test_a_change_is_judged_on_the_same_draws() -> None:
-    before = stage("baseline", resampled_mask=(0.30, 0.40, 0.50))
-    after = stage(resampled_mask=(0.29, 0.39, 0.49))
+    before = stage("baseline", resampled=(0.30, 0.40, 0.50))
+    after = stage(resampled=(0.29, 0.39, 0.49))
     assert "its change to about ±0.000" in find_warnings((before, after), {"val": 9})[0]
 
 
@@ -153,15 +153,15 @@ def test_agreement_is_the_panoptic_quality() -> None:
     three = boxes((0, 10, 0, 10), (10, 20, 0, 10), (0, 10, 10, 20))
     moved = boxes((0, 10, 0, 9), (10, 20, 0, 10))
     names = ["cat", "dog", "dog"]
-    assert agreement(names, three, names, three) == 1.0
-    assert agreement([], boxes(), [], boxes()) == 1.0
-    assert agreement(names, three, [], boxes()) == agreement([], boxes(), names, three) == 0.0
+    assert panoptic_quality(names, three, names, three) == 1.0
+    assert panoptic_quality([], boxes(), [], boxes()) == 1.0
+    assert panoptic_quality(names, three, [], boxes()) == panoptic_quality([], boxes(), names, three) == 0.0
     expected = (0.9 + 1.0) / 2.5  # two match with IoU 0.9 and 1, one of three is left
-    assert agreement(names, three, ["cat", "dog"], moved) == pytest.approx(expected)
-    assert agreement(["cat", "dog"], moved, names, three) == pytest.approx(expected)
-    assert agreement(names, three, ["cow", "dog"], moved) == pytest.approx(1.0 / 2.5)
+    assert panoptic_quality(names, three, ["cat", "dog"], moved) == pytest.approx(expected)
+    assert panoptic_quality(["cat", "dog"], moved, names, three) == pytest.approx(expected)
+    assert panoptic_quality(names, three, ["cow", "dog"], moved) == pytest.approx(1.0 / 2.5)
     half = boxes((0, 10, 0, 5))
-    assert agreement(["cat"], three[:1], ["cat"], half) == 0.0  # an IoU of just a half is no match
+    assert panoptic_quality(["cat"], three[:1], ["cat"], half) == 0.0  # an IoU of just a half is no match
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +226,7 @@ def test_the_page_is_whole_and_fetches_nothing(run: RunReport, page: str) -> Non
     shown = Counter(base64.b64decode(value.partition(",")[2]) for value in references)
     files = list((run.folder / "plots").glob("*.png"))
     assert shown == Counter(path.read_bytes() for path in files)
-    names = {"stages", "widths", "network", "scores", "training", "classes", "latency"}
+    names = {"stages", "network", "scores", "training", "classes", "latency"}
     assert names | {f"example-{k}" for k in range(1, 5)} <= {path.stem for path in files}
     assert run.summary() in page and f"--cfg {run.folder}/args.yaml" in page
 
@@ -272,12 +272,12 @@ def test_the_figures_are_true(run: RunReport, shapes: Path) -> None:
     best = run.folder / "weights" / "best.pt"
     assert run.after.parameters == parameters(best)
     found = YOLO(best).val(data=str(shapes), workers=0, plots=False, **data["validation"])
-    assert (found.box.map, found.seg.map) == (run.after.map50_95_box, run.after.map50_95_mask)
+    assert (found.box.map, found.seg.map) == (run.after.map50_95["box"], run.after.map50_95["mask"])
     files = (shapes.parent / "labels" / "val").glob("*.txt")
     labels = [line.split()[0] for file in files for line in file.read_text().splitlines()]
     names = find_dataset(shapes).names
     assert {row.name: row.instances for row in run.after.classes} == Counter(names[int(label)] for label in labels)
-    assert data["images"] == {"train": 16, "val": 6} and run.comparison is not None and run.comparison.images == 6
+    assert data["images"] == {"train": 16, "val": 6} and run.agreement is not None and run.agreement.images == 6
 
 
 def test_a_page_is_made_again_from_its_folder(run: RunReport, page: str) -> None:
@@ -317,7 +317,7 @@ def test_images_that_cannot_be_read_are_an_error(checkpoint: Path, tmp_path: Pat
     (tmp_path / "a.png").write_text("no image")
     yolo = load_model(checkpoint)
     with pytest.raises(DataError, match="none of 1 validation files could be read"):
-        compare_models(yolo, yolo, [tmp_path / "a.png"], imgsz=64, device="cpu")
+        measure_agreement(yolo, yolo, [tmp_path / "a.png"], imgsz=64, device="cpu")
 
 
 def test_real_models_agree_with_themselves_and_less_when_cut(real_weights: Path) -> None:
@@ -326,9 +326,9 @@ def test_real_models_agree_with_themselves_and_less_when_cut(real_weights: Path)
     files = find_dataset(COCO_MINI).images("val")[:6]
     cut = load_model(real_weights)
     prune(cut, 0.1)
-    same, _ = compare_models(load_model(real_weights), load_model(real_weights), files, imgsz=160, device="cpu")
+    same, _ = measure_agreement(load_model(real_weights), load_model(real_weights), files, imgsz=160, device="cpu")
     assert same.agreement == 1.0 and same.differing == () and any(row.before for row in same.examples)
-    less, pairs = compare_models(load_model(real_weights), cut, files, imgsz=160, device="cpu")
+    less, pairs = measure_agreement(load_model(real_weights), cut, files, imgsz=160, device="cpu")
     assert less.agreement is not None and less.agreement < 1.0 and len(less.examples) == 4
     figures = [row.agreement for row in less.differing]
     assert figures == sorted(figures) and figures[-1] < 1.0
@@ -345,10 +345,12 @@ def test_real_classes_are_those_of_a_fresh_validation(real_weights: Path) -> Non
     found = YOLO(real_weights).val(data=str(COCO_MINI), imgsz=160, batch=16, workers=0, plots=False, device="cpu")
     for row, fresh in zip(metrics.classes, found.summary(decimals=9), strict=True):
         assert (row.name, row.instances) == (fresh["Class"], fresh["Instances"])
-        assert row.map50_95_box == pytest.approx(fresh["mAP50-95"], abs=1e-8)
-    assert np.mean([row.map50_95_mask for row in metrics.classes]) == pytest.approx(metrics.map50_95_mask)
-    assert metrics.map50_95_mask == found.seg.map > 0.05
-    assert np.mean(metrics.resampled_mask) == pytest.approx(metrics.map50_95_mask, abs=0.03)
+        assert row.map50_95["box"] == pytest.approx(fresh["mAP50-95"], abs=1e-8)
+    mask = metrics["mask"].map50_95
+    assert np.mean([row.map50_95["mask"] for row in metrics.classes]) == pytest.approx(mask)
+    assert mask == found.seg.map > 0.05 and metrics["box"].map50_95 == found.box.map
+    assert (metrics["box"].map50, metrics["mask"].map50) == (found.box.map50, found.seg.map50)
+    assert np.mean(metrics.resampled) == pytest.approx(mask, abs=0.03)
 
 
 def test_the_report_says_what_it_was_made_from(run: RunReport, checkpoint: Path, shapes: Path) -> None:

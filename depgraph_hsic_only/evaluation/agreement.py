@@ -1,4 +1,4 @@
-"""What the model before and the result see in the same validation images.
+"""Agreement of two models: what the one before the cut and the result predict on the same validation images.
 
 Their agreement on an image is the panoptic quality (Kirillov et al. 2019, arXiv:1801.00868) of one's objects against
 the other's, over all classes together: objects of the same class whose masks have an IoU above 0.5 match, and
@@ -32,14 +32,14 @@ _SHOWN = 4
 
 
 @dataclass(frozen=True)
-class ImageComparison:
-    """One image.
+class ImageAgreement:
+    """Two models' agreement on one image.
 
     Attributes:
         image: File name.
-        agreement: In [0, 1]; see above.
-        before: Number of objects that the model before finds.
-        after: Number of objects that the result finds.
+        agreement: Panoptic quality, in [0, 1]; see above.
+        before: Number of objects that the model before predicts.
+        after: Number of objects that the result predicts.
     """
 
     image: str
@@ -49,11 +49,11 @@ class ImageComparison:
 
 
 @dataclass(frozen=True)
-class SideBySide:
-    """The comparison on all images.
+class Agreement:
+    """Two models' agreement on all images that were compared.
 
     Attributes:
-        confidence: Of the objects that count, at least.
+        confidence: Least confidence of the predictions that count, in [0, 1].
         images: Number of images compared.
         agreement: Mean over the images in which either finds something; None where there are none.
         examples: Images evenly spaced over those compared.
@@ -63,35 +63,35 @@ class SideBySide:
     confidence: float
     images: int
     agreement: float | None
-    examples: tuple[ImageComparison, ...]
-    differing: tuple[ImageComparison, ...]
+    examples: tuple[ImageAgreement, ...]
+    differing: tuple[ImageAgreement, ...]
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "SideBySide":
+    def from_dict(cls, data: Mapping[str, Any]) -> "Agreement":
         """The inverse of `dataclasses.asdict`."""
-        lists = {name: tuple(ImageComparison(**row) for row in data[name]) for name in ("examples", "differing")}
+        lists = {name: tuple(ImageAgreement(**row) for row in data[name]) for name in ("examples", "differing")}
         return cls(**{**data, **lists})
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """One image with the objects that each model finds drawn into it.
+    """One image with each model's predictions drawn into it.
 
     Attributes:
-        found: The comparison.
+        found: The agreement on it.
         before: By the model before.
         after: By the result.
     """
 
-    found: ImageComparison
+    found: ImageAgreement
     before: Picture
     after: Picture
 
 
-def compare_models(
+def measure_agreement(
     before: Any, after: Any, files: Sequence[Path], *, imgsz: int, device: Any
-) -> tuple[SideBySide, dict[str, Pair]]:
-    """Let two models predict on the same images.
+) -> tuple[Agreement, dict[str, Pair]]:
+    """Let two models predict on the same images, and match their predictions.
 
     Args:
         before: A `YOLO`; it is fused by predicting.
@@ -101,7 +101,7 @@ def compare_models(
         device: As Ultralytics takes it.
 
     Returns:
-        The comparison, and the pictures by name: "example-1", ..., "difference-1", ...
+        Their agreement, and the pictures by name: "example-1", ..., "difference-1", ...
 
     Raises:
         DataError: No image can be read.
@@ -139,11 +139,11 @@ def compare_models(
     agreements = [row.agreement for row in found.values() if row.before or row.after]
     mean = sum(agreements) / len(agreements) if agreements else None
     examples, differing = (tuple(found[path] for path in some) for some in kinds.values())
-    return SideBySide(_CONFIDENCE, len(found), mean, examples, differing), pairs
+    return Agreement(_CONFIDENCE, len(found), mean, examples, differing), pairs
 
 
-def _compared(path: Path, before: Any, after: Any) -> ImageComparison:
-    return ImageComparison(path.name, agreement(*_objects(before), *_objects(after)), len(before), len(after))
+def _compared(path: Path, before: Any, after: Any) -> ImageAgreement:
+    return ImageAgreement(path.name, panoptic_quality(*_objects(before), *_objects(after)), len(before), len(after))
 
 
 def _objects(found: Any) -> tuple[list[str], torch.Tensor]:
@@ -152,10 +152,10 @@ def _objects(found: Any) -> tuple[list[str], torch.Tensor]:
     return names, found.masks.data.bool().cpu() if names else torch.zeros(0, 1, 1, dtype=torch.bool)
 
 
-def agreement(
+def panoptic_quality(
     names_before: Sequence[str], before: torch.Tensor, names_after: Sequence[str], after: torch.Tensor
 ) -> float:
-    """The agreement of two lists of objects, in [0, 1]; the same if they are exchanged.
+    """Panoptic quality of one list of objects against another, in [0, 1]; the same if they are exchanged.
 
     Args:
         names_before: Their class names.

@@ -21,6 +21,7 @@ from depgraph_hsic_only.evaluation.relative_latency import relative_latency
 from depgraph_hsic_only.recovery.layerwise import batch_size
 from depgraph_hsic_only.recovery.recover import check_method, recover
 from depgraph_hsic_only.report.pruning_report import PruningReport
+from depgraph_hsic_only.yolo.architecture import layer_widths, list_layers
 from depgraph_hsic_only.yolo.cost import measure_cost
 
 
@@ -145,7 +146,8 @@ def apply_plan(
     """
     network = surgery.network_of(model)
     pruned = surgery.pruned_copy(network, plan)
-    report = PruningReport(plan, measure_cost(network), measure_cost(pruned))
+    costs = measure_cost(network), measure_cost(pruned)
+    report = PruningReport(plan, *costs, list_layers(network), layer_widths(network), layer_widths(pruned))
     if check_method(recovery) != "none":
         given = torch.empty(0) if images is None else images
         found = recover(pruned, network, plan, given, method=recovery, **settings)

@@ -9,11 +9,11 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from depgraph_hsic_only.evaluation.agreement import ImageComparison
-from depgraph_hsic_only.report.figures.run import plot_metrics
+from depgraph_hsic_only.evaluation.agreement import ImageAgreement
+from depgraph_hsic_only.evaluation.validation import PRIMARY
 from depgraph_hsic_only.report.pruning_report import part_table
 from depgraph_hsic_only.report.run_report import RunReport
-from depgraph_hsic_only.report.stages import TITLES, class_table, latency_table, stage_table
+from depgraph_hsic_only.report.stages import PRIMARY_FIRST, TITLES, class_table, latency_table, stage_table
 from depgraph_hsic_only.report.tables import figure_text
 from depgraph_hsic_only.report.warnings import find_warnings
 from depgraph_hsic_only.support.files import write_atomically
@@ -42,6 +42,8 @@ def write_html(run_folder: str | Path) -> Path:
     Raises:
         DataError: The folder holds no report.
     """
+    from depgraph_hsic_only.report.figures.run import plot_metrics  # matplotlib takes a while to import
+
     report = RunReport.load(run_folder)
     figures = {path.stem: path.read_bytes() for path in plot_metrics(report.folder)}
     figures |= {name: (report.folder / "plots" / f"{name}.png").read_bytes() for name in _picture_names(report)}
@@ -57,7 +59,7 @@ def render_html(report: RunReport, figures: Mapping[str, bytes]) -> str:
     Args:
         report: What the run measured.
         figures: PNG files by name, as in the run folder's `plots`: those of `utils.plots.plot_metrics`, and the
-            pictures of the comparison, "example-1", ..., "difference-1", ...
+            pictures of both models' predictions, "example-1", ..., "difference-1", ...
     """
     before, after = report.before, report.after
     environment = Environment(
@@ -84,28 +86,30 @@ def render_html(report: RunReport, figures: Mapping[str, bytes]) -> str:
         machine=_machine(report),
         command=f"python -m depgraph_hsic_only --cfg {shlex.quote(str(report.folder / 'args.yaml'))}",
         best=str(report.folder / "weights" / "best.pt"),
+        primary=PRIMARY,
         trained_on=_data_name(report.args["data"]),
     )
 
 
 def _cards(report: RunReport) -> list[Card]:
     before, after = report.before, report.after
-    latency = [(stage.latency_ms["onnxruntime"], ".1f") for stage in (before, after)]
     return [
         Card("parameters", f"{before.parameters:,}", f"{after.parameters:,}"),
         Card("GMACs", f"{before.gmacs:.3f}", f"{after.gmacs:.3f}"),
         Card("checkpoint, MB", figure_text(before.size_mb, ".2f"), figure_text(after.size_mb, ".2f")),
-        Card("onnxruntime, ms", *(figure_text(*figure) for figure in latency)),
-        Card("mask mAP50-95", figure_text(before.map50_95_mask, ".3f"), figure_text(after.map50_95_mask, ".3f")),
-        Card("box mAP50-95", figure_text(before.map50_95_box, ".3f"), figure_text(after.map50_95_box, ".3f")),
+        Card("onnxruntime, ms", *(figure_text(stage.latency_ms["onnxruntime"], ".1f") for stage in (before, after))),
+        *(
+            Card(f"{kind} mAP50-95", *(figure_text(stage.map50_95.get(kind), ".3f") for stage in (before, after)))
+            for kind in PRIMARY_FIRST
+        ),
     ]
 
 
-def _pictures(report: RunReport, kind: str) -> list[tuple[str, ImageComparison]]:
-    """Name of the figure and what was found, of each image of a kind."""
-    if report.comparison is None:
+def _pictures(report: RunReport, kind: str) -> list[tuple[str, ImageAgreement]]:
+    """Name of the figure and the agreement, of each image of a kind."""
+    if report.agreement is None:
         return []
-    rows = {"example": report.comparison.examples, "difference": report.comparison.differing}[kind]
+    rows = {"example": report.agreement.examples, "difference": report.agreement.differing}[kind]
     return [(f"{kind}-{k}", row) for k, row in enumerate(rows, 1)]
 
 

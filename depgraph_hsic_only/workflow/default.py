@@ -20,6 +20,7 @@ from depgraph_hsic_only.data.dataset import same_classes
 from depgraph_hsic_only.data.images import is_readable
 from depgraph_hsic_only.errors import ExportError
 from depgraph_hsic_only.evaluation.onnx import check_onnx, export_onnx, verify_onnx
+from depgraph_hsic_only.evaluation.validation import PRIMARY
 from depgraph_hsic_only.pruning.api import apply_plan
 from depgraph_hsic_only.pruning.planner import Planner, Scored
 from depgraph_hsic_only.recovery.recover import Recovery, recover
@@ -90,7 +91,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         planner = Planner(self.config, self.dataset, self.folder, self.note)
         scored = planner.scored(model)
         planned = planner.started(model, scored)
-        reference = None if settings.max_map_drop is None else self.evaluate(model).map50_95_mask
+        reference = None if settings.max_map_drop is None else self.evaluate(model)[PRIMARY].map50_95
         done, whole, trajectory = 0, None, [self._point(0, model)]
         if (kept := read_step(self.folder)) is not None:
             done, model, whole, trajectory = kept.number, kept.model, kept.plan, kept.trajectory
@@ -112,7 +113,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
                 self.folder.rename(TRAININGS["fine_tuned"], f"{TRAININGS['fine_tuned']}-{step}")
                 trajectory.append(self._point(step, model))
             if reference is not None:
-                change = self.evaluate(model).map50_95_mask - reference
+                change = self.evaluate(model)[PRIMARY].map50_95 - reference
                 self.note(f"step {step} of {settings.steps}: mask mAP50-95 {change:+.4f} against the unpruned model")
                 if -change > (settings.max_map_drop or 0):
                     model, whole = good
@@ -172,7 +173,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         return {
             "step": step,
             "parameters": sum(p.numel() for p in model.model.parameters()),
-            "map50_95_mask": self.evaluate(model).map50_95_mask if measured else None,
+            f"map50_95_{PRIMARY}": self.evaluate(model)[PRIMARY].map50_95 if measured else None,
         }
 
     def _recover(self, model: Any, original: Any, plan: PruningPlan, images: torch.Tensor) -> Recovery:
@@ -180,11 +181,10 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         if same_classes(model.names, self.dataset.names):
             found = self.evaluate(model)
             parameters = sum(p.numel() for p in model.model.parameters())
-            maps = {"map50_95_box": found.map50_95_box, "map50_95_mask": found.map50_95_mask}
+            maps = {f"map50_95_{kind}": value for kind, value in found.map50_95.items()}
             self.detail(as_cut={"parameters": parameters, **maps})
-            self.note(
-                f"as cut, before the recovery: mAP50-95 box {found.map50_95_box:.4f}, mask {found.map50_95_mask:.4f}"
-            )
+            shown = ", ".join(f"{kind} {value:.4f}" for kind, value in found.map50_95.items())
+            self.note(f"as cut, before the recovery: mAP50-95 {shown}")
         method, seconds = self.config.prune.recover, self.config.prune.distill_seconds
         recovery = recover(model, original, plan, images, method=method, seconds=seconds, seed=self.config.seed)
         self.detail(recovery=recovery.to_dict())
@@ -247,13 +247,13 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         teacher, cut = self.folder.weights / FILES["trained"], self.folder.path / _PLAN
         if not (teacher.is_file() and cut.is_file()):
             return make_recipe(model.model, start)
-        reference = self.evaluate(load_model(teacher)).map50_95_mask
-        start = replace(start, kept=self.evaluate(model).map50_95_mask / reference if reference > 0 else 1.0)
+        reference = self.evaluate(load_model(teacher))[PRIMARY].map50_95
+        start = replace(start, kept=self.evaluate(model)[PRIMARY].map50_95 / reference if reference > 0 else 1.0)
         return make_recipe(model.model, start, None if own else teacher, PruningPlan.load(cut))
 
     def _better(self, model: Any, trained: Trained) -> Any:
         """The better of what went into a training and what came out."""
-        before, after = self.evaluate(model).map50_95_mask, self.evaluate(trained.model).map50_95_mask
+        before, after = (self.evaluate(yolo)[PRIMARY].map50_95 for yolo in (model, trained.model))
         if not self._between:
             self.detail(selection={"input": before, "best": after, "best_epoch": trained.epoch, "last": trained.last})
         found = f"epoch {trained.epoch} of {trained.epochs} has the best mask mAP50-95, {after:.4f}"

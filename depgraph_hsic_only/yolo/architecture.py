@@ -177,19 +177,35 @@ class Layer:
         index: Its place in the network, from 0.
         kind: Name of its type, such as "C2f".
         sources: Indices of the layers that it reads; -1 for the image.
+        part: "backbone", "neck" or "head".
+        stride: Pixels of the image per pixel of its output; of the head, of the first layer that it reads.
     """
 
     index: int
     kind: str
     sources: tuple[int, ...]
+    part: str
+    stride: int
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Layer":
+        """The inverse of `dataclasses.asdict`, from JSON too."""
+        return cls(**{**data, "sources": tuple(data["sources"])})
 
 
 def list_layers(model: Any) -> tuple[Layer, ...]:
     """The layers of a network, in its order."""
-    found = []
+    found: list[Layer] = []
+    neck, head = len(model.yaml["backbone"]), len(model.model) - 1
     for i, layer in enumerate(model.model):
-        sources = layer.f if isinstance(layer.f, list) else [layer.f]
-        found.append(Layer(i, type(layer).__name__, tuple(i + j if j < 0 else j for j in sources)))
+        sources = [i + j if j < 0 else j for j in (layer.f if isinstance(layer.f, list) else [layer.f])]
+        stride = found[sources[0]].stride if found else 1
+        if isinstance(layer, Conv):
+            stride *= layer.conv.stride[0]
+        elif isinstance(layer, nn.Upsample):
+            stride //= int(cast(float, layer.scale_factor))
+        part = "backbone" if i < neck else "neck" if i < head else "head"
+        found.append(Layer(i, type(layer).__name__, tuple(sources), part, stride))
     return tuple(found)
 
 

@@ -1,4 +1,4 @@
-"""Figures of what was cut: widths, scores, sensitivity, the path of the lasso."""
+"""Figures of how it was cut: scores, sensitivity, the path of the lasso."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,28 +7,6 @@ from matplotlib.figure import Figure
 from depgraph_hsic_only.budget.sensitivity import Sensitivity
 from depgraph_hsic_only.hsic import LassoPath
 from depgraph_hsic_only.report.figures.style import BLUE, GREEN, GREY, ORANGE, open_axes
-
-
-def plot_widths(before: Mapping[str, int], after: Mapping[str, int]) -> Figure:
-    """Widths before and after, in the order of the network, with the share that is left.
-
-    Args:
-        before: Channels by width group (see `graph.WidthGroup`).
-        after: The same after the cut.
-    """
-    figure = Figure(figsize=(13, 3.8), layout="constrained")
-    axes = figure.subplots()
-    places = range(len(before))
-    axes.bar(places, list(before.values()), color=GREY, alpha=0.45, label="before")
-    bars = axes.bar(places, [after[name] for name in before], width=0.55, color=BLUE, label="after")
-    axes.bar_label(bars, [f"{after[name] / count:.0%}" for name, count in before.items()], fontsize=7)
-    axes.set_xticks(places, list(before), fontsize=8)
-    axes.set_ylabel("channels")
-    axes.set_xlabel("w: output of a layer, h: hidden width of a layer or of a branch of the head, npr: prototypes")
-    axes.set_title("Widths")
-    axes.legend()
-    open_axes(axes)
-    return figure
 
 
 def plot_scores(scores: Mapping[str, Sequence[float]], kept: Mapping[str, int] | None = None) -> Figure:
