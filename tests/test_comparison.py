@@ -295,6 +295,15 @@ def test_all_files_say_the_same(whole: Comparison) -> None:
     rows = list(csv.DictReader((folder / "comparison.csv").read_text().splitlines()))
     assert [r["criterion"] for r in rows] == ["unpruned", "magnitude", "random"]
     assert tuple(map(Row.from_dict, data["rows"])) == whole.rows
+    figures = [
+        "parameters",
+        "gmacs",
+        *(f"{s}_map50_95_{k}" for s in ("recovered", "fine_tuned") for k in ("box", "mask")),
+    ]
+    assert list(rows[0]) == ["criterion", "target", "seed", *figures, "latency_ms", "seconds", "weights", "complete"]
+    figures = ["parameters", "gmacs", "map50_95_box", "box_spread", "map50_95_mask", "mask_spread", "kept"]
+    assert data["summary"][0].keys() == {"criterion", "target", "seeds", *figures, "latency_ms", "seconds"}
+    assert all(choice.keys() >= {"target", "criterion", "mask"} for choice in data["recommendation"]["choices"])
     for line, told, value in zip(rows, data["rows"], whole.rows, strict=True):
         assert len(told.pop("samples")) == 200
         assert line == {key: "" if figure is None else str(figure) for key, figure in told.items()}

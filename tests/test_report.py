@@ -3,6 +3,8 @@
 import base64
 import json
 import re
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -14,8 +16,10 @@ import pytest
 import torch
 from conftest import COCO_MINI
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch
 from test_workflow import parameters, settings
 from ultralytics import YOLO
+from ultralytics.nn.tasks import DetectionModel, SegmentationModel
 
 from depgraph_hsic_only import DataError, DefaultYolov8SegPruner, PruningReport, RunReport, load_model, prune
 from depgraph_hsic_only.data.dataset import find_dataset
@@ -26,7 +30,9 @@ from depgraph_hsic_only.evaluation.validation import Accuracy, ClassMetrics, Val
 from depgraph_hsic_only.report.page import render_html, write_html
 from depgraph_hsic_only.report.stages import StageReport
 from depgraph_hsic_only.report.warnings import find_warnings, headline
+from depgraph_hsic_only.utils.plots import plot_metrics, plot_network
 from depgraph_hsic_only.workflow.recorder import fingerprint
+from depgraph_hsic_only.yolo.architecture import layer_widths, list_layers
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 HOSTILE = "<b>&\"'$x_1$"
@@ -225,6 +231,7 @@ def test_the_page_is_whole_and_fetches_nothing(run: RunReport, page: str) -> Non
     assert len(page.encode()) < 8e6
     shown = Counter(base64.b64decode(value.partition(",")[2]) for value in references)
     files = list((run.folder / "plots").glob("*.png"))
+    assert not (run.folder / "plots" / "widths.png").exists()
     assert shown == Counter(path.read_bytes() for path in files)
     names = {"stages", "network", "scores", "training", "classes", "latency"}
     assert names | {f"example-{k}" for k in range(1, 5)} <= {path.stem for path in files}
@@ -288,6 +295,76 @@ def test_a_page_is_made_again_from_its_folder(run: RunReport, page: str) -> None
     assert write_html(run.folder).read_text(encoding="utf-8") == page
     with pytest.raises(DataError, match=r"expected a run folder with a report\.json"):
         RunReport.load(run.folder / "weights")
+
+
+def test_report_json_keeps_its_keys(run: RunReport) -> None:
+    """Users' scripts read them; the names inside may change."""
+    data = json.loads((run.folder / "report.json").read_text())
+    keys = {"version", "environment", "args", "stages", "widths", "onnx", "validation", "images", "sources"}
+    assert data.keys() == keys | {"comparison", "layers"}
+    maps = {"map50_95_box", "map50_95_mask", "map50_box", "map50_mask", "resampled_mask"}
+    cost = {"name", "seconds", "parameters", "gmacs", "size_mb", "weights", "latency_ms", "latency_spread_ms", "parts"}
+    for found, told in zip(run.stages, data["stages"], strict=True):
+        assert told.keys() == maps | cost | {"complete", "classes", "notes", "epochs", "details"}
+        assert StageReport.from_dict({**told, "details": found.details}) == found
+    accuracy = {"box": Accuracy(0.1, 0.2), "mask": Accuracy(0.3, 0.4)}
+    told = stage(metrics=accuracy, resampled=(0.5,), **classes(("cat", 3, 0.25))).to_dict()
+    assert [told[f"map50_{kind}"] for kind in ("box", "mask")] == [0.1, 0.3]
+    assert [told[f"map50_95_{kind}"] for kind in ("box", "mask")] == [0.2, 0.4]
+    assert told["resampled_mask"] == (0.5,)
+    assert told["classes"] == [{"name": "cat", "instances": 3, "map50_95_box": 0.5, "map50_95_mask": 0.25}]
+
+
+def test_a_report_of_an_older_version_has_no_network(run: RunReport, tmp_path: Path) -> None:
+    data = json.loads((run.folder / "report.json").read_text())
+    assert data.pop("layers")
+    (tmp_path / "report.json").write_text(json.dumps(data))
+    assert RunReport.load(tmp_path).layers == ()
+    drawn = {path.stem for path in plot_metrics(tmp_path)}
+    assert {"stages", "scores", "latency"} <= drawn and "network" not in drawn
+
+
+def test_a_report_starts_no_process_and_imports_no_matplotlib_to_be_shown(run: RunReport, monkeypatch: Any) -> None:
+    code = "import sys; from depgraph_hsic_only import RunReport; print(RunReport.load(sys.argv[1]).summary()); "
+    code += "assert 'matplotlib' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code, str(run.folder)], check=True)
+    monkeypatch.setattr(subprocess, "Popen", None)
+    assert RunReport(run.folder, {}, run.stages, run.validation, {}, {}).environment == {}
+
+
+@pytest.mark.parametrize(
+    ("build", "yaml", "feeding"),
+    [
+        (SegmentationModel, "yolov8n-seg.yaml", [15, 18, 21]),
+        (DetectionModel, "yolov8x.yaml", [15, 18, 21]),
+        (DetectionModel, "yolov8n-p2.yaml", [18, 21, 24, 27]),
+    ],
+)
+def test_the_network_is_drawn_as_its_yaml_connects_it(build: Any, yaml: str, feeding: list[int]) -> None:
+    network = build(yaml, verbose=False)
+    layers, widths = list_layers(network), layer_widths(network)
+    sides: dict[int, int] = {}
+    for i, layer in enumerate(network.model[:-1]):
+        layer.register_forward_hook(lambda _, __, out, i=i: sides.update({i: out.shape[-1]}))
+    network(torch.zeros(1, 3, 64, 64))
+    assert {layer.index: 64 // layer.stride for layer in layers[:-1]} == sides
+    assert layers[-1].sources == tuple(feeding)
+    assert [layer.index for layer in layers if layer.part == "backbone"] == list(range(10))
+
+    axes = plot_network(widths, {name: max(1, width // 2) for name, width in widths.items()}, layers).axes[0]
+    rows = {text.get_text().partition("  ")[0]: text.get_position() for text in axes.texts}
+    places = {int(name): place for name, place in rows.items() if name.isdecimal()}
+    assert {f"w{index}" for index in places} == {name for name in widths if name.startswith("w")}
+    assert len(set(places.values())) == len(places)
+    assert [places[i][1] - places[0][1] for i in range(10)] == pytest.approx(list(range(10)))
+    leaves = {layer.stride: layer.index for layer in layers if layer.part == "backbone"}
+    for layer in layers[10:-1]:
+        if layer.kind == "C2f":  # it stands beside the backbone's last layer of its stride
+            assert places[layer.index][1] == pytest.approx(places[leaves[layer.stride]][1])
+    arrows = [patch for patch in axes.patches if isinstance(patch, FancyArrowPatch)]
+    chain, joins = 9, 2 * sum(layer.kind == "Concat" for layer in layers)
+    convolutions = sum(layer.kind == "Conv" and layer.part == "neck" for layer in layers)
+    assert len(arrows) == chain + joins + convolutions + len(feeding)
 
 
 def test_texts_are_escaped(run: RunReport) -> None:
