@@ -143,7 +143,6 @@ def _summary(criterion: str, target: str | None, rows: Sequence[Row], reference:
 
 def row_table(rows: Sequence[Row], validation: Validation) -> Sheet:
     """Every model; "-" where a figure was not measured."""
-    v = validation
     stages = {"recovered": "recovered"}
     if any(row.fine_tuned is not None for row in rows):
         stages["fine_tuned"] = "fine-tuned"
@@ -164,8 +163,7 @@ def row_table(rows: Sequence[Row], validation: Validation) -> Sheet:
         )
     maps = (f"{title}\n{kind}" for title in stages.values() for kind in KINDS)
     headings = ("criterion", "target", "seed", "parameters", "GMACs", *maps, "onnxruntime\nms", "time\ns")
-    title = f"Models (imgsz={v.imgsz}, batch={v.batch}, rect={v.rect}, {v.split})"
-    return Sheet(title, headings, tuple(cells), "ll" + "r" * (len(headings) - 2))
+    return Sheet(f"Models ({validation})", headings, tuple(cells), "ll" + "r" * (len(headings) - 2))
 
 
 def summary_table(summaries: Sequence[Summary]) -> Sheet:

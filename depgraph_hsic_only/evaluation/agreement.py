@@ -25,10 +25,10 @@ from depgraph_hsic_only.yolo.patches import patient_nms
 
 Picture = NDArray[np.uint8]  # (h, w, 3), RGB
 
-_CONFIDENCE, _OVERLAP = 0.25, 0.7  # what Ultralytics predicts with
+_CONFIDENCE, _NMS_IOU = 0.25, 0.7  # what Ultralytics predicts with
 _MATCH = 0.5  # IoU above which objects match
-_IMAGES = 100  # of which are compared at most so many, evenly spaced
-_SHOWN = 4
+_IMAGES = 100  # at most so many are compared
+_SHOWN = 4  # of either kind
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,8 @@ def measure_agreement(
     Raises:
         DataError: No image can be read.
     """
-    count = min(len(files), _IMAGES)
-    chosen = [files[k * len(files) // count] for k in range(count)]
-    arguments = {"imgsz": imgsz, "device": device, "conf": _CONFIDENCE, "iou": _OVERLAP, "verbose": False}
+    chosen = _evenly_spaced(files, _IMAGES)
+    arguments = {"imgsz": imgsz, "device": device, "conf": _CONFIDENCE, "iou": _NMS_IOU, "verbose": False}
 
     def predictions(paths: Sequence[Path]) -> Iterator[tuple[Path, Any, Any]]:
         for path in paths:
@@ -117,20 +116,17 @@ def measure_agreement(
                 yield path, *(model.predict(image, save=False, **arguments)[0] for model in (before, after))
 
     with patient_nms():
-        found = {path: _compared(path, *both) for path, *both in track(predictions(chosen), "comparing", count)}
+        found = {path: _compared(path, *both) for path, *both in track(predictions(chosen), "comparing", len(chosen))}
         if not found:
             raise DataError(
                 f"expected images, but none of {len(files)} validation files could be read (first {files[0]}); check "
                 "them"
             )
-        paths = list(found)
-        kinds = {
-            "example": [paths[k * len(paths) // min(len(paths), _SHOWN)] for k in range(min(len(paths), _SHOWN))],
-            "difference": sorted(
-                (path for path in paths if found[path].agreement < 1),
-                key=lambda path: (found[path].agreement, -found[path].before - found[path].after, path),
-            )[:_SHOWN],
-        }
+        least = sorted(
+            (path for path in found if found[path].agreement < 1),
+            key=lambda path: (found[path].agreement, -found[path].before - found[path].after, path),
+        )
+        kinds = {"example": _evenly_spaced(list(found), _SHOWN), "difference": least[:_SHOWN]}
         pairs = {
             f"{kind}-{k}": Pair(found[path], _drawn(b), _drawn(a))
             for kind, some in kinds.items()
@@ -140,6 +136,11 @@ def measure_agreement(
     mean = sum(agreements) / len(agreements) if agreements else None
     examples, differing = (tuple(found[path] for path in some) for some in kinds.values())
     return Agreement(_CONFIDENCE, len(found), mean, examples, differing), pairs
+
+
+def _evenly_spaced(files: Sequence[Path], most: int) -> list[Path]:
+    count = min(len(files), most)
+    return [files[k * len(files) // count] for k in range(count)]
 
 
 def _compared(path: Path, before: Any, after: Any) -> ImageAgreement:

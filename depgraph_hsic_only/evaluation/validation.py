@@ -2,7 +2,7 @@
 
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -34,6 +34,9 @@ class Validation:
     batch: int
     rect: bool = True
     split: str = "val"
+
+    def __str__(self) -> str:
+        return f"imgsz={self.imgsz}, batch={self.batch}, rect={self.rect}, {self.split}"
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ def validate_model(
         weights = Path(folder) / "model.pt"
         model.save(weights)
         fresh = load_model(weights)
-        for event, function in (*_PROGRESS, ("on_val_batch_end", matches)):
+        for event, function in (*_progress(), ("on_val_batch_end", matches)):
             fresh.add_callback(event, function)
         found = fresh.val(project=folder, **arguments, **asdict(validation))  # it makes a folder
     kinds = {"box": found.box, "mask": found.seg}
@@ -150,24 +153,12 @@ class _NmsTimeouts(logging.Handler):
         LOGGER.removeHandler(self)
 
 
-def _validation_begins(validator: Any) -> None:
-    if (display := current()) is not None:
-        display.begin(_LABEL, len(validator.dataloader))
-
-
-def _images_done(_: Any) -> None:
-    if (display := current()) is not None:
-        display.step(_LABEL, 1)
-
-
-def _validation_ends(_: Any) -> None:
-    if (display := current()) is not None:
-        display.end(_LABEL)
-
-
-# Callbacks by event that show how far a validation is.
-_PROGRESS = (
-    ("on_val_start", _validation_begins),
-    ("on_val_batch_end", _images_done),
-    ("on_val_end", _validation_ends),
-)
+def _progress() -> list[tuple[str, Callable[[Any], object]]]:
+    """Callbacks by event that show how far a validation is, where anything is shown."""
+    if (display := current()) is None:
+        return []
+    return [
+        ("on_val_start", lambda validator: display.begin(_LABEL, len(validator.dataloader))),
+        ("on_val_batch_end", lambda _: display.step(_LABEL, 1)),
+        ("on_val_end", lambda _: display.end(_LABEL)),
+    ]

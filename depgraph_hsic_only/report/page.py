@@ -3,7 +3,6 @@
 import base64
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +12,12 @@ from depgraph_hsic_only.evaluation.agreement import ImageAgreement
 from depgraph_hsic_only.evaluation.validation import PRIMARY
 from depgraph_hsic_only.report.pruning_report import part_table
 from depgraph_hsic_only.report.run_report import RunReport
-from depgraph_hsic_only.report.stages import PRIMARY_FIRST, TITLES, class_table, latency_table, stage_table
+from depgraph_hsic_only.report.stages import PRIMARY_FIRST, TITLES, StageReport, class_table, latency_table, stage_table
 from depgraph_hsic_only.report.tables import figure_text
 from depgraph_hsic_only.report.warnings import find_warnings
 from depgraph_hsic_only.support.files import write_atomically
 
 REPORT = "report.html"
-
-
-@dataclass(frozen=True)
-class Card:
-    """One figure before and after, at the top of the page."""
-
-    title: str
-    before: str
-    after: str
 
 
 def write_html(run_folder: str | Path) -> Path:
@@ -73,7 +63,7 @@ def render_html(report: RunReport, figures: Mapping[str, bytes]) -> str:
     return environment.get_template("page.html.jinja").render(
         report=report,
         name=Path(report.args["pretrained"]).name,
-        cards=_cards(report),
+        cards=[(title, figure, _figures(after)[title]) for title, figure in _figures(before).items()],
         warnings=find_warnings(report.stages, report.images),
         notes=notes,
         stages=stage_table(report.stages, report.validation),
@@ -91,18 +81,15 @@ def render_html(report: RunReport, figures: Mapping[str, bytes]) -> str:
     )
 
 
-def _cards(report: RunReport) -> list[Card]:
-    before, after = report.before, report.after
-    return [
-        Card("parameters", f"{before.parameters:,}", f"{after.parameters:,}"),
-        Card("GMACs", f"{before.gmacs:.3f}", f"{after.gmacs:.3f}"),
-        Card("checkpoint, MB", figure_text(before.size_mb, ".2f"), figure_text(after.size_mb, ".2f")),
-        Card("onnxruntime, ms", *(figure_text(stage.latency_ms["onnxruntime"], ".1f") for stage in (before, after))),
-        *(
-            Card(f"{kind} mAP50-95", *(figure_text(stage.map50_95.get(kind), ".3f") for stage in (before, after)))
-            for kind in PRIMARY_FIRST
-        ),
-    ]
+def _figures(stage: StageReport) -> dict[str, str]:
+    """What stands at the top of the page, by title."""
+    return {
+        "parameters": f"{stage.parameters:,}",
+        "GMACs": f"{stage.gmacs:.3f}",
+        "checkpoint, MB": figure_text(stage.size_mb, ".2f"),
+        "onnxruntime, ms": figure_text(stage.latency_ms["onnxruntime"], ".1f"),
+        **{f"{kind} mAP50-95": figure_text(stage.map50_95.get(kind), ".3f") for kind in PRIMARY_FIRST},
+    }
 
 
 def _pictures(report: RunReport, kind: str) -> list[tuple[str, ImageAgreement]]:

@@ -116,7 +116,6 @@ class StageReport:
 
 def stage_table(stages: Sequence[StageReport], validation: Validation) -> Sheet:
     """The stages side by side, and the cut model before its recovery; "-" where a figure was not measured."""
-    v = validation
     rows = []
     for s in stages:
         cost = (f"{s.parameters:,}", f"{s.gmacs:.3f}")
@@ -129,8 +128,7 @@ def stage_table(stages: Sequence[StageReport], validation: Validation) -> Sheet:
         rows.append((TITLES[s.name], *cost, figure_text(s.size_mb, ".2f"), *maps, *latencies, f"{s.seconds:,.1f}"))
     figures = ("parameters", "GMACs", "MB", *(f"{kind}\nmAP50-95" for kind in KINDS))
     headings = ("stage", *figures, *(f"{title}\nms" for title in RUNTIMES.values()), "time\ns")
-    title = f"Stages (imgsz={v.imgsz}, batch={v.batch}, rect={v.rect}, {v.split})"
-    return Sheet(title, headings, tuple(rows), "l" + "r" * (len(headings) - 1))
+    return Sheet(f"Stages ({validation})", headings, tuple(rows), "l" + "r" * (len(headings) - 1))
 
 
 def latency_table(before: StageReport, after: StageReport) -> Sheet:
