@@ -23,7 +23,7 @@ from depgraph_hsic_only import (
     prune,
 )
 from depgraph_hsic_only.data.dataset import find_dataset, labelled_batches
-from depgraph_hsic_only.evaluation.validation import Metrics
+from depgraph_hsic_only.evaluation.validation import Accuracy, Metrics
 from depgraph_hsic_only.utils.conversion import export_onnx, verify_onnx
 from depgraph_hsic_only.utils.plots import plot_metrics
 
@@ -192,7 +192,7 @@ def test_max_map_drop_keeps_the_last_good_step_and_says_so(
     def evaluate(self: Any, model: Any) -> Metrics:
         size = sum(p.numel() for p in model.model.parameters())
         if size not in measured:
-            measured[size] = Metrics(0, 0, 0, next(maps))
+            measured[size] = Metrics({"box": Accuracy(0, 0), "mask": Accuracy(0, next(maps))})
         return measured[size]
 
     monkeypatch.setattr(DefaultYolov8SegPruner, "evaluate", evaluate)

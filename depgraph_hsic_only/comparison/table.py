@@ -27,7 +27,7 @@ class Row:
         seconds: Time for scores, cut, recovery and fine-tuning.
         weights: The model, relative to the comparison's folder.
         samples: Its last primary mAP50-95 on samples of the validation images, the same samples for all rows.
-        complete: Whether every validation image was counted (see `evaluation.Metrics`).
+        complete: Whether every validation image was counted (see `validation.Metrics`).
     """
 
     criterion: str

@@ -27,7 +27,7 @@ class StageReport:
         size_mb: Size of the checkpoint, 10^6 bytes.
         weights: Path of the checkpoint, relative to the run folder where it is in it.
         metrics: The mAPs on the validation split by kind of prediction, "box" and "mask"; empty where not measured.
-        complete: Whether all images count in the mAPs (see `evaluation.Metrics`).
+        complete: Whether all images count in the mAPs (see `validation.Metrics`).
         classes: The mAPs by class.
         resampled: The primary mAP50-95 on samples of the validation images (see `bootstrap.py`).
         latency_ms: Median milliseconds for one image: "torch" on the run's device, "onnxruntime" on the CPU.

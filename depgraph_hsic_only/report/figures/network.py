@@ -23,7 +23,7 @@ def plot_network(before: Mapping[str, int], after: Mapping[str, int], layers: Se
     """The layers with their widths: the share that is left is filled, the share that was cut is hatched.
 
     Args:
-        before: Channels by width group (see `graph.WidthGroup`), all of the network.
+        before: Channels by width group (see `channels.groups.WidthGroup`), all of the network.
         after: The same after the cut.
         layers: The network's layers, of `yolo.architecture.list_layers`.
     """
