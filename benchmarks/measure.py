@@ -26,7 +26,7 @@ class Measured:
 def measure(model: Any, data: str, validation: Validation) -> Measured:
     """Validate a live `YOLO` from the file it saves, on the CPU."""
     found = validate_model(model, data, validation, device="cpu", workers=0, draws=bootstrap.DRAWS)
-    return Measured(found.map50_95_box, found.map50_95_mask, found.resampled_mask)
+    return Measured(found["box"].map50_95, found["mask"].map50_95, found.resampled)
 
 
 def paired_interval(a: Sequence[Measured], b: Sequence[Measured]) -> tuple[float, float]:

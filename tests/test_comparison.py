@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,8 @@ def row(criterion: str, target: str | None, mask: float, seed: int | None = 0, n
     """A row whose mAP on samples of the images is its mAP, with noise of its criterion's own."""
     steps = np.random.default_rng(sum(map(ord, criterion))).normal(0, noise, 200)
     size = SIZES.get(target, 700)
-    return Row(criterion, target, seed, size, size / 100, 0.0, mask, latency_ms=size / 10, samples=tuple(mask + steps))
+    maps = {"box": 0.0, "mask": mask}
+    return Row(criterion, target, seed, size, size / 100, maps, latency_ms=size / 10, samples=tuple(mask + steps))
 
 
 UNPRUNED = row("unpruned", None, 0.30, None)
@@ -89,7 +90,7 @@ def test_seeds_must_agree_and_only_shared_ones_count() -> None:
     assert mixed.criterion == "a" and mixed.lead is not None and mixed.lead.interval[0] > 0 and not mixed.told_apart
     assert not any("One seed" in line for line in recommend([UNPRUNED, *ahead, *behind]).lines)
     second = recommend([UNPRUNED, *ahead[1:], *behind]).choices[0]
-    assert (second.criterion, second.seeds, second.mask) == ("b", 1, 0.26)
+    assert (second.criterion, second.seeds, second.map50_95) == ("b", 1, 0.26)
     assert recommend([UNPRUNED, *ahead[:1], *behind[1:]]).lines[0].startswith("No recommendation: no target")
 
 
@@ -111,7 +112,7 @@ def test_the_rule_is_what_the_table_says(hundredths: dict[tuple[str, str], int],
     cells = {key: value / 100 for key, value in hundredths.items()}
     found = recommend([UNPRUNED, *(row(c, t, mask) for (t, c), mask in cells.items())], drop / 100)
     for choice in found.choices:
-        assert choice.mask == max(mask for (target, _), mask in cells.items() if target == choice.target)
+        assert choice.map50_95 == max(mask for (target, _), mask in cells.items() if target == choice.target)
     good = [SIZES[target] for (target, _), mask in cells.items() if 0.30 - mask <= drop / 100]
     assert (found.chosen is None) == (not good)
     assert found.chosen is None or found.chosen.size == min(good)
@@ -130,8 +131,8 @@ def test_sizes_go_by_the_targets_own_metric() -> None:
 def test_a_summary_has_means_and_spreads() -> None:
     rows = [UNPRUNED, row("a", "params=0.9", 0.2, 0), row("a", "params=0.9", 0.3, 1), row("b", "params=0.9", 0.1)]
     control, a, b = summarize(rows)
-    assert (control.kept, a.seeds, b.mask_spread, b.seeds) == (1.0, 2, None, 1)
-    assert a.map50_95_mask == pytest.approx(0.25) and a.mask_spread == pytest.approx(0.05 * math.sqrt(2))
+    assert (control.kept, a.seeds, b.spread["mask"], b.seeds) == (1.0, 2, None, 1)
+    assert a.map50_95["mask"] == pytest.approx(0.25) and a.spread["mask"] == pytest.approx(0.05 * math.sqrt(2))
     assert a.kept == pytest.approx(0.25 / 0.3) and a.latency_ms == 90
 
 
@@ -151,7 +152,7 @@ def test_the_plot_draws_every_point_and_the_front() -> None:
         row("b", "params=0.9", 0.1),
         replace(row("a", "params=0.5", 0.05), latency_ms=None),
     ]
-    figure = plot_pareto([asdict(summary) for summary in summarize(rows)])
+    figure = plot_pareto([summary.to_dict() for summary in summarize(rows)])
     panels = figure.axes
     assert [len(axes.containers) for axes in panels] == [4, 4, 3]
     assert panels[1].lines[0].get_xydata().tolist() == [[5.0, 0.05], [9.0, 0.2], [10.0, 0.3]]
@@ -294,6 +295,15 @@ def test_all_files_say_the_same(whole: Comparison) -> None:
     rows = list(csv.DictReader((folder / "comparison.csv").read_text().splitlines()))
     assert [r["criterion"] for r in rows] == ["unpruned", "magnitude", "random"]
     assert tuple(map(Row.from_dict, data["rows"])) == whole.rows
+    figures = [
+        "parameters",
+        "gmacs",
+        *(f"{s}_map50_95_{k}" for s in ("recovered", "fine_tuned") for k in ("box", "mask")),
+    ]
+    assert list(rows[0]) == ["criterion", "target", "seed", *figures, "latency_ms", "seconds", "weights", "complete"]
+    figures = ["parameters", "gmacs", "map50_95_box", "box_spread", "map50_95_mask", "mask_spread", "kept"]
+    assert data["summary"][0].keys() == {"criterion", "target", "seeds", *figures, "latency_ms", "seconds"}
+    assert all(choice.keys() >= {"target", "criterion", "mask"} for choice in data["recommendation"]["choices"])
     for line, told, value in zip(rows, data["rows"], whole.rows, strict=True):
         assert len(told.pop("samples")) == 200
         assert line == {key: "" if figure is None else str(figure) for key, figure in told.items()}
@@ -442,7 +452,7 @@ def test_targets_and_fine_tuning_on_two_seeds(files: Path, tmp_path: Path) -> No
     assert [(r.criterion, r.seed) for r in found.rows] == [
         (criterion, seed) for criterion in ("unpruned", "magnitude", "random") for seed in (0, 1)
     ]
-    assert all(r.fine_tuned_map50_95_mask is not None for r in found.rows)
+    assert all(r.fine_tuned is not None and r.fine_tuned.keys() == {"box", "mask"} for r in found.rows)
     full = found.rows[0].parameters
     for seed in (0, 1):
         cut = [r for r in found.rows if r.seed == seed and r.target]

@@ -3,6 +3,8 @@
 import base64
 import json
 import re
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -14,18 +16,22 @@ import pytest
 import torch
 from conftest import COCO_MINI
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch
 from test_workflow import parameters, settings
 from ultralytics import YOLO
+from ultralytics.nn.tasks import DetectionModel, SegmentationModel
 
 from depgraph_hsic_only import DataError, DefaultYolov8SegPruner, PruningReport, RunReport, load_model, prune
 from depgraph_hsic_only.data.dataset import find_dataset
-from depgraph_hsic_only.evaluation.agreement import agreement, compare_models
+from depgraph_hsic_only.evaluation.agreement import measure_agreement, panoptic_quality
 from depgraph_hsic_only.evaluation.bootstrap import Matches, draws_for_deviation
 from depgraph_hsic_only.evaluation.latency import measure_latency
-from depgraph_hsic_only.evaluation.validation import ClassMetrics, Validation, validate_model
+from depgraph_hsic_only.evaluation.validation import Accuracy, ClassMetrics, Validation, validate_model
 from depgraph_hsic_only.report.page import render_html, write_html
 from depgraph_hsic_only.report.stages import StageReport
 from depgraph_hsic_only.report.warnings import find_warnings, headline
+from depgraph_hsic_only.utils.plots import plot_metrics, plot_network
+from depgraph_hsic_only.yolo.architecture import layer_widths, list_layers
 from depgraph_hsic_only.yolo.fingerprint import fingerprint
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -35,9 +41,9 @@ NOTHING = {"torch": None, "onnxruntime": None}
 
 def stage(name: str = "pruned", mask: float | None = 0.4, ms: float | None = 10.0, **more: Any) -> StageReport:
     latency = {"torch": None, "onnxruntime": ms}
-    return StageReport(
-        name, 1.0, **{"parameters": 100, "gmacs": 1.0, "map50_95_mask": mask, "latency_ms": latency, **more}
-    )
+    metrics = {} if mask is None else {"mask": Accuracy(map50=0.6, map50_95=mask)}
+    given = {"parameters": 100, "gmacs": 1.0, "metrics": metrics, "latency_ms": latency, **more}
+    return StageReport(name, 1.0, **given)
 
 
 def spread(low: float, high: float) -> dict[str, Any]:
@@ -80,7 +86,7 @@ def test_headline(before: StageReport, after: StageReport, expected: str) -> Non
 
 
 def classes(*rows: tuple[str, int, float]) -> dict[str, Any]:
-    return {"classes": tuple(ClassMetrics(name, instances, 0.5, mask) for name, instances, mask in rows)}
+    return {"classes": tuple(ClassMetrics(name, count, {"box": 0.5, "mask": mask}) for name, count, mask in rows)}
 
 
 def details(**figures: Any) -> dict[str, Any]:
@@ -97,8 +103,8 @@ def details(**figures: Any) -> dict[str, Any]:
             ["2 classes have lost at least 0.1 of mask mAP50-95: dog 0.500 → 0.000 on 40 instances; cat 0.500 → 0.25"],
         ),
         (stage(**classes(("cat", 3, 0.25))), ["on 3 instances, too few to tell."]),
-        (stage(resampled_mask=(0.38, 0.42)), ["155 images: the result's mask mAP50-95 is good to about ±0.040"]),
-        (stage(resampled_mask=(0.4, 0.401)), []),
+        (stage(resampled=(0.38, 0.42)), ["155 images: the result's mask mAP50-95 is good to about ±0.040"]),
+        (stage(resampled=(0.4, 0.401)), []),
         (
             stage(**details(recovery={"method": "bn", "images": 64})),
             ["recovered on 64 images only (set calibration.images higher)"],
@@ -119,8 +125,8 @@ def test_warnings(after: StageReport, expected: list[str]) -> None:
 
 
 def test_a_change_is_judged_on_the_same_draws() -> None:
-    before = stage("baseline", resampled_mask=(0.30, 0.40, 0.50))
-    after = stage(resampled_mask=(0.29, 0.39, 0.49))
+    before = stage("baseline", resampled=(0.30, 0.40, 0.50))
+    after = stage(resampled=(0.29, 0.39, 0.49))
     assert "its change to about ±0.000" in find_warnings((before, after), {"val": 9})[0]
 
 
@@ -153,15 +159,15 @@ def test_agreement_is_the_panoptic_quality() -> None:
     three = boxes((0, 10, 0, 10), (10, 20, 0, 10), (0, 10, 10, 20))
     moved = boxes((0, 10, 0, 9), (10, 20, 0, 10))
     names = ["cat", "dog", "dog"]
-    assert agreement(names, three, names, three) == 1.0
-    assert agreement([], boxes(), [], boxes()) == 1.0
-    assert agreement(names, three, [], boxes()) == agreement([], boxes(), names, three) == 0.0
+    assert panoptic_quality(names, three, names, three) == 1.0
+    assert panoptic_quality([], boxes(), [], boxes()) == 1.0
+    assert panoptic_quality(names, three, [], boxes()) == panoptic_quality([], boxes(), names, three) == 0.0
     expected = (0.9 + 1.0) / 2.5  # two match with IoU 0.9 and 1, one of three is left
-    assert agreement(names, three, ["cat", "dog"], moved) == pytest.approx(expected)
-    assert agreement(["cat", "dog"], moved, names, three) == pytest.approx(expected)
-    assert agreement(names, three, ["cow", "dog"], moved) == pytest.approx(1.0 / 2.5)
+    assert panoptic_quality(names, three, ["cat", "dog"], moved) == pytest.approx(expected)
+    assert panoptic_quality(["cat", "dog"], moved, names, three) == pytest.approx(expected)
+    assert panoptic_quality(names, three, ["cow", "dog"], moved) == pytest.approx(1.0 / 2.5)
     half = boxes((0, 10, 0, 5))
-    assert agreement(["cat"], three[:1], ["cat"], half) == 0.0  # an IoU of just a half is no match
+    assert panoptic_quality(["cat"], three[:1], ["cat"], half) == 0.0  # an IoU of just a half is no match
 
 
 @pytest.fixture(scope="module")
@@ -225,8 +231,9 @@ def test_the_page_is_whole_and_fetches_nothing(run: RunReport, page: str) -> Non
     assert len(page.encode()) < 8e6
     shown = Counter(base64.b64decode(value.partition(",")[2]) for value in references)
     files = list((run.folder / "plots").glob("*.png"))
+    assert not (run.folder / "plots" / "widths.png").exists()
     assert shown == Counter(path.read_bytes() for path in files)
-    names = {"stages", "widths", "network", "scores", "training", "classes", "latency"}
+    names = {"stages", "network", "scores", "training", "classes", "latency"}
     assert names | {f"example-{k}" for k in range(1, 5)} <= {path.stem for path in files}
     assert run.summary() in page and f"--cfg {run.folder}/args.yaml" in page
 
@@ -272,12 +279,12 @@ def test_the_figures_are_true(run: RunReport, shapes: Path) -> None:
     best = run.folder / "weights" / "best.pt"
     assert run.after.parameters == parameters(best)
     found = YOLO(best).val(data=str(shapes), workers=0, plots=False, **data["validation"])
-    assert (found.box.map, found.seg.map) == (run.after.map50_95_box, run.after.map50_95_mask)
+    assert (found.box.map, found.seg.map) == (run.after.map50_95["box"], run.after.map50_95["mask"])
     files = (shapes.parent / "labels" / "val").glob("*.txt")
     labels = [line.split()[0] for file in files for line in file.read_text().splitlines()]
     names = find_dataset(shapes).names
     assert {row.name: row.instances for row in run.after.classes} == Counter(names[int(label)] for label in labels)
-    assert data["images"] == {"train": 16, "val": 6} and run.comparison is not None and run.comparison.images == 6
+    assert data["images"] == {"train": 16, "val": 6} and run.agreement is not None and run.agreement.images == 6
 
 
 def test_a_page_is_made_again_from_its_folder(run: RunReport, page: str) -> None:
@@ -288,6 +295,76 @@ def test_a_page_is_made_again_from_its_folder(run: RunReport, page: str) -> None
     assert write_html(run.folder).read_text(encoding="utf-8") == page
     with pytest.raises(DataError, match=r"expected a run folder with a report\.json"):
         RunReport.load(run.folder / "weights")
+
+
+def test_report_json_keeps_its_keys(run: RunReport) -> None:
+    """Users' scripts read them; the names inside may change."""
+    data = json.loads((run.folder / "report.json").read_text())
+    keys = {"version", "environment", "args", "stages", "widths", "onnx", "validation", "images", "sources"}
+    assert data.keys() == keys | {"comparison", "layers"}
+    maps = {"map50_95_box", "map50_95_mask", "map50_box", "map50_mask", "resampled_mask"}
+    cost = {"name", "seconds", "parameters", "gmacs", "size_mb", "weights", "latency_ms", "latency_spread_ms", "parts"}
+    for found, told in zip(run.stages, data["stages"], strict=True):
+        assert told.keys() == maps | cost | {"complete", "classes", "notes", "epochs", "details"}
+        assert StageReport.from_dict({**told, "details": found.details}) == found
+    accuracy = {"box": Accuracy(0.1, 0.2), "mask": Accuracy(0.3, 0.4)}
+    told = stage(metrics=accuracy, resampled=(0.5,), **classes(("cat", 3, 0.25))).to_dict()
+    assert [told[f"map50_{kind}"] for kind in ("box", "mask")] == [0.1, 0.3]
+    assert [told[f"map50_95_{kind}"] for kind in ("box", "mask")] == [0.2, 0.4]
+    assert told["resampled_mask"] == (0.5,)
+    assert told["classes"] == [{"name": "cat", "instances": 3, "map50_95_box": 0.5, "map50_95_mask": 0.25}]
+
+
+def test_a_report_of_an_older_version_has_no_network(run: RunReport, tmp_path: Path) -> None:
+    data = json.loads((run.folder / "report.json").read_text())
+    assert data.pop("layers")
+    (tmp_path / "report.json").write_text(json.dumps(data))
+    assert RunReport.load(tmp_path).layers == ()
+    drawn = {path.stem for path in plot_metrics(tmp_path)}
+    assert {"stages", "scores", "latency"} <= drawn and "network" not in drawn
+
+
+def test_a_report_starts_no_process_and_imports_no_matplotlib_to_be_shown(run: RunReport, monkeypatch: Any) -> None:
+    code = "import sys; from depgraph_hsic_only import RunReport; print(RunReport.load(sys.argv[1]).summary()); "
+    code += "assert 'matplotlib' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code, str(run.folder)], check=True)
+    monkeypatch.setattr(subprocess, "Popen", None)
+    assert RunReport(run.folder, {}, run.stages, run.validation, {}, {}).environment == {}
+
+
+@pytest.mark.parametrize(
+    ("build", "yaml", "feeding"),
+    [
+        (SegmentationModel, "yolov8n-seg.yaml", [15, 18, 21]),
+        (DetectionModel, "yolov8x.yaml", [15, 18, 21]),
+        (DetectionModel, "yolov8n-p2.yaml", [18, 21, 24, 27]),
+    ],
+)
+def test_the_network_is_drawn_as_its_yaml_connects_it(build: Any, yaml: str, feeding: list[int]) -> None:
+    network = build(yaml, verbose=False)
+    layers, widths = list_layers(network), layer_widths(network)
+    sides: dict[int, int] = {}
+    for i, layer in enumerate(network.model[:-1]):
+        layer.register_forward_hook(lambda _, __, out, i=i: sides.update({i: out.shape[-1]}))
+    network(torch.zeros(1, 3, 64, 64))
+    assert {layer.index: 64 // layer.stride for layer in layers[:-1]} == sides
+    assert layers[-1].sources == tuple(feeding)
+    assert [layer.index for layer in layers if layer.part == "backbone"] == list(range(10))
+
+    axes = plot_network(widths, {name: max(1, width // 2) for name, width in widths.items()}, layers).axes[0]
+    rows = {text.get_text().partition("  ")[0]: text.get_position() for text in axes.texts}
+    places = {int(name): place for name, place in rows.items() if name.isdecimal()}
+    assert {f"w{index}" for index in places} == {name for name in widths if name.startswith("w")}
+    assert len(set(places.values())) == len(places)
+    assert [places[i][1] - places[0][1] for i in range(10)] == pytest.approx(list(range(10)))
+    leaves = {layer.stride: layer.index for layer in layers if layer.part == "backbone"}
+    for layer in layers[10:-1]:
+        if layer.kind == "C2f":  # it stands beside the backbone's last layer of its stride
+            assert places[layer.index][1] == pytest.approx(places[leaves[layer.stride]][1])
+    arrows = [patch for patch in axes.patches if isinstance(patch, FancyArrowPatch)]
+    chain, joins = 9, 2 * sum(layer.kind == "Concat" for layer in layers)
+    convolutions = sum(layer.kind == "Conv" and layer.part == "neck" for layer in layers)
+    assert len(arrows) == chain + joins + convolutions + len(feeding)
 
 
 def test_texts_are_escaped(run: RunReport) -> None:
@@ -317,7 +394,7 @@ def test_images_that_cannot_be_read_are_an_error(checkpoint: Path, tmp_path: Pat
     (tmp_path / "a.png").write_text("no image")
     yolo = load_model(checkpoint)
     with pytest.raises(DataError, match="none of 1 validation files could be read"):
-        compare_models(yolo, yolo, [tmp_path / "a.png"], imgsz=64, device="cpu")
+        measure_agreement(yolo, yolo, [tmp_path / "a.png"], imgsz=64, device="cpu")
 
 
 def test_real_models_agree_with_themselves_and_less_when_cut(real_weights: Path) -> None:
@@ -326,9 +403,9 @@ def test_real_models_agree_with_themselves_and_less_when_cut(real_weights: Path)
     files = find_dataset(COCO_MINI).images("val")[:6]
     cut = load_model(real_weights)
     prune(cut, 0.1)
-    same, _ = compare_models(load_model(real_weights), load_model(real_weights), files, imgsz=160, device="cpu")
+    same, _ = measure_agreement(load_model(real_weights), load_model(real_weights), files, imgsz=160, device="cpu")
     assert same.agreement == 1.0 and same.differing == () and any(row.before for row in same.examples)
-    less, pairs = compare_models(load_model(real_weights), cut, files, imgsz=160, device="cpu")
+    less, pairs = measure_agreement(load_model(real_weights), cut, files, imgsz=160, device="cpu")
     assert less.agreement is not None and less.agreement < 1.0 and len(less.examples) == 4
     figures = [row.agreement for row in less.differing]
     assert figures == sorted(figures) and figures[-1] < 1.0
@@ -345,10 +422,12 @@ def test_real_classes_are_those_of_a_fresh_validation(real_weights: Path) -> Non
     found = YOLO(real_weights).val(data=str(COCO_MINI), imgsz=160, batch=16, workers=0, plots=False, device="cpu")
     for row, fresh in zip(metrics.classes, found.summary(decimals=9), strict=True):
         assert (row.name, row.instances) == (fresh["Class"], fresh["Instances"])
-        assert row.map50_95_box == pytest.approx(fresh["mAP50-95"], abs=1e-8)
-    assert np.mean([row.map50_95_mask for row in metrics.classes]) == pytest.approx(metrics.map50_95_mask)
-    assert metrics.map50_95_mask == found.seg.map > 0.05
-    assert np.mean(metrics.resampled_mask) == pytest.approx(metrics.map50_95_mask, abs=0.03)
+        assert row.map50_95["box"] == pytest.approx(fresh["mAP50-95"], abs=1e-8)
+    mask = metrics["mask"].map50_95
+    assert np.mean([row.map50_95["mask"] for row in metrics.classes]) == pytest.approx(mask)
+    assert mask == found.seg.map > 0.05 and metrics["box"].map50_95 == found.box.map
+    assert (metrics["box"].map50, metrics["mask"].map50) == (found.box.map50, found.seg.map50)
+    assert np.mean(metrics.resampled) == pytest.approx(mask, abs=0.03)
 
 
 def test_the_report_says_what_it_was_made_from(run: RunReport, checkpoint: Path, shapes: Path) -> None:

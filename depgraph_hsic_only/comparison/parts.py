@@ -228,21 +228,21 @@ class Result(Part):
         imgsz, last = self._imgsz(recovered), tuned or recovered
         cost, weights = measure_cost(last.model, imgsz), pruner.folder.save_model(FINE_TUNED.weights, last)
         found = self._validated(recovered, pruner)
-        row = replace(row, recovered_map50_95_box=found.map50_95_box, recovered_map50_95_mask=found.map50_95_mask)
+        row = replace(row, recovered=found.map50_95)
         complete = found.complete
         if tuned is not None:
             found = self._validated(tuned, pruner)
-            row = replace(row, fine_tuned_map50_95_box=found.map50_95_box, fine_tuned_map50_95_mask=found.map50_95_mask)
+            row = replace(row, fine_tuned=found.map50_95)
         row = replace(
             row,
             parameters=cost.parameters,
             gmacs=cost.gmacs,
             weights=str(weights.relative_to(self.study.folder)),
-            samples=found.resampled_mask,
+            samples=found.resampled,
             complete=complete and found.complete,
         )
         pruner.folder.clear_scratch()  # what a training that is cut off goes on from
-        return {"row": asdict(row), "widths": layer_widths(last.model)}
+        return {"row": row.to_dict(), "widths": layer_widths(last.model)}
 
     def _validated(self, model: Any, pruner: DefaultYolov8SegPruner) -> Metrics:
         """mAP as in `DefaultYolov8SegPruner.evaluate`, on samples of the images too."""

@@ -1,11 +1,11 @@
 """Which criterion, and how far: a rule that reads nothing but the table.
 
-1. At each target, the criterion with the highest mask mAP50-95 at the end, in the mean over the seeds that all criteria
-   have there; of equal ones the one named first.
+1. At each target, the criterion with the highest mAP50-95 at the end, in the mean over the seeds that all criteria have
+   there; of equal ones the one named first. All mAPs here are of the kind that counts most (`validation.PRIMARY`).
 2. It is told apart from the next one where the 95 % interval of their difference (paired bootstrap over the validation
    images, see `bootstrap.py`) lies above 0, and it is ahead with every seed. Each interval is for one pair, not for all
    pairs together. With one seed nothing is known of what another draw of calibration images would change.
-3. The size is the smallest target whose best criterion loses at most `max_map_drop` of the control's mask mAP50-95, as
+3. The size is the smallest target whose best criterion loses at most `max_map_drop` of the control's mAP50-95, as
    measured; where the loss's interval reaches past that, the text says so. Smallest by the targets' own metric where
    they have one in common, else by parameters. Where no target is within the loss, none is recommended.
 """
@@ -17,6 +17,7 @@ from typing import Any
 
 from depgraph_hsic_only.comparison.table import Row
 from depgraph_hsic_only.evaluation.bootstrap import Interval, paired_interval
+from depgraph_hsic_only.evaluation.validation import PRIMARY
 
 MAX_MAP_DROP = 0.02
 _SIZES = {"params": "parameters", "gmacs": "gmacs", "latency": "latency_ms"}  # a target's metric: what sizes go by
@@ -24,7 +25,7 @@ _SIZES = {"params": "parameters", "gmacs": "gmacs", "latency": "latency_ms"}  # 
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two mask mAP50-95, in the mean over seeds.
+    """Of two mAP50-95, in the mean over seeds.
 
     Attributes:
         mean: As measured on all validation images.
@@ -45,19 +46,19 @@ class Choice:
     Attributes:
         target: As in the table.
         criterion: The best.
-        mask: Its mask mAP50-95, in the mean over seeds.
+        map50_95: Its mAP50-95, in the mean over seeds.
         size: What sizes are compared by: parameters, GMACs or milliseconds.
         seeds: How many it is the mean of.
-        unpruned: Mask mAP50-95 of the control; None where it is missing or 0.
-        loss: The control's mask mAP50-95 less its own; None where that is.
+        unpruned: mAP50-95 of the control; None where it is missing or 0.
+        loss: The control's mAP50-95 less its own; None where that is.
         runner_up: The next criterion; None where only one was compared.
-        lead: Its mask mAP50-95 less the next one's.
+        lead: Its mAP50-95 less the next one's.
         told_apart: Whether it can be told apart from the next one.
     """
 
     target: str
     criterion: str
-    mask: float
+    map50_95: float
     size: float
     seeds: int
     unpruned: float | None
@@ -67,13 +68,17 @@ class Choice:
     told_apart: bool
 
     def __str__(self) -> str:
-        kept = f", {self.mask / self.unpruned:.2f} of the unpruned {self.unpruned:.3f}" if self.unpruned else ""
-        said = f"{self.target}: {self.criterion} has the best mask mAP50-95, {self.mask:.3f}{kept}; "
+        kept = f", {self.map50_95 / self.unpruned:.2f} of the unpruned {self.unpruned:.3f}" if self.unpruned else ""
+        said = f"{self.target}: {self.criterion} has the best {PRIMARY} mAP50-95, {self.map50_95:.3f}{kept}; "
         if self.lead is None:
             return said + "no other criterion was compared"
         if self.told_apart:
             return said + f"it is ahead of the next, {self.runner_up}, by {self.lead}"
         return said + f"it can't be told apart from the next, {self.runner_up} (paired difference {self.lead})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values; the mAP50-95 by its kind of prediction."""
+        return {PRIMARY if name == "map50_95" else name: value for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ class Recommendation:
     """What to take.
 
     Attributes:
-        max_map_drop: Largest loss of mask mAP50-95 that is allowed.
+        max_map_drop: Largest loss of primary mAP50-95 that is allowed.
         choices: The best criterion at each target.
         chosen: The smallest of them within the allowed loss; None where none is.
     """
@@ -104,10 +109,15 @@ class Recommendation:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values."""
-        return {**asdict(self), "lines": list(self.lines)}
+        return {
+            "max_map_drop": self.max_map_drop,
+            "choices": [choice.to_dict() for choice in self.choices],
+            "chosen": self.chosen and self.chosen.to_dict(),
+            "lines": list(self.lines),
+        }
 
     def _advice(self) -> str:
-        allowed = f"at most {self.max_map_drop:g} of mask mAP50-95"
+        allowed = f"at most {self.max_map_drop:g} of {PRIMARY} mAP50-95"
         if self.chosen is None:
             known = [(choice.loss.mean, choice) for choice in self.choices if choice.loss is not None]
             if not known:
@@ -131,7 +141,7 @@ def recommend(rows: Sequence[Row], max_map_drop: float = MAX_MAP_DROP) -> Recomm
 
     Args:
         rows: Cut models and controls.
-        max_map_drop: Largest loss of mask mAP50-95 that is allowed, in [0, 1].
+        max_map_drop: Largest loss of primary mAP50-95 that is allowed, in [0, 1].
     """
     control = [row for row in rows if row.target is None]
     cut = [row for row in rows if row.target is not None]
@@ -143,7 +153,7 @@ def recommend(rows: Sequence[Row], max_map_drop: float = MAX_MAP_DROP) -> Recomm
     found = (_choose([row for row in cut if row.target == target], control, size) for target in targets)
     choices = tuple(choice for choice in found if choice is not None)
     within = [choice for choice in choices if choice.loss is not None and choice.loss.mean <= max_map_drop]
-    return Recommendation(max_map_drop, choices, min(within, key=lambda c: (c.size, -c.mask), default=None))
+    return Recommendation(max_map_drop, choices, min(within, key=lambda c: (c.size, -c.map50_95), default=None))
 
 
 def _choose(rows: Sequence[Row], control: Sequence[Row], size: str) -> Choice | None:
@@ -156,19 +166,21 @@ def _choose(rows: Sequence[Row], control: Sequence[Row], size: str) -> Choice | 
     if not seeds:
         return None
     cells = {criterion: [found[seed] for seed in seeds] for criterion, found in by_criterion.items()}
-    ranked = sorted(cells, key=lambda criterion: -_mask(cells[criterion]))  # stable: of equal ones the first
+    ranked = sorted(cells, key=lambda criterion: -_mean(cells[criterion]))  # stable: of equal ones the first
     best, runner_up = ranked[0], next(iter(ranked[1:]), None)
     unpruned = [row for row in control if row.seed is None or row.seed in shared]
-    unpruned = unpruned if any(row.mask > 0 for row in unpruned) else []  # a share or a loss of nothing means nothing
+    if not any(row.primary > 0 for row in unpruned):
+        unpruned = []  # a share or a loss of nothing means nothing
     lead = None if runner_up is None else _difference(cells[best], cells[runner_up])
-    ahead = runner_up is not None and all(a.mask > b.mask for a, b in zip(cells[best], cells[runner_up], strict=True))
+    pairs = zip(cells[best], cells[runner_up], strict=True) if runner_up else ()
+    ahead = all(first.primary > second.primary for first, second in pairs)
     return Choice(
         str(rows[0].target),
         best,
-        _mask(cells[best]),
+        _mean(cells[best]),
         statistics.mean(getattr(row, size) for row in cells[best]),
         len(seeds),
-        _mask(unpruned) if unpruned else None,
+        _mean(unpruned) if unpruned else None,
         _difference(unpruned, cells[best]) if unpruned else None,
         runner_up,
         lead,
@@ -176,9 +188,9 @@ def _choose(rows: Sequence[Row], control: Sequence[Row], size: str) -> Choice | 
     )
 
 
-def _mask(rows: Sequence[Row]) -> float:
-    return statistics.mean(row.mask for row in rows)
+def _mean(rows: Sequence[Row]) -> float:
+    return statistics.mean(row.primary for row in rows)
 
 
 def _difference(a: Sequence[Row], b: Sequence[Row]) -> Difference:
-    return Difference(_mask(a) - _mask(b), paired_interval([row.samples for row in a], [row.samples for row in b]))
+    return Difference(_mean(a) - _mean(b), paired_interval([row.samples for row in a], [row.samples for row in b]))

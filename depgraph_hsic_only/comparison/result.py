@@ -3,17 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from matplotlib.figure import Figure
 from rich.console import Group
 from rich.text import Text
 
 from depgraph_hsic_only.comparison.recommendation import Recommendation
 from depgraph_hsic_only.comparison.table import Row, Summary, row_table, summarize, summary_table
 from depgraph_hsic_only.evaluation.validation import Validation
-from depgraph_hsic_only.report.figures.pareto import plot_pareto
 from depgraph_hsic_only.report.tables import Shown
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, repr=False)
@@ -48,8 +49,8 @@ class Comparison(Shown):
         return {
             "args": dict(self.args),
             "validation": asdict(self.validation),
-            "rows": [{**asdict(row), "samples": list(row.samples)} for row in self.rows],
-            "summary": [asdict(summary) for summary in self.summaries],
+            "rows": [row.to_dict() for row in self.rows],
+            "summary": [summary.to_dict() for summary in self.summaries],
             "recommendation": self.recommendation.to_dict(),
             "failures": dict(self.failures),
         }
@@ -58,9 +59,11 @@ class Comparison(Shown):
         """The recommendation."""
         return self.recommendation.lines[0]
 
-    def plot(self) -> Figure:
-        """Mask mAP50-95 against parameters, multiply-adds and latency: see `utils.pareto.plot_pareto`."""
-        return plot_pareto([asdict(summary) for summary in self.summaries])
+    def plot(self) -> "Figure":
+        """The primary mAP50-95 against parameters, multiply-adds and latency: see `utils.plots.plot_pareto`."""
+        from depgraph_hsic_only.report.figures.pareto import plot_pareto  # matplotlib takes a while to import
+
+        return plot_pareto([summary.to_dict() for summary in self.summaries])
 
     def __rich__(self) -> Group:
         tables = [row_table(self.rows, self.validation)]

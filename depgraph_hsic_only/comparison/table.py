@@ -2,12 +2,13 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rich.table import Table
+from depgraph_hsic_only.evaluation.validation import KINDS, PRIMARY, Validation
+from depgraph_hsic_only.report.tables import Sheet, figure_text
 
-from depgraph_hsic_only.evaluation.validation import Validation
+_STAGES = ("recovered", "fine_tuned")  # after which a row has mAPs
 
 
 @dataclass(frozen=True)
@@ -20,15 +21,13 @@ class Row:
         seed: Of its random choices; None for a control that was not trained, which is the same for all.
         parameters: Number of parameters.
         gmacs: Multiply-adds for one image, in units of 10^9.
-        recovered_map50_95_box: Box mAP50-95 after the recovery, of the control as it is, in [0, 1].
-        recovered_map50_95_mask: The same of the masks.
-        fine_tuned_map50_95_box: Box mAP50-95 after the fine-tuning.
-        fine_tuned_map50_95_mask: The same of the masks.
+        recovered: mAP50-95 after the recovery, of the control as it is, in [0, 1], by kind of prediction.
+        fine_tuned: The same after the fine-tuning.
         latency_ms: Median milliseconds for one image, in onnxruntime on the CPU.
         seconds: Time for scores, cut, recovery and fine-tuning.
         weights: The model, relative to the comparison's folder.
-        samples: Its last mask mAP50-95 on samples of the validation images, the same samples for all rows.
-        complete: Whether every validation image was counted (see `evaluation.Metrics`).
+        samples: Its last primary mAP50-95 on samples of the validation images, the same samples for all rows.
+        complete: Whether every validation image was counted (see `validation.Metrics`).
     """
 
     criterion: str
@@ -36,10 +35,8 @@ class Row:
     seed: int | None
     parameters: int = 0
     gmacs: float = 0.0
-    recovered_map50_95_box: float = 0.0
-    recovered_map50_95_mask: float = 0.0
-    fine_tuned_map50_95_box: float | None = None
-    fine_tuned_map50_95_mask: float | None = None
+    recovered: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(KINDS, 0.0))
+    fine_tuned: Mapping[str, float] | None = None
     latency_ms: float | None = None
     seconds: float = 0.0
     weights: str = ""
@@ -47,25 +44,36 @@ class Row:
     complete: bool = True
 
     @property
-    def mask(self) -> float:
-        """Mask mAP50-95 at the end."""
-        tuned = self.fine_tuned_map50_95_mask
-        return self.recovered_map50_95_mask if tuned is None else tuned
+    def map50_95(self) -> Mapping[str, float]:
+        """mAP50-95 at the end, by kind of prediction."""
+        return self.recovered if self.fine_tuned is None else self.fine_tuned
 
     @property
-    def box(self) -> float:
-        """Box mAP50-95 at the end."""
-        tuned = self.fine_tuned_map50_95_box
-        return self.recovered_map50_95_box if tuned is None else tuned
+    def primary(self) -> float:
+        """mAP50-95 at the end of the kind that counts most."""
+        return self.map50_95[PRIMARY]
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Row":
-        """A row as JSON holds it."""
-        return cls(**{**data, "samples": tuple(data["samples"])})
+        """The inverse of `to_dict`, from JSON too."""
+        row = dict(data)
+        recovered, tuned = ({kind: row.pop(f"{stage}_map50_95_{kind}") for kind in KINDS} for stage in _STAGES)
+        fine_tuned = None if None in tuned.values() else tuned
+        return cls(**{**row, "samples": tuple(row["samples"])}, recovered=recovered, fine_tuned=fine_tuned)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A row of `comparison.json`: an mAP has its kind of prediction in its key, as in "recovered_map50_95_mask"."""
+        row: dict[str, Any] = {}
+        for name, value in asdict(self).items():
+            if name in _STAGES:
+                row |= {f"{name}_map50_95_{kind}": value and value[kind] for kind in KINDS}
+            else:
+                row[name] = value
+        return row | {"samples": list(self.samples)}
 
     def csv_row(self) -> dict[str, Any]:
         """All of it but the samples."""
-        return {key: value for key, value in asdict(self).items() if key != "samples"}
+        return {key: value for key, value in self.to_dict().items() if key != "samples"}
 
 
 @dataclass(frozen=True)
@@ -78,11 +86,9 @@ class Summary:
         seeds: How many.
         parameters: Number of parameters.
         gmacs: Multiply-adds, in units of 10^9.
-        map50_95_box: Box mAP50-95 at the end.
-        box_spread: Its spread.
-        map50_95_mask: Mask mAP50-95 at the end.
-        mask_spread: Its spread.
-        kept: Mask mAP50-95 as a share of the control's; None where the control is missing or 0.
+        map50_95: mAP50-95 at the end, by kind of prediction.
+        spread: Its spread, by kind of prediction.
+        kept: The primary mAP50-95 as a share of the control's; None where the control is missing or 0.
         latency_ms: Milliseconds for one image; None where it was not measured.
         seconds: Time.
     """
@@ -92,13 +98,19 @@ class Summary:
     seeds: int
     parameters: float
     gmacs: float
-    map50_95_box: float
-    box_spread: float | None
-    map50_95_mask: float
-    mask_spread: float | None
+    map50_95: Mapping[str, float]
+    spread: Mapping[str, float | None]
     kept: float | None
     latency_ms: float | None
     seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """An entry of `comparison.json`'s `summary`, with the kinds of prediction in the keys, as in "mask_spread"."""
+        found = asdict(self)
+        maps, spreads = found.pop("map50_95"), found.pop("spread")
+        for kind in KINDS:
+            found |= {f"map50_95_{kind}": maps[kind], f"{kind}_spread": spreads[kind]}
+        return found
 
 
 def summarize(rows: Sequence[Row]) -> tuple[Summary, ...]:
@@ -106,16 +118,14 @@ def summarize(rows: Sequence[Row]) -> tuple[Summary, ...]:
     cells: dict[tuple[str, str | None], list[Row]] = {}
     for row in rows:
         cells.setdefault((row.criterion, row.target), []).append(row)
-    control = [row.mask for row in rows if row.target is None]
+    control = [row.primary for row in rows if row.target is None]
     reference = statistics.mean(control) if control else 0.0
     return tuple(_summary(criterion, target, cell, reference) for (criterion, target), cell in cells.items())
 
 
 def _summary(criterion: str, target: str | None, rows: Sequence[Row], reference: float) -> Summary:
-    def spread(values: list[float]) -> float | None:
-        return statistics.stdev(values) if len(values) > 1 else None
-
-    box, mask = [row.box for row in rows], [row.mask for row in rows]
+    maps = {kind: [row.map50_95[kind] for row in rows] for kind in KINDS}
+    means = {kind: statistics.mean(values) for kind, values in maps.items()}
     latencies = [row.latency_ms for row in rows if row.latency_ms is not None]
     return Summary(
         criterion,
@@ -123,63 +133,58 @@ def _summary(criterion: str, target: str | None, rows: Sequence[Row], reference:
         len(rows),
         statistics.mean(row.parameters for row in rows),
         statistics.mean(row.gmacs for row in rows),
-        statistics.mean(box),
-        spread(box),
-        statistics.mean(mask),
-        spread(mask),
-        statistics.mean(mask) / reference if reference > 0 else None,
+        means,
+        {kind: statistics.stdev(values) if len(values) > 1 else None for kind, values in maps.items()},
+        means[PRIMARY] / reference if reference > 0 else None,
         statistics.mean(latencies) if len(latencies) == len(rows) else None,
         statistics.mean(row.seconds for row in rows),
     )
 
 
-def row_table(rows: Sequence[Row], validation: Validation) -> Table:
+def row_table(rows: Sequence[Row], validation: Validation) -> Sheet:
     """Every model; "-" where a figure was not measured."""
-    conditions = f"imgsz={validation.imgsz}, batch={validation.batch}, rect={validation.rect}, {validation.split}"
-    table = _table(f"Models ({conditions})", ("criterion", "target"))
-    tuned = any(row.fine_tuned_map50_95_mask is not None for row in rows)
-    headings = ["seed", "parameters", "GMACs", "recovered\nbox", "recovered\nmask"]
-    headings += ["fine-tuned\nbox", "fine-tuned\nmask"] if tuned else []
-    for heading in (*headings, "onnxruntime\nms", "time\ns"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    stages = {"recovered": "recovered"}
+    if any(row.fine_tuned is not None for row in rows):
+        stages["fine_tuned"] = "fine-tuned"
+    cells = []
     for row in rows:
-        maps = [row.recovered_map50_95_box, row.recovered_map50_95_mask]
-        after = [row.fine_tuned_map50_95_box, row.fine_tuned_map50_95_mask] if tuned else []
-        table.add_row(
-            row.criterion,
-            row.target or "-",
-            "-" if row.seed is None else str(row.seed),
-            f"{row.parameters:,}",
-            f"{row.gmacs:.3f}",
-            *(_figure(value, 4) for value in [*maps, *after]),
-            _figure(row.latency_ms, 1),
-            f"{row.seconds:,.1f}",
+        figures = ((getattr(row, stage) or {}).get(kind) for stage in stages for kind in KINDS)
+        cells.append(
+            (
+                row.criterion,
+                row.target or "-",
+                figure_text(row.seed, "d"),
+                f"{row.parameters:,}",
+                f"{row.gmacs:.3f}",
+                *(figure_text(value, ".4f") for value in figures),
+                figure_text(row.latency_ms, ".1f"),
+                f"{row.seconds:,.1f}",
+            )
         )
-    return table
+    maps = (f"{title}\n{kind}" for title in stages.values() for kind in KINDS)
+    headings = ("criterion", "target", "seed", "parameters", "GMACs", *maps, "onnxruntime\nms", "time\ns")
+    return Sheet(f"Models ({validation})", headings, tuple(cells), "ll" + "r" * (len(headings) - 2))
 
 
-def summary_table(summaries: Sequence[Summary]) -> Table:
+def summary_table(summaries: Sequence[Summary]) -> Sheet:
     """Means over the seeds, with their standard deviations."""
-    table = _table("Means over the seeds ± standard deviation", ("criterion", "target"))
-    for heading in ("seeds", "parameters", "GMACs", "box\nmAP50-95", "mask\nmAP50-95", "of the\nunpruned", "ms"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for s in summaries:
-        spreads = ("" if spread is None else f" ± {spread:.4f}" for spread in (s.box_spread, s.mask_spread))
-        maps = (
-            f"{value:.4f}{spread}" for value, spread in zip((s.map50_95_box, s.map50_95_mask), spreads, strict=True)
+    rows = tuple(
+        (
+            s.criterion,
+            s.target or "-",
+            str(s.seeds),
+            f"{s.parameters:,.0f}",
+            f"{s.gmacs:.3f}",
+            *(_with_spread(s.map50_95[kind], s.spread[kind]) for kind in KINDS),
+            figure_text(s.kept, ".3f"),
+            figure_text(s.latency_ms, ".1f"),
         )
-        costs = (f"{s.parameters:,.0f}", f"{s.gmacs:.3f}")
-        kept, latency = _figure(s.kept, 3), _figure(s.latency_ms, 1)
-        table.add_row(s.criterion, s.target or "-", str(s.seeds), *costs, *maps, kept, latency)
-    return table
+        for s in summaries
+    )
+    maps = (f"{kind}\nmAP50-95" for kind in KINDS)
+    headings = ("criterion", "target", "seeds", "parameters", "GMACs", *maps, "of the\nunpruned", "ms")
+    return Sheet("Means over the seeds ± standard deviation", headings, rows, "ll" + "r" * (len(headings) - 2))
 
 
-def _table(title: str, names: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left")
-    for name in names:
-        table.add_column(name, no_wrap=True)
-    return table
-
-
-def _figure(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+def _with_spread(mean: float, spread: float | None) -> str:
+    return f"{mean:.4f}" if spread is None else f"{mean:.4f} ± {spread:.4f}"

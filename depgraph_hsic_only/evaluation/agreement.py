@@ -1,4 +1,4 @@
-"""What the model before and the result see in the same validation images.
+"""Agreement of two models: what the one before the cut and the result predict on the same validation images.
 
 Their agreement on an image is the panoptic quality (Kirillov et al. 2019, arXiv:1801.00868) of one's objects against
 the other's, over all classes together: objects of the same class whose masks have an IoU above 0.5 match, and
@@ -25,21 +25,21 @@ from depgraph_hsic_only.yolo.patches import patient_nms
 
 Picture = NDArray[np.uint8]  # (h, w, 3), RGB
 
-_CONFIDENCE, _OVERLAP = 0.25, 0.7  # what Ultralytics predicts with
+_CONFIDENCE, _NMS_IOU = 0.25, 0.7  # what Ultralytics predicts with
 _MATCH = 0.5  # IoU above which objects match
-_IMAGES = 100  # of which are compared at most so many, evenly spaced
-_SHOWN = 4
+_IMAGES = 100  # at most so many are compared
+_SHOWN = 4  # of either kind
 
 
 @dataclass(frozen=True)
-class ImageComparison:
-    """One image.
+class ImageAgreement:
+    """Two models' agreement on one image.
 
     Attributes:
         image: File name.
-        agreement: In [0, 1]; see above.
-        before: Number of objects that the model before finds.
-        after: Number of objects that the result finds.
+        agreement: Panoptic quality, in [0, 1]; see above.
+        before: Number of objects that the model before predicts.
+        after: Number of objects that the result predicts.
     """
 
     image: str
@@ -49,11 +49,11 @@ class ImageComparison:
 
 
 @dataclass(frozen=True)
-class SideBySide:
-    """The comparison on all images.
+class Agreement:
+    """Two models' agreement on all images that were compared.
 
     Attributes:
-        confidence: Of the objects that count, at least.
+        confidence: Least confidence of the predictions that count, in [0, 1].
         images: Number of images compared.
         agreement: Mean over the images in which either finds something; None where there are none.
         examples: Images evenly spaced over those compared.
@@ -63,35 +63,35 @@ class SideBySide:
     confidence: float
     images: int
     agreement: float | None
-    examples: tuple[ImageComparison, ...]
-    differing: tuple[ImageComparison, ...]
+    examples: tuple[ImageAgreement, ...]
+    differing: tuple[ImageAgreement, ...]
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "SideBySide":
+    def from_dict(cls, data: Mapping[str, Any]) -> "Agreement":
         """The inverse of `dataclasses.asdict`."""
-        lists = {name: tuple(ImageComparison(**row) for row in data[name]) for name in ("examples", "differing")}
+        lists = {name: tuple(ImageAgreement(**row) for row in data[name]) for name in ("examples", "differing")}
         return cls(**{**data, **lists})
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """One image with the objects that each model finds drawn into it.
+    """One image with each model's predictions drawn into it.
 
     Attributes:
-        found: The comparison.
+        found: The agreement on it.
         before: By the model before.
         after: By the result.
     """
 
-    found: ImageComparison
+    found: ImageAgreement
     before: Picture
     after: Picture
 
 
-def compare_models(
+def measure_agreement(
     before: Any, after: Any, files: Sequence[Path], *, imgsz: int, device: Any
-) -> tuple[SideBySide, dict[str, Pair]]:
-    """Let two models predict on the same images.
+) -> tuple[Agreement, dict[str, Pair]]:
+    """Let two models predict on the same images, and match their predictions.
 
     Args:
         before: A `YOLO`; it is fused by predicting.
@@ -101,14 +101,13 @@ def compare_models(
         device: As Ultralytics takes it.
 
     Returns:
-        The comparison, and the pictures by name: "example-1", ..., "difference-1", ...
+        Their agreement, and the pictures by name: "example-1", ..., "difference-1", ...
 
     Raises:
         DataError: No image can be read.
     """
-    count = min(len(files), _IMAGES)
-    chosen = [files[k * len(files) // count] for k in range(count)]
-    arguments = {"imgsz": imgsz, "device": device, "conf": _CONFIDENCE, "iou": _OVERLAP, "verbose": False}
+    chosen = _evenly_spaced(files, _IMAGES)
+    arguments = {"imgsz": imgsz, "device": device, "conf": _CONFIDENCE, "iou": _NMS_IOU, "verbose": False}
 
     def predictions(paths: Sequence[Path]) -> Iterator[tuple[Path, Any, Any]]:
         for path in paths:
@@ -117,20 +116,17 @@ def compare_models(
                 yield path, *(model.predict(image, save=False, **arguments)[0] for model in (before, after))
 
     with patient_nms():
-        found = {path: _compared(path, *both) for path, *both in track(predictions(chosen), "comparing", count)}
+        found = {path: _compared(path, *both) for path, *both in track(predictions(chosen), "comparing", len(chosen))}
         if not found:
             raise DataError(
                 f"expected images, but none of {len(files)} validation files could be read (first {files[0]}); check "
                 "them"
             )
-        paths = list(found)
-        kinds = {
-            "example": [paths[k * len(paths) // min(len(paths), _SHOWN)] for k in range(min(len(paths), _SHOWN))],
-            "difference": sorted(
-                (path for path in paths if found[path].agreement < 1),
-                key=lambda path: (found[path].agreement, -found[path].before - found[path].after, path),
-            )[:_SHOWN],
-        }
+        least = sorted(
+            (path for path in found if found[path].agreement < 1),
+            key=lambda path: (found[path].agreement, -found[path].before - found[path].after, path),
+        )
+        kinds = {"example": _evenly_spaced(list(found), _SHOWN), "difference": least[:_SHOWN]}
         pairs = {
             f"{kind}-{k}": Pair(found[path], _drawn(b), _drawn(a))
             for kind, some in kinds.items()
@@ -139,11 +135,16 @@ def compare_models(
     agreements = [row.agreement for row in found.values() if row.before or row.after]
     mean = sum(agreements) / len(agreements) if agreements else None
     examples, differing = (tuple(found[path] for path in some) for some in kinds.values())
-    return SideBySide(_CONFIDENCE, len(found), mean, examples, differing), pairs
+    return Agreement(_CONFIDENCE, len(found), mean, examples, differing), pairs
 
 
-def _compared(path: Path, before: Any, after: Any) -> ImageComparison:
-    return ImageComparison(path.name, agreement(*_objects(before), *_objects(after)), len(before), len(after))
+def _evenly_spaced(files: Sequence[Path], most: int) -> list[Path]:
+    count = min(len(files), most)
+    return [files[k * len(files) // count] for k in range(count)]
+
+
+def _compared(path: Path, before: Any, after: Any) -> ImageAgreement:
+    return ImageAgreement(path.name, panoptic_quality(*_objects(before), *_objects(after)), len(before), len(after))
 
 
 def _objects(found: Any) -> tuple[list[str], torch.Tensor]:
@@ -152,10 +153,10 @@ def _objects(found: Any) -> tuple[list[str], torch.Tensor]:
     return names, found.masks.data.bool().cpu() if names else torch.zeros(0, 1, 1, dtype=torch.bool)
 
 
-def agreement(
+def panoptic_quality(
     names_before: Sequence[str], before: torch.Tensor, names_after: Sequence[str], after: torch.Tensor
 ) -> float:
-    """The agreement of two lists of objects, in [0, 1]; the same if they are exchanged.
+    """Panoptic quality of one list of objects against another, in [0, 1]; the same if they are exchanged.
 
     Args:
         names_before: Their class names.

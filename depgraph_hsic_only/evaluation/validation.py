@@ -2,9 +2,10 @@
 
 import logging
 import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ultralytics.utils import LOGGER
 
@@ -13,6 +14,8 @@ from depgraph_hsic_only.support.progress import current
 from depgraph_hsic_only.yolo.load import load_model
 from depgraph_hsic_only.yolo.patches import patient_nms
 
+KINDS: Final = ("box", "mask")  # of predictions, in the order in which tables have them
+PRIMARY: Final = "mask"  # the kind that counts most: its mAP50-95 chooses checkpoints, sizes and criteria
 _LABEL = "validating"
 
 
@@ -32,6 +35,22 @@ class Validation:
     rect: bool = True
     split: str = "val"
 
+    def __str__(self) -> str:
+        return f"imgsz={self.imgsz}, batch={self.batch}, rect={self.rect}, {self.split}"
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Mean average precision of one kind of prediction, in [0, 1].
+
+    Attributes:
+        map50: At an IoU of 0.5.
+        map50_95: Averaged over IoUs of 0.5 to 0.95.
+    """
+
+    map50: float
+    map50_95: float
+
 
 @dataclass(frozen=True)
 class ClassMetrics:
@@ -40,38 +59,38 @@ class ClassMetrics:
     Attributes:
         name: Name of the class.
         instances: Number of its objects in the validation split, at least 1.
-        map50_95_box: Box AP averaged over IoU 0.5 to 0.95, in [0, 1].
-        map50_95_mask: Mask AP averaged over IoU 0.5 to 0.95, in [0, 1].
+        map50_95: AP averaged over IoUs of 0.5 to 0.95, in [0, 1], by kind of prediction (see `KINDS`).
     """
 
     name: str
     instances: int
-    map50_95_box: float
-    map50_95_mask: float
+    map50_95: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """Validation figures, each in [0, 1].
+    """Validation figures of a model.
 
     Attributes:
-        map50_box: Box mAP at IoU 0.5.
-        map50_95_box: Box mAP averaged over IoU 0.5 to 0.95.
-        map50_mask: Mask mAP at IoU 0.5.
-        map50_95_mask: Mask mAP averaged over IoU 0.5 to 0.95.
+        metrics: The mAPs by kind of prediction (see `KINDS`); `found["mask"]` is short for `found.metrics["mask"]`.
         complete: Whether every image was counted: on a busy or slow machine Ultralytics' NMS runs out of time and
             leaves the rest of a batch without detections, so that the figures are too low.
         classes: The figures of each class that has objects in the split, in the order of the classes.
-        resampled_mask: `map50_95_mask` on samples of the images (see `bootstrap.py`).
+        resampled: mAP50-95 of the primary kind on samples of the images, in [0, 1] (see `bootstrap.py`).
     """
 
-    map50_box: float
-    map50_95_box: float
-    map50_mask: float
-    map50_95_mask: float
+    metrics: Mapping[str, Accuracy]
     complete: bool = True
     classes: tuple[ClassMetrics, ...] = ()
-    resampled_mask: tuple[float, ...] = ()
+    resampled: tuple[float, ...] = ()
+
+    def __getitem__(self, kind: str) -> Accuracy:
+        return self.metrics[kind]
+
+    @property
+    def map50_95(self) -> dict[str, float]:
+        """mAP50-95 by kind of prediction."""
+        return {kind: accuracy.map50_95 for kind, accuracy in self.metrics.items()}
 
 
 def validate_model(
@@ -91,7 +110,7 @@ def validate_model(
         validation: What the figures depend on.
         device: As Ultralytics takes it.
         workers: Data loading processes.
-        draws: On how many samples of the images the mask mAP is measured too (see `bootstrap.py`).
+        draws: On how many samples of the images the primary mAP50-95 is measured too (see `bootstrap.py`).
     """
     arguments = {"data": data, "device": device, "workers": workers, "plots": False, "verbose": False}
     matches = Matches()
@@ -99,21 +118,22 @@ def validate_model(
         weights = Path(folder) / "model.pt"
         model.save(weights)
         fresh = load_model(weights)
-        for event, function in (*_PROGRESS, ("on_val_batch_end", matches)):
+        for event, function in (*_progress(), ("on_val_batch_end", matches)):
             fresh.add_callback(event, function)
         found = fresh.val(project=folder, **arguments, **asdict(validation))  # it makes a folder
-    box, mask = found.box, found.seg
+    kinds = {"box": found.box, "mask": found.seg}
     return Metrics(
-        float(box.map50),
-        float(box.map),
-        float(mask.map50),
-        float(mask.map),
+        {kind: Accuracy(float(of.map50), float(of.map)) for kind, of in kinds.items()},
         complete=not timeouts.seen,
         classes=tuple(
-            ClassMetrics(found.names[k], int(found.nt_per_class[k]), float(box.maps[k]), float(mask.maps[k]))
+            ClassMetrics(
+                found.names[k],
+                int(found.nt_per_class[k]),
+                {kind: float(of.maps[k]) for kind, of in kinds.items()},
+            )
             for k in map(int, found.ap_class_index)
         ),
-        resampled_mask=tuple(matches.bootstrap(draws)),
+        resampled=tuple(matches.bootstrap(draws)),
     )
 
 
@@ -133,24 +153,12 @@ class _NmsTimeouts(logging.Handler):
         LOGGER.removeHandler(self)
 
 
-def _validation_begins(validator: Any) -> None:
-    if (display := current()) is not None:
-        display.begin(_LABEL, len(validator.dataloader))
-
-
-def _images_done(_: Any) -> None:
-    if (display := current()) is not None:
-        display.step(_LABEL, 1)
-
-
-def _validation_ends(_: Any) -> None:
-    if (display := current()) is not None:
-        display.end(_LABEL)
-
-
-# Callbacks by event that show how far a validation is.
-_PROGRESS = (
-    ("on_val_start", _validation_begins),
-    ("on_val_batch_end", _images_done),
-    ("on_val_end", _validation_ends),
-)
+def _progress() -> list[tuple[str, Callable[[Any], object]]]:
+    """Callbacks by event that show how far a validation is, where anything is shown."""
+    if (display := current()) is None:
+        return []
+    return [
+        ("on_val_start", lambda validator: display.begin(_LABEL, len(validator.dataloader))),
+        ("on_val_batch_end", lambda _: display.step(_LABEL, 1)),
+        ("on_val_end", lambda _: display.end(_LABEL)),
+    ]

@@ -18,6 +18,7 @@ from depgraph_hsic_only.pruning.planner import Planner
 from depgraph_hsic_only.recovery.layerwise import batch_size
 from depgraph_hsic_only.recovery.recover import check_method, recover_cut
 from depgraph_hsic_only.report.pruning_report import PruningReport
+from depgraph_hsic_only.yolo.architecture import layer_widths, list_layers
 from depgraph_hsic_only.yolo.blocks import OUTPUT_MULTIPLE
 from depgraph_hsic_only.yolo.cost import measure_cost
 from depgraph_hsic_only.yolo.load import install, network_of, own_imgsz
@@ -136,13 +137,19 @@ def cut_in_place(
         What was cut, and what is left of the network.
     """
     done = cut(network, plan, graph)
-    report = PruningReport(plan, measure_cost(network), measure_cost(done.network))
+    report = report_cut(plan, network, done.network)
     if recovery != "none":
         given = torch.empty(0) if images is None else images
         found = recover_cut(done.network, network, done.kept, given, method=recovery, **settings)
         report = replace(report, recovery=found)
     install(model, done.network)
     return report, done.kept
+
+
+def report_cut(plan: PruningPlan, original: Any, pruned: Any) -> PruningReport:
+    """What a plan has cut from a network, counted on both."""
+    costs, widths = (measure_cost(original), measure_cost(pruned)), (layer_widths(original), layer_widths(pruned))
+    return PruningReport(plan, *costs, list_layers(original), *widths)
 
 
 def score_channels(

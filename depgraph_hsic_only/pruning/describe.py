@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from depgraph_hsic_only.errors import ConfigError
-from depgraph_hsic_only.report.tables import to_text
+from depgraph_hsic_only.report.tables import Sheet, to_text
 from depgraph_hsic_only.yolo.architecture import is_written_out, layer_widths, origin_of, task_of
 from depgraph_hsic_only.yolo.cost import Cost, measure_cost
 from depgraph_hsic_only.yolo.load import network_of, own_imgsz
@@ -97,31 +97,25 @@ class ModelInfo:
             table.add_row(Text(name, "bold"), Text(value))
         return table
 
-    def _parts(self) -> Table:
-        table = Table(title=f"Cost by part, GMACs at {self.cost.imgsz} px", title_justify="left")
-        table.add_column("", no_wrap=True)
-        for who in ("", *(origin.name for origin in self._others)):
-            table.add_column(f"{who}\nparameters".lstrip(), justify="right", no_wrap=True, vertical="bottom")
-            table.add_column("GMACs", justify="right", no_wrap=True, vertical="bottom")
-        costs = (self.cost, *(origin.cost for origin in self._others))
-        for parts in zip(*(cost.parts for cost in costs), strict=True):
-            figures = [text for p in parts for text in (f"{p.parameters:,}", f"{p.gmacs:.3f}")]
-            table.add_row(parts[0].name, *figures)
-        return table
+    def _parts(self) -> Sheet:
+        costs, above = (self.cost, *(origin.cost for origin in self._others)), "\n" if self._others else ""
+        headings = ["", f"{above}parameters", f"{above}GMACs"]
+        headings += [heading for origin in self._others for heading in (f"{origin.name}\nparameters", "\nGMACs")]
+        rows = tuple(
+            (parts[0].name, *(text for part in parts for text in (f"{part.parameters:,}", f"{part.gmacs:.3f}")))
+            for parts in zip(*(cost.parts for cost in costs), strict=True)
+        )
+        title = f"Cost by part, GMACs at {self.cost.imgsz} px"
+        return Sheet(title, tuple(headings), rows, "l" + "r" * 2 * len(costs))
 
-    def _widths(self) -> Table:
-        table = Table(title="Widths", title_justify="left")
-        for heading in ("layer", "width", "channels"):
-            table.add_column(heading, justify="right", no_wrap=True)
-        for origin in self._others:
-            table.add_column(origin.name, justify="right", no_wrap=True)
-            table.add_column("left", justify="right", no_wrap=True)
+    def _widths(self) -> Sheet:
+        headings = ["layer", "width", "channels", *(text for origin in self._others for text in (origin.name, "left"))]
+        rows = []
         for name, width in self.widths.items():
             full = [origin.widths[name] for origin in self._others]
             figures = [text for f in full for text in (f"{f:,}", f"{width / f:.1%}")]
-            layer = name[1:] if name[1:].isdecimal() else "head"
-            table.add_row(layer, name, f"{width:,}", *figures)
-        return table
+            rows.append((name[1:] if name[1:].isdecimal() else "head", name, f"{width:,}", *figures))
+        return Sheet("Widths", tuple(headings), tuple(rows), "r" * len(headings))
 
     @property
     def _others(self) -> Sequence[StockModel]:

@@ -3,31 +3,21 @@
 import base64
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from depgraph_hsic_only.evaluation.agreement import ImageComparison
-from depgraph_hsic_only.report.figures.run import plot_metrics
+from depgraph_hsic_only.evaluation.agreement import ImageAgreement
+from depgraph_hsic_only.evaluation.validation import PRIMARY
 from depgraph_hsic_only.report.pruning_report import part_table
 from depgraph_hsic_only.report.run_report import RunReport
-from depgraph_hsic_only.report.stages import TITLES, class_table, latency_table, stage_table
+from depgraph_hsic_only.report.stages import PRIMARY_FIRST, TITLES, StageReport, class_table, latency_table, stage_table
 from depgraph_hsic_only.report.tables import figure_text
 from depgraph_hsic_only.report.warnings import find_warnings
 from depgraph_hsic_only.support.files import write_atomically
 
 REPORT = "report.html"
-
-
-@dataclass(frozen=True)
-class Card:
-    """One figure before and after, at the top of the page."""
-
-    title: str
-    before: str
-    after: str
 
 
 def write_html(run_folder: str | Path) -> Path:
@@ -42,6 +32,8 @@ def write_html(run_folder: str | Path) -> Path:
     Raises:
         DataError: The folder holds no report.
     """
+    from depgraph_hsic_only.report.figures.run import plot_metrics  # matplotlib takes a while to import
+
     report = RunReport.load(run_folder)
     figures = {path.stem: path.read_bytes() for path in plot_metrics(report.folder)}
     figures |= {name: (report.folder / "plots" / f"{name}.png").read_bytes() for name in _picture_names(report)}
@@ -57,7 +49,7 @@ def render_html(report: RunReport, figures: Mapping[str, bytes]) -> str:
     Args:
         report: What the run measured.
         figures: PNG files by name, as in the run folder's `plots`: those of `utils.plots.plot_metrics`, and the
-            pictures of the comparison, "example-1", ..., "difference-1", ...
+            pictures of both models' predictions, "example-1", ..., "difference-1", ...
     """
     before, after = report.before, report.after
     environment = Environment(
@@ -71,7 +63,7 @@ def render_html(report: RunReport, figures: Mapping[str, bytes]) -> str:
     return environment.get_template("page.html.jinja").render(
         report=report,
         name=Path(report.args["pretrained"]).name,
-        cards=_cards(report),
+        cards=[(title, figure, _figures(after)[title]) for title, figure in _figures(before).items()],
         warnings=find_warnings(report.stages, report.images),
         notes=notes,
         stages=stage_table(report.stages, report.validation),
@@ -84,28 +76,27 @@ def render_html(report: RunReport, figures: Mapping[str, bytes]) -> str:
         machine=_machine(report),
         command=f"python -m depgraph_hsic_only --cfg {shlex.quote(str(report.folder / 'args.yaml'))}",
         best=str(report.folder / "weights" / "best.pt"),
+        primary=PRIMARY,
         trained_on=_data_name(report.args["data"]),
     )
 
 
-def _cards(report: RunReport) -> list[Card]:
-    before, after = report.before, report.after
-    latency = [(stage.latency_ms["onnxruntime"], ".1f") for stage in (before, after)]
-    return [
-        Card("parameters", f"{before.parameters:,}", f"{after.parameters:,}"),
-        Card("GMACs", f"{before.gmacs:.3f}", f"{after.gmacs:.3f}"),
-        Card("checkpoint, MB", figure_text(before.size_mb, ".2f"), figure_text(after.size_mb, ".2f")),
-        Card("onnxruntime, ms", *(figure_text(*figure) for figure in latency)),
-        Card("mask mAP50-95", figure_text(before.map50_95_mask, ".3f"), figure_text(after.map50_95_mask, ".3f")),
-        Card("box mAP50-95", figure_text(before.map50_95_box, ".3f"), figure_text(after.map50_95_box, ".3f")),
-    ]
+def _figures(stage: StageReport) -> dict[str, str]:
+    """What stands at the top of the page, by title."""
+    return {
+        "parameters": f"{stage.parameters:,}",
+        "GMACs": f"{stage.gmacs:.3f}",
+        "checkpoint, MB": figure_text(stage.size_mb, ".2f"),
+        "onnxruntime, ms": figure_text(stage.latency_ms["onnxruntime"], ".1f"),
+        **{f"{kind} mAP50-95": figure_text(stage.map50_95.get(kind), ".3f") for kind in PRIMARY_FIRST},
+    }
 
 
-def _pictures(report: RunReport, kind: str) -> list[tuple[str, ImageComparison]]:
-    """Name of the figure and what was found, of each image of a kind."""
-    if report.comparison is None:
+def _pictures(report: RunReport, kind: str) -> list[tuple[str, ImageAgreement]]:
+    """Name of the figure and the agreement, of each image of a kind."""
+    if report.agreement is None:
         return []
-    rows = {"example": report.comparison.examples, "difference": report.comparison.differing}[kind]
+    rows = {"example": report.agreement.examples, "difference": report.agreement.differing}[kind]
     return [(f"{kind}-{k}", row) for k, row in enumerate(rows, 1)]
 
 

@@ -2,17 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
 from rich.console import Group
 from rich.text import Text
 
 from depgraph_hsic_only.channels.plan import PruningPlan
 from depgraph_hsic_only.recovery.recover import Recovery
-from depgraph_hsic_only.report.figures.channels import plot_widths
 from depgraph_hsic_only.report.tables import Sheet, Shown
+from depgraph_hsic_only.yolo.architecture import Layer
 from depgraph_hsic_only.yolo.cost import Cost, PartCost
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _STABLE = 0.8  # agreement above which more images change little
 
@@ -25,15 +27,21 @@ class PruningReport(Shown):
         plan: What was cut, with the widths before and after.
         before: Cost of the model before the cut.
         after: Cost of the model after the cut.
+        layers: All layers of the network.
+        widths_before: All its widths, by width group, before the cut.
+        widths_after: The same after the cut.
         scores: Importance of each channel by channel group; empty where a plan was applied that had been made before.
         stability: How well the scores of two halves of the calibration images agree, in [0, 1] (see
-            `criteria.agreement`); None where it was not measured.
+            `channels.widths.agreement`); None where it was not measured.
         recovery: What brought the cut model back; None where nothing did.
     """
 
     plan: PruningPlan
     before: Cost
     after: Cost
+    layers: tuple[Layer, ...]
+    widths_before: Mapping[str, int]
+    widths_after: Mapping[str, int]
     scores: Mapping[str, Sequence[float]] = field(default_factory=dict)
     stability: float | None = None
     recovery: Recovery | None = None
@@ -59,9 +67,11 @@ class PruningReport(Shown):
             "recovery": self.recovery.to_dict() if self.recovery else None,
         }
 
-    def plot(self) -> Figure:
-        """The widths before and after; the scores are drawn by `utils.plots.plot_scores(report.scores)`."""
-        return plot_widths(self.plan.before, self.plan.after)
+    def plot(self) -> "Figure":
+        """The network with what is left of every width; `utils.plots.plot_scores(report.scores)` draws the scores."""
+        from depgraph_hsic_only.report.figures.network import plot_network  # matplotlib takes a while to import
+
+        return plot_network(self.widths_before, self.widths_after, self.layers)
 
     def __rich__(self) -> Group:
         lines = [] if self.stability is None else [f"Calibration: {stability_text(self.stability)}"]
@@ -93,7 +103,7 @@ def part_table(before: Sequence[PartCost], after: Sequence[PartCost]) -> Sheet:
 def width_table(plan: PruningPlan) -> Sheet:
     """Each width before and after, and why."""
     rows = tuple((str(w.layer), w.name, f"{w.before:,}", f"{w.after:,}", w.reason) for w in plan.widths)
-    return Sheet(f"Widths by {plan.criterion}", ("layer", "width", "before", "after", "why"), rows, "rrrrl")
+    return Sheet(f"Widths by {plan.criterion}", ("layer", "width", "before", "after", "why"), rows, "rrrrt")
 
 
 def change_text(before: float, after: float, what: str) -> str:

@@ -1,62 +1,27 @@
 """What a run measured, stage by stage, as a value that shows itself."""
 
 import json
-import platform
-import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-import torch_pruning
-import ultralytics
-from matplotlib.figure import Figure
 from rich.console import Group
 from rich.text import Text
 
 from depgraph_hsic_only._version import __version__
 from depgraph_hsic_only.errors import DataError, one_line
-from depgraph_hsic_only.evaluation.agreement import SideBySide
+from depgraph_hsic_only.evaluation.agreement import Agreement
 from depgraph_hsic_only.evaluation.onnx import OnnxParity
 from depgraph_hsic_only.evaluation.validation import Validation
-from depgraph_hsic_only.report.figures.run import plot_stages
 from depgraph_hsic_only.report.pruning_report import part_table
 from depgraph_hsic_only.report.stages import TITLES, StageReport, stage_table
 from depgraph_hsic_only.report.tables import Shown
 from depgraph_hsic_only.report.warnings import before_stage, headline
+from depgraph_hsic_only.yolo.architecture import Layer
 
-
-def environment() -> dict[str, Any]:
-    """The machine and the versions that figures depend on."""
-    import onnx
-    import onnxruntime
-
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "torch": torch.__version__,
-        "ultralytics": ultralytics.__version__,
-        "torch-pruning": torch_pruning.__version__,
-        "onnx": onnx.__version__,
-        "onnxruntime": onnxruntime.__version__,
-        "commit": _commit(),
-    }
-
-
-def _commit() -> str | None:
-    """The commit of this package's checkout, with "-dirty" where it was changed; None where it is installed."""
-    checkout = Path(__file__).parents[2]
-    if not (checkout / ".git").exists():
-        return None
-    try:
-        described = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-        return subprocess.run(described, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, repr=False)
@@ -73,9 +38,10 @@ class RunReport(Shown):
         onnx: Path of the exported file relative to the run folder, and what its proof found; None before the export.
         images: Number of images by split, "train" and "val".
         sources: Digests of what was read: "checkpoint" (the network) and "data" (names, images' sizes, labels).
-        comparison: What the models before and after see in the same images; None before the export.
-        environment: The machine and the versions that the figures depend on.
+        agreement: Of the models before and after on the same images; None before the export.
+        environment: The machine and the versions that the figures depend on (see `report.environment`).
         version: Of this package.
+        layers: All layers of the network; empty in the report of an older version.
     """
 
     folder: Path
@@ -87,9 +53,10 @@ class RunReport(Shown):
     onnx: tuple[str, OnnxParity] | None = None
     images: Mapping[str, int] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
-    comparison: SideBySide | None = None
-    environment: Mapping[str, Any] = field(default_factory=environment)
+    agreement: Agreement | None = None
+    environment: Mapping[str, Any] = field(default_factory=dict)
     version: str = __version__
+    layers: tuple[Layer, ...] = ()
 
     columns: ClassVar[int] = 140
 
@@ -107,7 +74,7 @@ class RunReport(Shown):
         try:
             data = json.loads((folder / "report.json").read_text(encoding="utf-8"))
             onnx = dict(data["onnx"]) if data["onnx"] else None
-            comparison = data.get("comparison")
+            agreement = data.get("comparison")
             return cls(
                 folder,
                 data["args"],
@@ -118,9 +85,10 @@ class RunReport(Shown):
                 (onnx.pop("path"), OnnxParity(**onnx)) if onnx else None,
                 data.get("images", {}),
                 data.get("sources", {}),
-                SideBySide.from_dict(comparison) if comparison else None,
+                Agreement.from_dict(agreement) if agreement else None,
                 data["environment"],
                 data["version"],
+                tuple(map(Layer.from_dict, data.get("layers", ()))),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
@@ -148,17 +116,20 @@ class RunReport(Shown):
             "version": self.version,
             "environment": dict(self.environment),
             "args": dict(self.args),
-            "stages": [asdict(stage) for stage in self.stages],
+            "stages": [stage.to_dict() for stage in self.stages],
             "widths": {"before": dict(self.widths_before), "after": dict(self.widths_after)},
             "onnx": {"path": self.onnx[0], **asdict(self.onnx[1])} if self.onnx else None,
             "validation": asdict(self.validation),
             "images": dict(self.images),
             "sources": dict(self.sources),
-            "comparison": asdict(self.comparison) if self.comparison else None,
+            "comparison": asdict(self.agreement) if self.agreement else None,
+            "layers": [asdict(layer) for layer in self.layers],
         }
 
-    def plot(self) -> Figure:
+    def plot(self) -> "Figure":
         """Cost, mAP and latency after each stage; `utils.plots` draws the rest."""
+        from depgraph_hsic_only.report.figures.run import plot_stages  # matplotlib takes a while to import
+
         return plot_stages(self.to_dict()["stages"])
 
     def __rich__(self) -> Group:

@@ -1,17 +1,18 @@
 """A row of a run's report: the model after one stage."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from depgraph_hsic_only.evaluation.latency import Latency
-from depgraph_hsic_only.evaluation.validation import ClassMetrics, Validation
+from depgraph_hsic_only.evaluation.validation import KINDS, PRIMARY, Accuracy, ClassMetrics, Validation
 from depgraph_hsic_only.report.tables import Sheet, figure_text
 from depgraph_hsic_only.yolo.cost import PartCost
 
 TITLES = {"baseline": "baseline", "trained": "trained", "pruned": "pruned", "fine_tuned": "fine-tuned"}
 BEFORE = ("baseline", "trained")  # stages that come before the cut
 RUNTIMES = {"torch": "PyTorch", "onnxruntime": "onnxruntime"}
+PRIMARY_FIRST = (PRIMARY, *(kind for kind in KINDS if kind != PRIMARY))
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,10 @@ class StageReport:
         gmacs: Multiply-adds for one image, in units of 10^9.
         size_mb: Size of the checkpoint, 10^6 bytes.
         weights: Path of the checkpoint, relative to the run folder where it is in it.
-        map50_95_box: Box mAP50-95 on the validation split, in [0, 1].
-        map50_95_mask: Mask mAP50-95 on the validation split, in [0, 1].
-        map50_box: Box mAP50.
-        map50_mask: Mask mAP50.
-        complete: Whether all images count in the mAPs (see `evaluation.Metrics`).
+        metrics: The mAPs on the validation split by kind of prediction, "box" and "mask"; empty where not measured.
+        complete: Whether all images count in the mAPs (see `validation.Metrics`).
         classes: The mAPs by class.
-        resampled_mask: `map50_95_mask` on samples of the validation images (see `bootstrap.py`).
+        resampled: The primary mAP50-95 on samples of the validation images (see `bootstrap.py`).
         latency_ms: Median milliseconds for one image: "torch" on the run's device, "onnxruntime" on the CPU.
         latency_spread_ms: For the same, the 10th and the 90th percentile of the rounds.
         notes: What a reader must know.
@@ -47,13 +45,10 @@ class StageReport:
     gmacs: float
     size_mb: float | None = None
     weights: str | None = None
-    map50_95_box: float | None = None
-    map50_95_mask: float | None = None
-    map50_box: float | None = None
-    map50_mask: float | None = None
+    metrics: Mapping[str, Accuracy] = field(default_factory=dict)
     complete: bool | None = None
     classes: tuple[ClassMetrics, ...] = ()
-    resampled_mask: tuple[float, ...] = ()
+    resampled: tuple[float, ...] = ()
     latency_ms: Mapping[str, float | None] = field(default_factory=lambda: dict.fromkeys(RUNTIMES))
     latency_spread_ms: Mapping[str, tuple[float, float] | None] = field(default_factory=lambda: dict.fromkeys(RUNTIMES))
     notes: tuple[str, ...] = ()
@@ -63,15 +58,39 @@ class StageReport:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "StageReport":
-        """A row of `report.json`'s `stages`; what an older version did not measure is left out."""
-        lists = {name: tuple(data.get(name, ())) for name in ("notes", "epochs", "resampled_mask")}
-        rows = {
-            "classes": tuple(ClassMetrics(**row) for row in data.get("classes", ())),
-            "parts": tuple(PartCost(**row) for row in data["parts"]),
-        }
-        spreads = data.get("latency_spread_ms", dict.fromkeys(RUNTIMES))
-        spread = {runtime: tuple(pair) if pair else None for runtime, pair in spreads.items()}
-        return cls(**{**data, **lists, **rows, "latency_spread_ms": spread})
+        """The inverse of `to_dict`; what an older version did not measure is left out."""
+        row = dict(data)
+        maps = {kind: (row.pop(f"map50_{kind}", None), row.pop(f"map50_95_{kind}", None)) for kind in KINDS}
+        row["metrics"] = {kind: Accuracy(*pair) for kind, pair in maps.items() if None not in pair}
+        row["classes"] = tuple(
+            ClassMetrics(c["name"], c["instances"], {kind: c[f"map50_95_{kind}"] for kind in KINDS})
+            for c in row.get("classes", ())
+        )
+        row["resampled"] = tuple(row.pop(f"resampled_{PRIMARY}", ()))
+        row["parts"] = tuple(PartCost(**part) for part in row["parts"])
+        row |= {name: tuple(row.get(name, ())) for name in ("notes", "epochs")}
+        spreads = row.get("latency_spread_ms", dict.fromkeys(RUNTIMES))
+        row["latency_spread_ms"] = {runtime: tuple(pair) if pair else None for runtime, pair in spreads.items()}
+        return cls(**row)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A row of `report.json`'s `stages`: an mAP has its kind of prediction in its key, as in "map50_95_mask"."""
+        row = asdict(self)
+        for kind in KINDS:
+            found = row["metrics"].get(kind, {})
+            row |= {f"{name}_{kind}": found.get(name) for name in ("map50_95", "map50")}
+        row["classes"] = [
+            {"name": c.name, "instances": c.instances, **{f"map50_95_{kind}": c.map50_95[kind] for kind in KINDS}}
+            for c in self.classes
+        ]
+        row[f"resampled_{PRIMARY}"] = row.pop("resampled")
+        del row["metrics"]
+        return row
+
+    @property
+    def map50_95(self) -> dict[str, float]:
+        """mAP50-95 by kind of prediction, in [0, 1]; empty where not measured."""
+        return {kind: accuracy.map50_95 for kind, accuracy in self.metrics.items()}
 
     def with_latency(self, found: Mapping[str, Latency]) -> "StageReport":
         """The row with what was measured by runtime; runtimes that are not in it were not measured."""
@@ -87,8 +106,8 @@ class StageReport:
             "parameters": self.parameters,
             "gmacs": round(self.gmacs, 4),
             "size_mb": self.size_mb,
-            "metrics/mAP50-95(B)": self.map50_95_box,
-            "metrics/mAP50-95(M)": self.map50_95_mask,
+            "metrics/mAP50-95(B)": self.map50_95.get("box"),
+            "metrics/mAP50-95(M)": self.map50_95.get("mask"),
             "latency_ms": self.latency_ms["torch"],
             "latency_onnxruntime_ms": self.latency_ms["onnxruntime"],
             "seconds": round(self.seconds, 2),
@@ -97,21 +116,19 @@ class StageReport:
 
 def stage_table(stages: Sequence[StageReport], validation: Validation) -> Sheet:
     """The stages side by side, and the cut model before its recovery; "-" where a figure was not measured."""
-    v = validation
     rows = []
     for s in stages:
         cost = (f"{s.parameters:,}", f"{s.gmacs:.3f}")
         as_cut = s.details.get("as_cut")
         if as_cut is not None and as_cut.get("parameters", s.parameters) == s.parameters:  # else of a step undone
-            maps = (figure_text(as_cut[key], ".4f") for key in ("map50_95_box", "map50_95_mask"))
+            maps = (figure_text(as_cut[f"map50_95_{kind}"], ".4f") for kind in KINDS)
             rows.append(("as cut", *cost, "-", *maps, "-", "-", "-"))
-        maps = (figure_text(figure, ".4f") for figure in (s.map50_95_box, s.map50_95_mask))
+        maps = (figure_text(s.map50_95.get(kind), ".4f") for kind in KINDS)
         latencies = (figure_text(s.latency_ms[runtime], ".1f") for runtime in RUNTIMES)
         rows.append((TITLES[s.name], *cost, figure_text(s.size_mb, ".2f"), *maps, *latencies, f"{s.seconds:,.1f}"))
-    figures = ("parameters", "GMACs", "MB", "box\nmAP50-95", "mask\nmAP50-95")
+    figures = ("parameters", "GMACs", "MB", *(f"{kind}\nmAP50-95" for kind in KINDS))
     headings = ("stage", *figures, *(f"{title}\nms" for title in RUNTIMES.values()), "time\ns")
-    title = f"Stages (imgsz={v.imgsz}, batch={v.batch}, rect={v.rect}, {v.split})"
-    return Sheet(title, headings, tuple(rows), "l" + "r" * 8)
+    return Sheet(f"Stages ({validation})", headings, tuple(rows), "l" + "r" * (len(headings) - 1))
 
 
 def latency_table(before: StageReport, after: StageReport) -> Sheet:
@@ -130,18 +147,19 @@ def latency_table(before: StageReport, after: StageReport) -> Sheet:
 
 
 def class_table(before: StageReport, after: StageReport) -> Sheet:
-    """The mAPs of each class before and after, the greatest loss of mask mAP first."""
+    """The mAPs of each class before and after, the greatest loss of the primary one first."""
     known = {row.name: row for row in before.classes}
     pairs = sorted(
         ((known[row.name], row) for row in after.classes if row.name in known),
-        key=lambda pair: pair[1].map50_95_mask - pair[0].map50_95_mask,
+        key=lambda pair: pair[1].map50_95[PRIMARY] - pair[0].map50_95[PRIMARY],
     )
     rows = []
     for b, a in pairs:
         cells = []
-        for figure in ("map50_95_mask", "map50_95_box"):
-            was, now = getattr(b, figure), getattr(a, figure)
+        for kind in PRIMARY_FIRST:
+            was, now = b.map50_95[kind], a.map50_95[kind]
             cells += [f"{was:.3f}", f"{now:.3f}", f"{now - was:+.3f}"]
         rows.append((a.name, f"{a.instances:,}", *cells))
-    headings = ("class", "instances", "mask\nbefore", "\nafter", "\nchange", "box\nbefore", "\nafter", "\nchange")
-    return Sheet("mAP50-95 by class", headings, tuple(rows), "l" + "r" * 7)
+    maps = (heading for kind in PRIMARY_FIRST for heading in (f"{kind}\nbefore", "\nafter", "\nchange"))
+    headings = ("class", "instances", *maps)
+    return Sheet("mAP50-95 by class", headings, tuple(rows), "l" + "r" * (len(headings) - 1))

@@ -4,11 +4,13 @@ import abc
 import io
 import json
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Shown(abc.ABC):
@@ -29,7 +31,7 @@ class Shown(abc.ABC):
         """The tables that rich prints."""
 
     @abc.abstractmethod
-    def plot(self) -> Figure:
+    def plot(self) -> "Figure":
         """The figure that says most; it draws itself in a notebook, and `savefig` writes it."""
 
     def to_json(self) -> str:
@@ -57,7 +59,7 @@ class Sheet:
         title: What it shows.
         headings: One for each column.
         rows: Cells as they are shown.
-        align: A letter for each column: "l" of text, "r" of figures.
+        align: A letter for each column: "l" of names, "r" of figures, "t" of text, which alone may be wrapped.
     """
 
     title: str
@@ -67,9 +69,8 @@ class Sheet:
 
     def __rich__(self) -> Table:
         table = Table(title=self.title, title_justify="left")
-        for k, (heading, side) in enumerate(zip(self.headings, self.align, strict=True)):
-            numbers = side == "r"
-            table.add_column(heading, justify="right" if numbers else "left", no_wrap=numbers or k == 0)
+        for heading, side in zip(self.headings, self.align, strict=True):
+            table.add_column(heading, justify="right" if side == "r" else "left", no_wrap=side != "t")
         for row in self.rows:
             table.add_row(*row)
         return table

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Mapping, Sequence
 
-from depgraph_hsic_only.evaluation.validation import ClassMetrics
+from depgraph_hsic_only.evaluation.validation import PRIMARY, ClassMetrics
 from depgraph_hsic_only.report.pruning_report import change_text, is_unstable, stability_text
 from depgraph_hsic_only.report.stages import BEFORE, RUNTIMES, TITLES, StageReport
 
@@ -28,7 +28,7 @@ def headline(before: StageReport, after: StageReport) -> str:
         after: The result.
     """
     parameters = change_text(before.parameters, after.parameters, "parameters")
-    return f"{parameters}, {_speed(before, after)}, {_mask_map(before, after)}"
+    return f"{parameters}, {_speed(before, after)}, {_map(before, after)}"
 
 
 def _speed(before: StageReport, after: StageReport) -> str:
@@ -44,14 +44,14 @@ def _speed(before: StageReport, after: StageReport) -> str:
     return "latency not compared"
 
 
-def _mask_map(before: StageReport, after: StageReport) -> str:
-    b, a = before.map50_95_mask, after.map50_95_mask
+def _map(before: StageReport, after: StageReport) -> str:
+    b, a = before.map50_95.get(PRIMARY), after.map50_95.get(PRIMARY)
     if a is None:
-        return "mask mAP50-95 not measured"
+        return f"{PRIMARY} mAP50-95 not measured"
     if b is None:
-        return f"mask mAP50-95 {a:.3f} (not measured before)"
+        return f"{PRIMARY} mAP50-95 {a:.3f} (not measured before)"
     change = f"{a - b:+.3f}".replace("-", "−") if f"{a:.3f}" != f"{b:.3f}" else "unchanged"
-    return f"mask mAP50-95 {b:.3f} → {a:.3f} ({change})"
+    return f"{PRIMARY} mAP50-95 {b:.3f} → {a:.3f} ({change})"
 
 
 def find_warnings(stages: Sequence[StageReport], images: Mapping[str, int]) -> list[str]:
@@ -74,19 +74,19 @@ def _incomplete(stages: Sequence[StageReport]) -> list[str]:
 
 
 def _lost_classes(before: StageReport, after: StageReport) -> list[str]:
-    known = {row.name: row.map50_95_mask for row in before.classes}
-    lost = [(known[r.name] - r.map50_95_mask, r) for r in after.classes if r.name in known]
+    known = {row.name: row.map50_95[PRIMARY] for row in before.classes}
+    lost = [(known[r.name] - r.map50_95[PRIMARY], r) for r in after.classes if r.name in known]
     lost = sorted((pair for pair in lost if pair[0] >= _MUCH), key=_gravity)
     if not lost:
         return []
     named = "; ".join(
-        f"{r.name} {known[r.name]:.3f} → {r.map50_95_mask:.3f} on {_counted(r.instances, 'instance')}"
+        f"{r.name} {known[r.name]:.3f} → {r.map50_95[PRIMARY]:.3f} on {_counted(r.instances, 'instance')}"
         + (", too few to tell" if r.instances < _FEW_INSTANCES else "")
         for _, r in lost[:_NAMED]
     )
     more = f"; and {len(lost) - _NAMED} more in the table" if len(lost) > _NAMED else ""
     subject = "1 class has" if len(lost) == 1 else f"{len(lost)} classes have"
-    return [f"{subject} lost at least {_MUCH:g} of mask mAP50-95: {named}{more}."]
+    return [f"{subject} lost at least {_MUCH:g} of {PRIMARY} mAP50-95: {named}{more}."]
 
 
 def _gravity(lost: tuple[float, ClassMetrics]) -> tuple[bool, float, str]:
@@ -96,15 +96,15 @@ def _gravity(lost: tuple[float, ClassMetrics]) -> tuple[bool, float, str]:
 
 
 def _unsure_map(before: StageReport, after: StageReport, images: Mapping[str, int]) -> list[str]:
-    if not after.resampled_mask:
+    if not after.resampled:
         return []
-    own = 2 * statistics.pstdev(after.resampled_mask)
+    own = 2 * statistics.pstdev(after.resampled)
     if own < _UNSURE:
         return []
-    text = f"The validation set has {_counted(images['val'], 'image')}: the result's mask mAP50-95 is good to about "
-    text += f"±{own:.3f}"
-    if len(before.resampled_mask) == len(after.resampled_mask):
-        change = [a - b for a, b in zip(after.resampled_mask, before.resampled_mask, strict=True)]
+    size = _counted(images["val"], "image")
+    text = f"The validation set has {size}: the result's {PRIMARY} mAP50-95 is good to about ±{own:.3f}"
+    if len(before.resampled) == len(after.resampled):
+        change = [a - b for a, b in zip(after.resampled, before.resampled, strict=True)]
         text += f", its change to about ±{2 * statistics.pstdev(change):.3f}"
     return [f"{text} (two standard deviations over resampled images)."]
 

@@ -1,6 +1,6 @@
 """Figures of a run, a cut and a comparison."""
 
-from depgraph_hsic_only.report.figures.channels import plot_lasso_path, plot_scores, plot_sensitivity, plot_widths
+from depgraph_hsic_only.report.figures.channels import plot_lasso_path, plot_scores, plot_sensitivity
 from depgraph_hsic_only.report.figures.network import plot_network
 from depgraph_hsic_only.report.figures.pareto import pareto_front, plot_pareto
 from depgraph_hsic_only.report.figures.run import (
@@ -25,5 +25,4 @@ __all__ = [
     "plot_stages",
     "plot_training",
     "plot_trajectory",
-    "plot_widths",
 ]

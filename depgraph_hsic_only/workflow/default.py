@@ -18,9 +18,11 @@ from depgraph_hsic_only.data.dataset import labelled_batches, same_classes
 from depgraph_hsic_only.data.images import is_readable
 from depgraph_hsic_only.errors import ExportError
 from depgraph_hsic_only.evaluation.onnx import check_onnx, export_onnx, verify_onnx
+from depgraph_hsic_only.evaluation.validation import PRIMARY
+from depgraph_hsic_only.pruning.api import report_cut
 from depgraph_hsic_only.pruning.planner import Planner, Scored
 from depgraph_hsic_only.recovery.recover import recover_cut
-from depgraph_hsic_only.report.pruning_report import PruningReport, stability_text
+from depgraph_hsic_only.report.pruning_report import stability_text
 from depgraph_hsic_only.report.stage import FINE_TUNED, TRAINED, Stage
 from depgraph_hsic_only.support.files import write_atomically
 from depgraph_hsic_only.support.progress import say
@@ -31,7 +33,6 @@ from depgraph_hsic_only.workflow.base import Yolov8SegPruner
 from depgraph_hsic_only.workflow.events import PruneEvent
 from depgraph_hsic_only.workflow.prune_steps import FineTuning, Step, epochs_of, keep_step, read_step
 from depgraph_hsic_only.workflow.recorder import Exported
-from depgraph_hsic_only.yolo.cost import measure_cost
 from depgraph_hsic_only.yolo.device import select_device
 from depgraph_hsic_only.yolo.fingerprint import fingerprint
 from depgraph_hsic_only.yolo.load import install, load_model
@@ -95,7 +96,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         batches = self._calibration(model) if self._needs_images(planner) else []
         unpruned = planner.score(copy.deepcopy(model.model), batches)
         sensitivity = self._sensitivity(planner, unpruned, batches) if planner.amount.is_target else None
-        reference = None if settings.max_map_drop is None else self.evaluate(model).map50_95_mask
+        reference = None if settings.max_map_drop is None else self.evaluate(model)[PRIMARY].map50_95
         done, trajectory = Step(0, model), [self._point(0, model)]
         if (kept := read_step(self.folder)) is not None:
             done, trajectory, self._notes = kept
@@ -114,7 +115,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
                 self.folder.rename(str(FINE_TUNED.folder), self.tuning.folder)  # of a stage of a user's own
                 trajectory.append(self._point(number, step.model))
             if reference is not None:
-                change = self.evaluate(step.model).map50_95_mask - reference
+                change = self.evaluate(step.model)[PRIMARY].map50_95 - reference
                 self.note(f"step {number} of {settings.steps}: mask mAP50-95 {change:+.4f} against the unpruned model")
                 if -change > (settings.max_map_drop or 0):
                     done = last_good
@@ -177,8 +178,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         self.callbacks.fire("on_prune_start", PruneEvent(number, settings.steps, model, plan, None))
         found = cut(original, plan, scored.graph)
         scores, stability = {n: s.tolist() for n, s in scored.measured.scores.items()}, scored.stability(plan)
-        before, after = measure_cost(original), measure_cost(found.network)
-        report = PruningReport(plan, before, after, scores, stability)
+        report = replace(report_cut(plan, original, found.network), scores=scores, stability=stability)
         install(model, found.network)
         details: dict[str, Any] = {"scores": scores, "stability": stability}
         if settings.recover != "none":
@@ -198,10 +198,11 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
 
     def _as_cut(self, model: Any) -> dict[str, float]:
         """What a cut model is worth before its recovery."""
-        found = self.evaluate(model)
-        maps = {"map50_95_box": found.map50_95_box, "map50_95_mask": found.map50_95_mask}
-        self.note(f"as cut, before the recovery: mAP50-95 box {found.map50_95_box:.4f}, mask {found.map50_95_mask:.4f}")
-        return {"parameters": sum(p.numel() for p in model.model.parameters()), **maps}
+        found = self.evaluate(model).map50_95
+        shown = ", ".join(f"{kind} {value:.4f}" for kind, value in found.items())
+        self.note(f"as cut, before the recovery: mAP50-95 {shown}")
+        parameters = sum(p.numel() for p in model.model.parameters())
+        return {"parameters": parameters, **{f"map50_95_{kind}": value for kind, value in found.items()}}
 
     def _write_plan(self, plan: PruningPlan | None) -> None:
         """Write what has been cut so far; nothing cut leaves no file."""
@@ -216,7 +217,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         return {
             "step": step,
             "parameters": sum(p.numel() for p in model.model.parameters()),
-            "map50_95_mask": self.evaluate(model).map50_95_mask if measured else None,
+            f"map50_95_{PRIMARY}": self.evaluate(model)[PRIMARY].map50_95 if measured else None,
         }
 
     def _tuning(self, step: Step, after: int | None = None) -> FineTuning:
@@ -281,8 +282,8 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
             self.note("the checkpoint was trained on this data set, and goes on as it was trained")
         own = "distill_model" in settings
         if teacher is not None and teacher.model is not None:
-            reference = self.evaluate(teacher.model).map50_95_mask
-            start = replace(start, kept=self.evaluate(model).map50_95_mask / reference if reference > 0 else 1.0)
+            reference = self.evaluate(teacher.model)[PRIMARY].map50_95
+            start = replace(start, kept=self.evaluate(model)[PRIMARY].map50_95 / reference if reference > 0 else 1.0)
         elif not (cut or own or known):
             scratch.mkdir(parents=True, exist_ok=True)
             write_atomically(scratch / "teacher.pt", model.save)
@@ -291,7 +292,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
 
     def _better(self, model: Any, trained: Trained, *, last: bool) -> Any:
         """The better of what went into a training and what came out."""
-        before, after = self.evaluate(model).map50_95_mask, self.evaluate(trained.model).map50_95_mask
+        before, after = self.evaluate(model)[PRIMARY].map50_95, self.evaluate(trained.model)[PRIMARY].map50_95
         if last:
             self.detail(selection={"input": before, "best": after, "best_epoch": trained.epoch, "last": trained.last})
         found = f"epoch {trained.epoch} of {trained.epochs} has the best mask mAP50-95, {after:.4f}"

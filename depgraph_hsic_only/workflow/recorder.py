@@ -10,11 +10,11 @@ from typing import Any
 
 from depgraph_hsic_only.data.dataset import Dataset, same_classes
 from depgraph_hsic_only.errors import ConfigError
-from depgraph_hsic_only.evaluation.agreement import SideBySide, compare_models
+from depgraph_hsic_only.evaluation.agreement import Agreement, measure_agreement
 from depgraph_hsic_only.evaluation.latency import Latency, measure_latency, onnx_run, torch_run
 from depgraph_hsic_only.evaluation.onnx import OnnxParity, export_onnx
 from depgraph_hsic_only.evaluation.validation import Metrics, Validation
-from depgraph_hsic_only.report.figures.photographs import plot_pair, save_photograph
+from depgraph_hsic_only.report.environment import environment
 from depgraph_hsic_only.report.page import write_html
 from depgraph_hsic_only.report.run_report import RunReport
 from depgraph_hsic_only.report.stage import BASELINE, EXPORTED, FINE_TUNED, PRUNED, STAGES, TRAINED, Stage
@@ -26,7 +26,7 @@ from depgraph_hsic_only.workflow.checkpoints import Checkpoints
 from depgraph_hsic_only.workflow.config import Config
 from depgraph_hsic_only.workflow.run_folder import RunFolder
 from depgraph_hsic_only.workflow.state import STATE, RunState
-from depgraph_hsic_only.yolo.architecture import layer_widths
+from depgraph_hsic_only.yolo.architecture import layer_widths, list_layers
 from depgraph_hsic_only.yolo.cost import measure_cost
 from depgraph_hsic_only.yolo.device import select_device
 
@@ -96,7 +96,7 @@ class Recorder:
     ) -> None:
         self._folder, self._checkpoints, self._config, self._dataset = folder, checkpoints, config, dataset
         self._state, self._evaluate = state, evaluate
-        self._validation = Validation(imgsz, config.batch)
+        self._validation, self._environment = Validation(imgsz, config.batch), environment()
         self._images = {split: len(dataset.images(split)) for split in ("train", "val")}
         self._stages: list[StageReport] = []
 
@@ -202,19 +202,21 @@ class Recorder:
             found = measure_latency(runs)
         self._stages = [row.with_latency(_of_stage(found, row.name)) for row in self._stages]
 
-    def _compare(self) -> SideBySide:
-        """Let the model before the cut and the result see the same images, and write the pictures."""
+    def _compare(self) -> Agreement:
+        """Measure the agreement of the model before the cut and the result, and write the pictures."""
+        from depgraph_hsic_only.report.figures.photographs import plot_pair, save_photograph  # matplotlib loads slowly
+
         before, after = self._checkpoints.copy(TRAINED), self._checkpoints.copy(FINE_TUNED)  # they will be fused
         device = select_device(self._config.device)
         images = self._dataset.images("val")
-        comparison, pairs = compare_models(before, after, images, imgsz=self._validation.imgsz, device=device)
+        agreement, pairs = measure_agreement(before, after, images, imgsz=self._validation.imgsz, device=device)
         for name, pair in pairs.items():
             titles = f"before: {pair.found.before} found", f"after: {pair.found.after} found"
             figure = plot_pair(pair.before, pair.after, titles)
             write_atomically(self._folder.plots / f"{name}.png", partial(save_photograph, figure))
-        return comparison
+        return agreement
 
-    def _write(self, model: Any, exported: Exported | None = None, comparison: SideBySide | None = None) -> RunReport:
+    def _write(self, model: Any, exported: Exported | None = None, agreement: Agreement | None = None) -> RunReport:
         """Bring `report.json` and `results.csv` up to date."""
         onnx = None
         if exported is not None:
@@ -229,7 +231,9 @@ class Recorder:
             onnx,
             self._images,
             self._state.sources,
-            comparison,
+            agreement,
+            self._environment,
+            layers=list_layers(model.model),
         )
         self._folder.write_text("report.json", report.to_json())
         self._folder.write_csv("results.csv", [row.csv_row() for row in report.stages])

@@ -191,16 +191,32 @@ class Layer:
         index: Its place in the network, from 0.
         kind: Name of its type, such as "C2f".
         sources: Indices of the layers that it reads; -1 for the image.
+        part: "backbone", "neck" or "head".
+        stride: Pixels of the image per pixel of its output; of the head, of the first layer that it reads.
     """
 
     index: int
     kind: str
     sources: tuple[int, ...]
+    part: str
+    stride: int
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Layer":
+        """The inverse of `dataclasses.asdict`, from JSON too."""
+        return cls(**{**data, "sources": tuple(data["sources"])})
 
 
 def list_layers(model: Any) -> tuple[Layer, ...]:
     """The layers of a network, in its order."""
-    return tuple(Layer(i, type(m).__name__, sources(m, i)) for i, m in enumerate(model.model))
+    found: list[Layer] = []
+    neck, head = len(backbone_layers(model)), len(model.model) - 1
+    for i, layer in enumerate(model.model):
+        read = sources(layer, i)
+        stride = block_of(layer).stride(layer, found[read[0]].stride if found else 1)
+        part = "backbone" if i < neck else "neck" if i < head else "head"
+        found.append(Layer(i, type(layer).__name__, read, part, stride))
+    return tuple(found)
 
 
 def layer_widths(model: Any) -> dict[str, int]:

@@ -66,6 +66,10 @@ def _once(layer: Any) -> int:
     return 1
 
 
+def _same_stride(layer: Any, stride: int) -> int:
+    return stride
+
+
 def _whole(layer: Any, path: str) -> Callable[[Any], object]:
     return cast(Callable[[Any], object], layer)
 
@@ -84,6 +88,7 @@ class Block:
         merge: The way back, after a cut.
         stock_output: Where a convolution of the split form stands in the stock one, from its path in the network and
             its number of output channels: the path, and the offset of its outputs there.
+        stride: The stride of the layer's output, from the layer and the stride of its first input.
         branches: Of a head, what the children that predict are called in a table of costs; empty for other blocks.
         integer: Of a head, a pattern of the convolutions that an int8 file may hold in int8; see
             `evaluation.quantize`.
@@ -98,6 +103,7 @@ class Block:
     split: Callable[[nn.Module], nn.Module] = _unchanged
     merge: Callable[[nn.Module], nn.Module] = _unchanged
     stock_output: Callable[[str, int], tuple[str, int]] = _same_output
+    stride: Callable[[Any, int], int] = _same_stride
     branches: Mapping[str, str] = field(default_factory=dict)
     integer: str = ""
     part: Callable[[Any, str], Callable[[Any], object]] = _whole
@@ -211,11 +217,11 @@ _INTEGER = r"cv\d\.\d/cv\d\.\d\.[01]"  # all but the last convolution of each br
 BLOCKS: dict[type[nn.Module], Block] = {
     block.type: block
     for block in (
-        Block(Conv, _conv_widths, _conv_row),
+        Block(Conv, _conv_widths, _conv_row, stride=lambda conv, stride: stride * int(conv.conv.stride[0])),
         Block(C2f, _c2f_widths, _c2f_row, _c2f_repeats, split_c2f, merge_c2f, stock_output),
         Block(SPPF, _sppf_widths, _sppf_row),
         Block(Concat, _no_widths, _as_given),
-        Block(nn.Upsample, _no_widths, _as_given),
+        Block(nn.Upsample, _no_widths, _as_given, stride=lambda up, stride: int(stride / up.scale_factor)),
         Block(
             Segment,
             _segment_widths,

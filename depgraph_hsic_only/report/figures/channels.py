@@ -1,34 +1,13 @@
-"""Figures of what was cut: widths, scores, sensitivity, the path of the lasso."""
+"""Figures of how it was cut: scores, sensitivity, the path of the lasso."""
 
 from collections.abc import Mapping, Sequence
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from depgraph_hsic_only.budget.sensitivity import Sensitivity
 from depgraph_hsic_only.hsic import LassoPath
 from depgraph_hsic_only.report.figures.style import BLUE, GREEN, GREY, ORANGE, open_axes
-
-
-def plot_widths(before: Mapping[str, int], after: Mapping[str, int]) -> Figure:
-    """Widths before and after, in the order of the network, with the share that is left.
-
-    Args:
-        before: Channels by width group (see `graph.WidthGroup`).
-        after: The same after the cut.
-    """
-    figure = Figure(figsize=(13, 3.8), layout="constrained")
-    axes = figure.subplots()
-    places = range(len(before))
-    axes.bar(places, list(before.values()), color=GREY, alpha=0.45, label="before")
-    bars = axes.bar(places, [after[name] for name in before], width=0.55, color=BLUE, label="after")
-    axes.bar_label(bars, [f"{after[name] / count:.0%}" for name, count in before.items()], fontsize=7)
-    axes.set_xticks(places, list(before), fontsize=8)
-    axes.set_ylabel("channels")
-    axes.set_xlabel("w: output of a layer, h: hidden width of a layer or of a branch of the head, npr: prototypes")
-    axes.set_title("Widths")
-    axes.legend()
-    open_axes(axes)
-    return figure
 
 
 def plot_scores(scores: Mapping[str, Sequence[float]], kept: Mapping[str, int] | None = None) -> Figure:
@@ -40,11 +19,8 @@ def plot_scores(scores: Mapping[str, Sequence[float]], kept: Mapping[str, int] |
         scores: Importance of each channel by channel group, in the order of the network.
         kept: Channels that stay, by channel group; no lines where it is None.
     """
-    columns = 6
-    rows = -(-len(scores) // columns)
-    figure = Figure(figsize=(13, 1.9 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axes, (name, values) in zip(panels, scores.items(), strict=False):
+    figure, panels = _grid(len(scores), columns=6)
+    for axes, (name, values) in zip(panels, scores.items(), strict=True):
         stay = len(values) if kept is None else kept[name]
         ranked = sorted(values, reverse=True)
         axes.fill_between(range(1, stay + 1), ranked[:stay], step="mid", color=BLUE, alpha=0.6)
@@ -60,8 +36,6 @@ def plot_scores(scores: Mapping[str, Sequence[float]], kept: Mapping[str, int] |
             axes.set_ylim(min(0.0, ranked[-1]), None)
         axes.tick_params(labelsize=7)
         open_axes(axes)
-    for axes in panels[len(scores) :]:
-        axes.set_visible(False)
     figure.supxlabel("channel, by rank", fontsize=9)
     figure.supylabel("importance", fontsize=9)
     return figure
@@ -74,11 +48,8 @@ def plot_sensitivity(sensitivity: Sensitivity, after: Mapping[str, int]) -> Figu
         sensitivity: What was measured.
         after: The chosen widths, by width group.
     """
-    columns = 7
-    rows = -(-len(sensitivity.full) // columns)
-    figure = Figure(figsize=(13, 1.9 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flatten()
-    for axes, (name, full) in zip(panels, sensitivity.full.items(), strict=False):
+    figure, panels = _grid(len(sensitivity.full), columns=7, sharey=True)
+    for axes, (name, full) in zip(panels, sensitivity.full.items(), strict=True):
         points = sensitivity.damage[name]
         smallest = min([*points, full - 1, after[name]])
         sizes = [smallest + k * (full - 1 - smallest) / 40 for k in range(41)]
@@ -90,8 +61,6 @@ def plot_sensitivity(sensitivity: Sensitivity, after: Mapping[str, int]) -> Figu
         axes.set_title(f"{name}: {full} -> {after[name]}", fontsize=9)
         axes.tick_params(labelsize=7)
         open_axes(axes)
-    for axes in panels[len(sensitivity.full) :]:
-        axes.set_visible(False)
     figure.supxlabel("share of the channels that stays (orange: chosen)", fontsize=9)
     figure.supylabel("divergence, that width alone cut and re-fitted", fontsize=9)
     return figure
@@ -122,3 +91,13 @@ def plot_lasso_path(path: LassoPath, *, threshold: float | None = None) -> Figur
     axes.set_title(f"{int((path.entry > 0).sum())} of {len(path.entry)} channels enter; the first twelve in colour")
     open_axes(axes)
     return figure
+
+
+def _grid(count: int, *, columns: int, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+    """A figure of so many panels in rows; what is left over of the last row is not shown."""
+    rows = -(-count // columns)
+    figure = Figure(figsize=(13, 1.9 * rows), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flatten())
+    for axes in panels[count:]:
+        axes.set_visible(False)
+    return figure, panels[:count]

@@ -1,6 +1,7 @@
 """A picture of the network: backbone, neck and head, with what is left of every width."""
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Final
 
 from matplotlib.axes import Axes
@@ -8,74 +9,93 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch, Rectangle
 
 from depgraph_hsic_only.report.figures.style import BLUE, GREY, ORANGE
+from depgraph_hsic_only.yolo.architecture import Layer
 
-# Where the layers stand: column (backbone, neck upwards, neck downwards) and row; a layer reads from its own stride.
-_PLACES: Final = {
-    **{layer: (0, layer) for layer in range(10)},
-    12: (1, 6),
-    15: (1, 4),
-    16: (2, 5),
-    18: (2, 6),
-    19: (2, 8),
-    21: (2, 9),
-}
-_HEAD: Final = {"box": "boxes", "class": "classes", "mask": "masks", "npr": "prototypes"}
-_HEAD_ROWS: Final = {"npr": 4, "mask": 5.67, "class": 7.33, "box": 9}
-_EDGES: Final = (
-    *((layer, layer + 1) for layer in range(9)),
-    *((4, 15), (6, 12), (9, 12), (9, 21), (12, 15), (12, 18), (15, 16), (16, 18), (18, 19), (19, 21)),
-)
+Place = tuple[int, float]  # column, and row from the top
+
 _COLUMNS: Final = ("backbone", "neck, upwards", "neck, downwards", "head")
+_HEAD: Final = {"npr": "prototypes", "mask": "masks", "class": "classes", "box": "boxes"}  # from top to bottom
 _WIDTH, _HEIGHT, _STEP = 2.7, 0.76, 3.4  # of a box, and from column to column; rows are 1 apart
-_STRIDED: Final = (16, 19)  # the neck's plain convolutions
+_ABOVE, _BELOW = 1.05, 0.75  # rows above the first layer and below the last one
 
 
-def can_be_drawn(widths: Mapping[str, int]) -> bool:
-    """Whether the layers of some widths are those of a plain YOLOv8 network, not of a variant with more scales."""
-    return {f"w{layer}" for layer in _PLACES} == {name for name in widths if name.startswith("w")}
-
-
-def plot_network(before: Mapping[str, int], after: Mapping[str, int]) -> Figure:
+def plot_network(before: Mapping[str, int], after: Mapping[str, int], layers: Sequence[Layer]) -> Figure:
     """The layers with their widths: the share that is left is filled, the share that was cut is hatched.
 
     Args:
-        before: Channels by width group (see `graph.WidthGroup`), all of a YOLOv8 network (see `can_be_drawn`).
+        before: Channels by width group (see `channels.groups.WidthGroup`), all of the network.
         after: The same after the cut.
+        layers: The network's layers, of `yolo.architecture.list_layers`.
     """
-    figure = Figure(figsize=(11, 8.6), layout="constrained")
+    shown = [layer for layer in layers if f"w{layer.index}" in before]  # Concat and Upsample have no width
+    places, head = _places(shown), layers[-1]
+    scales = [places[source] for source in _sources(head, layers, places)]
+    first, last, bottom = scales[0][1], scales[-1][1], max(row for _, row in places.values())
+    figure = Figure(figsize=(11, 0.8 * (bottom + _ABOVE + _BELOW)), layout="constrained")
     axes = figure.subplots()
-    for start, end in _EDGES:
-        _arrow(axes, _PLACES[start], _PLACES[end])
-    for layer, place in _PLACES.items():
-        hidden = {f"h{layer}": "hidden"} if f"h{layer}" in before else {}
-        _box(axes, place, f"{layer}  {_kind(layer)}", {f"w{layer}": "out", **hidden}, before, after)
-    for name, row in _HEAD_ROWS.items():
+    for layer in shown:
+        for source in _sources(layer, layers, places):
+            _arrow(axes, places[source], places[layer.index])
+        hidden = {f"h{layer.index}": "hidden"} if f"h{layer.index}" in before else {}
+        title, bars = f"{layer.index}  {layer.kind}", {f"w{layer.index}": "out", **hidden}
+        _box(axes, places[layer.index], title, bars, before, after)
+    for k, (name, title) in enumerate(_HEAD.items()):
         if name in before:
-            _box(axes, (3, row), _HEAD[name], {name: "channels" if name == "npr" else "hidden"}, before, after)
-    x = 3 * _STEP - _WIDTH / 2 - 0.2
-    axes.add_patch(Rectangle((x, 3.4), _WIDTH + 0.4, 6.2, facecolor="none", edgecolor=GREY, linestyle=":"))
-    for layer in (15, 18, 21):
-        column, row = _PLACES[layer]
-        _connect(axes, (column * _STEP + _WIDTH / 2, row), (x, row))
+            place, label = (3, first + (last - first) * k / (len(_HEAD) - 1)), "channels" if name == "npr" else "hidden"
+            _box(axes, place, title, {name: label}, before, after)
+    left = 3 * _STEP - _WIDTH / 2 - 0.2
+    frame = Rectangle((left, first - 0.6), _WIDTH + 0.4, last - first + 1.2)
+    frame.set(facecolor="none", edgecolor=GREY, linestyle=":")
+    axes.add_patch(frame)
+    for column, row in scales:
+        _connect(axes, (column * _STEP + _WIDTH / 2, row), (left, row))
     for column, title in enumerate(_COLUMNS):
         axes.text(column * _STEP, -0.75, title, ha="center", va="center", fontsize=11, weight="bold")
     handles = [Patch(color=BLUE, label="stays"), Patch(facecolor="white", edgecolor=ORANGE, hatch="////", label="cut")]
     axes.legend(handles=handles, loc="upper right", fontsize=10, bbox_to_anchor=(1, 0.9))
     axes.set_xlim(-_WIDTH / 2 - 0.1, 3 * _STEP + _WIDTH / 2 + 0.3)
-    axes.set_ylim(9.75, -1.05)
+    axes.set_ylim(bottom + _BELOW, -_ABOVE)
     axes.set_axis_off()
     return figure
 
 
-def _kind(layer: int) -> str:
-    if layer == 9:
-        return "SPPF"
-    return "Conv" if layer in _STRIDED or (layer < 9 and (layer == 0 or layer % 2)) else "C2f"
+def _places(layers: Sequence[Layer]) -> dict[int, Place]:
+    """Where the layers of backbone and neck stand, by index.
+
+    The backbone goes down, a layer a row. The neck goes up until its first layer of a larger stride, and from there on
+    down; of its layers of one stride the last stands in the row in which the backbone leaves that stride, and those
+    before it above, so that a layer reads from its own stride.
+    """
+    places: dict[int, Place] = {}
+    ends: dict[int, int] = {}  # row in which the backbone leaves a stride
+    neck: dict[tuple[int, int], list[int]] = defaultdict(list)  # by column and stride
+    column, stride = 1, 0
+    for layer in layers:
+        if layer.part == "backbone":
+            places[layer.index] = (0, layer.index)
+            ends[layer.stride] = layer.index
+        else:
+            column = 2 if layer.stride > stride else column
+            neck[column, layer.stride].append(layer.index)
+        stride = layer.stride
+    for (column, stride), indices in neck.items():
+        for above, index in enumerate(reversed(indices)):
+            places[index] = (column, ends[stride] - above)
+    return places
+
+
+def _sources(layer: Layer, layers: Sequence[Layer], shown: Collection[int]) -> Iterator[int]:
+    """What a layer reads, followed through layers that are not shown, such as Concat."""
+    for source in layer.sources:
+        if source in shown:
+            yield source
+        elif source >= 0:  # not the image
+            yield from _sources(layers[source], layers, shown)
 
 
 def _box(
     axes: Axes,
-    place: tuple[int, float],
+    place: Place,
     title: str,
     bars: Mapping[str, str],
     before: Mapping[str, int],
@@ -100,7 +120,7 @@ def _box(
         axes.text(left + full + 0.16, y + bar / 2, f"{label} {numbers}", va="center", fontsize=9)
 
 
-def _arrow(axes: Axes, start: tuple[int, float], end: tuple[int, float]) -> None:
+def _arrow(axes: Axes, start: Place, end: Place) -> None:
     """An arrow from one layer's box to another's: down or up within a column, else from side to side."""
     if start[0] == end[0]:
         down = 1 if end[1] > start[1] else -1

@@ -6,10 +6,11 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Okabe & Ito (2008): told apart by everybody; and by their shapes where there is no colour.
-_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
-_MARKERS = "osD^vPX"
-_GREY = "#999999"
+from depgraph_hsic_only.evaluation.validation import PRIMARY
+from depgraph_hsic_only.report.figures.style import BLUE, GREEN, GREY, ORANGE, open_axes
+
+_COLORS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
+_MARKERS = "osD^vPX"  # told apart where there is no colour
 _PANELS = {"parameters": ("parameters, millions", 1e6), "gmacs": ("multiply-adds, billions", 1.0)}
 _PANELS |= {"latency_ms": ("latency in onnxruntime, ms", 1.0)}
 
@@ -38,17 +39,17 @@ def plot_pareto(summaries: Sequence[Mapping[str, Any]]) -> Figure:
     figure = Figure(figsize=(13, 4.4), layout="constrained")
     for axes, (key, (title, unit)) in zip(figure.subplots(1, len(_PANELS), sharey=True), _PANELS.items(), strict=True):
         shown = [s for s in summaries if s[key] is not None]
-        points = [(s[key] / unit, s["map50_95_mask"]) for s in shown]
+        points = [(s[key] / unit, s[f"map50_95_{PRIMARY}"]) for s in shown]
         front = [points[k] for k in pareto_front(points)]
-        axes.plot([x for x, _ in front], [y for _, y in front], color=_GREY, linewidth=1.2, zorder=1, label="front")
+        axes.plot([x for x, _ in front], [y for _, y in front], color=GREY, linewidth=1.2, zorder=1, label="front")
         for summary, (x, y) in zip(shown, points, strict=True):
             _point(axes, summary, x, y, criteria)
         axes.set_xlabel(title)
         axes.margins(x=0.12, y=0.12)
         axes.set_ylim(0, None)
-        axes.spines[["top", "right"]].set_visible(False)
+        open_axes(axes)
     panels = figure.axes
-    panels[0].set_ylabel("mask mAP50-95")
+    panels[0].set_ylabel(f"{PRIMARY} mAP50-95")
     handles, labels = panels[0].get_legend_handles_labels()
     named = dict(zip(labels, handles, strict=True))
     figure.legend(named.values(), named.keys(), loc="outside upper center", ncols=len(named), fontsize=9, frameon=False)
@@ -62,7 +63,7 @@ def _point(axes: Axes, summary: Mapping[str, Any], x: float, y: float, criteria:
     axes.errorbar(
         x,
         y,
-        yerr=summary["mask_spread"],
+        yerr=summary[f"{PRIMARY}_spread"],
         color="black" if control else _COLORS[k % len(_COLORS)],
         marker="*" if control else _MARKERS[k % len(_MARKERS)],
         markersize=13 if control else 7,

@@ -10,25 +10,14 @@ from matplotlib.ticker import MaxNLocator
 
 from depgraph_hsic_only.budget.sensitivity import Sensitivity
 from depgraph_hsic_only.channels.plan import PruningPlan
-from depgraph_hsic_only.errors import DataError
-from depgraph_hsic_only.report.figures.channels import plot_lasso_path, plot_scores, plot_sensitivity, plot_widths
-from depgraph_hsic_only.report.figures.network import can_be_drawn, plot_network
+from depgraph_hsic_only.evaluation.validation import KINDS, PRIMARY
+from depgraph_hsic_only.report.figures.channels import plot_scores, plot_sensitivity
+from depgraph_hsic_only.report.figures.network import plot_network
 from depgraph_hsic_only.report.figures.style import BLUE, GREEN, GREY, ORANGE, add_legend, open_axes
-from depgraph_hsic_only.report.stages import BEFORE, RUNTIMES, TITLES
+from depgraph_hsic_only.report.run_report import RunReport
+from depgraph_hsic_only.report.stages import RUNTIMES, TITLES
 
-__all__ = [
-    "plot_classes",
-    "plot_lasso_path",
-    "plot_latency",
-    "plot_metrics",
-    "plot_network",
-    "plot_scores",
-    "plot_sensitivity",
-    "plot_stages",
-    "plot_training",
-    "plot_trajectory",
-    "plot_widths",
-]
+_MAP = f"map50_95_{PRIMARY}"  # of `report.json`
 
 
 def plot_metrics(run_folder: str | Path) -> list[Path]:
@@ -38,41 +27,35 @@ def plot_metrics(run_folder: str | Path) -> list[Path]:
         run_folder: A folder that a run wrote.
 
     Returns:
-        The PNG files: `stages.png`, `widths.png`, `network.png` where the layers are a plain YOLOv8's, `scores.png`
-            where channels were scored, `sensitivity.png` where widths were chosen for a target, `trajectory.png` where
-            the cut had several steps, `training.png` where there was a training, `classes.png` where classes were
-            measured before and after, `latency.png` where latencies were.
+        The PNG files: `stages.png`, `network.png`, `scores.png` where channels were scored, `sensitivity.png` where
+            widths were chosen for a target, `trajectory.png` where the cut had several steps, `training.png` where
+            there was a training, `classes.png` where classes were measured before and after, `latency.png` where
+            latencies were.
 
     Raises:
         DataError: The folder holds no report.
     """
-    folder = Path(run_folder)
-    try:
-        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{folder}: expected a run folder with a report.json, got {error}; pass a run's folder"
-        ) from error
-    stages, widths = report["stages"], report["widths"]
-    figures = {"stages": plot_stages(stages), "widths": plot_widths(**widths)}
-    if can_be_drawn(widths["before"]):
-        figures["network"] = plot_network(**widths)
+    report = RunReport.load(run_folder)
+    folder, before, after = report.folder, report.widths_before, report.widths_after
+    stages: list[dict[str, Any]] = report.to_dict()["stages"]
+    figures = {"stages": plot_stages(stages)}
+    if report.layers:  # older reports have none
+        figures["network"] = plot_network(before, after, report.layers)
     scored = [stage for stage in stages if stage["details"].get("scores")]
     if scored:
         figures["scores"] = plot_scores(scored[-1]["details"]["scores"], _kept(folder))
     sensitivity = folder / "sensitivity.json"
-    if sensitivity.is_file() and report["args"]["prune"]["target"] is not None:
+    if sensitivity.is_file() and report.args["prune"]["target"] is not None:
         damage = Sensitivity.from_dict(json.loads(sensitivity.read_text(encoding="utf-8")))
-        figures["sensitivity"] = plot_sensitivity(damage, widths["after"])
+        figures["sensitivity"] = plot_sensitivity(damage, after)
     for stage in stages:
-        if sum(point["map50_95_mask"] is not None for point in stage["details"].get("trajectory", ())) > 1:
+        if sum(point[_MAP] is not None for point in stage["details"].get("trajectory", ())) > 1:
             figures["trajectory"] = plot_trajectory(stage["details"]["trajectory"])
     if any(stage["epochs"] for stage in stages):
         figures["training"] = plot_training(stages)
-    before = next(stage for stage in reversed(stages) if stage["name"] in BEFORE)
-    if before.get("classes") and stages[-1].get("classes"):
-        figures["classes"] = plot_classes(before["classes"], stages[-1]["classes"])
-    if any(stage.get("latency_spread_ms", {}).get(runtime) for stage in stages for runtime in RUNTIMES):
+    if report.before.classes and report.after.classes:
+        figures["classes"] = plot_classes(*(stage.to_dict()["classes"] for stage in (report.before, report.after)))
+    if any(any(stage["latency_spread_ms"].values()) for stage in stages):
         figures["latency"] = plot_latency(stages)
     (folder / "plots").mkdir(exist_ok=True)
     paths = []
@@ -92,7 +75,7 @@ def plot_stages(stages: Sequence[Mapping[str, Any]]) -> Figure:
     panels: list[tuple[str, str, dict[str, list[float | None]]]] = [
         ("parameters, millions", "%.3f", {"": [stage["parameters"] / 1e6 for stage in stages]}),
         ("multiply-adds, billions", "%.3f", {"": [stage["gmacs"] for stage in stages]}),
-        ("mAP50-95", "%.3f", {part: [s[f"map50_95_{part}"] for s in stages] for part in ("box", "mask")}),
+        ("mAP50-95", "%.3f", {kind: [s[f"map50_95_{kind}"] for s in stages] for kind in KINDS}),
         ("latency, ms", "%.1f", {name: [s["latency_ms"][key] for s in stages] for key, name in RUNTIMES.items()}),
     ]
     figure = Figure(figsize=(13, 3.6), layout="constrained")
@@ -124,7 +107,7 @@ def plot_trajectory(points: Sequence[Mapping[str, Any]]) -> Figure:
     axes = figure.subplots()
     first = points[0]["parameters"]
     x = [point["parameters"] / first for point in points]
-    y = [point["map50_95_mask"] for point in points]
+    y = [point[_MAP] for point in points]
     for k in range(1, len(points)):
         tuned = points[k]["step"] == points[k - 1]["step"]
         color, label = (ORANGE, "fine-tuned") if tuned else (BLUE, "cut and recovered")
@@ -132,7 +115,7 @@ def plot_trajectory(points: Sequence[Mapping[str, Any]]) -> Figure:
     axes.invert_xaxis()
     axes.set_ylim(0, None)
     axes.set_xlabel("share of the parameters that is left")
-    axes.set_ylabel("mask mAP50-95")
+    axes.set_ylabel(f"{PRIMARY} mAP50-95")
     axes.set_title("Steps of the cut")
     add_legend(axes)
     open_axes(axes)
@@ -186,8 +169,8 @@ def plot_classes(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[st
         after: The same of another one.
         most: Largest number of classes at either end.
     """
-    known = {row["name"]: row["map50_95_mask"] for row in before}
-    rows = [(known[r["name"]], r["map50_95_mask"], r) for r in after if r["name"] in known]
+    known = {row["name"]: row[_MAP] for row in before}
+    rows = [(known[r["name"]], r[_MAP], r) for r in after if r["name"] in known]
     rows.sort(key=lambda row: row[1] - row[0])
     shown = rows if len(rows) <= 2 * most else [*rows[:most], *rows[-most:]]
     figure = Figure(figsize=(8, 1.2 + 0.26 * len(shown)), layout="constrained")
@@ -204,7 +187,7 @@ def plot_classes(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[st
     )
     axes.invert_yaxis()
     axes.set_xlim(0, 1.05 * max([0.01, *(max(was, now) for was, now, _ in shown)]))
-    axes.set_xlabel("mask mAP50-95 (instances in brackets)")
+    axes.set_xlabel(f"{PRIMARY} mAP50-95 (instances in brackets)")
     left_out = f", {len(rows) - len(shown)} in between left out" if len(shown) < len(rows) else ""
     axes.set_title(f"Classes, greatest loss first{left_out}")
     axes.grid(axis="x", color=GREY, alpha=0.3)
