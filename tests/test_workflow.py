@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from ultralytics import YOLO
+from ultralytics.engine.model import Model
 
 from depgraph_hsic_only import (
     DefaultYolov8SegPruner,
@@ -22,10 +23,13 @@ from depgraph_hsic_only import (
     plan_pruning,
     prune,
 )
+from depgraph_hsic_only.channels import groups
 from depgraph_hsic_only.data.dataset import find_dataset, labelled_batches
 from depgraph_hsic_only.evaluation.validation import Accuracy, Metrics
 from depgraph_hsic_only.utils.conversion import export_onnx, verify_onnx
 from depgraph_hsic_only.utils.plots import plot_metrics
+from depgraph_hsic_only.yolo import architecture
+from depgraph_hsic_only.yolo.fingerprint import fingerprint
 
 CSV_HEADER = "stage,parameters,gmacs,size_mb,metrics/mAP50-95(B),metrics/mAP50-95(M),latency_ms"
 
@@ -207,6 +211,59 @@ def test_max_map_drop_keeps_the_last_good_step_and_says_so(
     assert steps == [(0, 0.5), (1, 0.49), (1, 0.49), (2, 0.48), (2, 0.48), (3, 0.3), (3, 0.3)]
     assert (report.folder / "plots" / "trajectory.png").is_file()
     assert PruningPlan.load(report.folder / "plan.json").after.items() <= report.widths_after.items()
+
+
+def test_a_run_loads_each_checkpoint_once_and_traces_once_a_cut(
+    checkpoint: Path, shapes: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    loaded: list[str] = []
+    checked: list[int] = []
+    traced: list[int] = []
+
+    def counted(owner: Any, name: str, take: Any) -> None:
+        original = getattr(owner, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            take(*args)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, call)
+
+    counted(Model, "_load", lambda _, weights, *rest: loaded.append(Path(weights).name))
+    counted(architecture, "_check_matches_yaml", lambda *_: checked.append(1))
+    counted(groups, "_dependency_graph", lambda *_: traced.append(1))
+    given = settings(tmp_path, shapes, **{"train.epochs": 0, "fine_tune.epochs": 1, "prune.ratio": 0.5})
+    DefaultYolov8SegPruner(checkpoint, **given).run()
+    files = ["five.pt", "trained.pt", "pruned.pt", "best.pt", "result.pt", "best.pt"]  # one is the best epoch's
+    assert loaded == files and len(checked) == len(files) and len(traced) == 1
+
+
+def test_an_undone_step_leaves_nothing_in_the_report(
+    checkpoint: Path, shapes: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Scores, stability and recovery are those of the step that is kept, not of the one that was undone."""
+    maps = iter([0.5, 0.2, 0.49])  # unpruned, as cut, recovered; then the second step, which is too much
+    measured: dict[str, Metrics] = {}
+
+    def evaluate(self: Any, model: Any) -> Metrics:
+        key = fingerprint(model.model)
+        if key not in measured:
+            measured[key] = Metrics({"box": Accuracy(0, 0), "mask": Accuracy(0, next(maps, 0.1))})
+        return measured[key]
+
+    monkeypatch.setattr(DefaultYolov8SegPruner, "evaluate", evaluate)
+    steps = {"prune.ratio": 0.5, "prune.steps": 2, "prune.max_map_drop": 0.05, "prune.criterion": "hsic_lasso"}
+    given = settings(tmp_path, shapes, **{"train.epochs": 0, "fine_tune.epochs": 0, **steps})
+    report = DefaultYolov8SegPruner(checkpoint, **given).run()
+    pruned, plan = report.stages[-1], PruningPlan.load(report.folder / "plan.json")
+    assert pruned.notes[-1] == "stopped by max_map_drop=0.05: step 1 is kept"
+    assert {name: len(scores) for name, scores in pruned.details["scores"].items()} == {
+        group.name: group.channels for group in plan.groups
+    }
+    assert pruned.details["as_cut"]["parameters"] == pruned.parameters
+    said = [note for note in pruned.notes if note.startswith("recovered by")]
+    before = pruned.details["recovery"]["divergence"]["before"]
+    assert len(said) == 2 and f"divergence from the original {before:.3g} ->" in said[0]
 
 
 def test_a_user_replaces_one_stage(checkpoint: Path, shapes: Path, tmp_path: Path) -> None:

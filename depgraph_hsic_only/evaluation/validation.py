@@ -4,14 +4,13 @@ import logging
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from ultralytics.utils import LOGGER
 
 from depgraph_hsic_only.evaluation.bootstrap import Matches
 from depgraph_hsic_only.support.progress import current
-from depgraph_hsic_only.yolo.load import load_model
+from depgraph_hsic_only.yolo.load import as_loaded
 from depgraph_hsic_only.yolo.patches import patient_nms
 
 KINDS: Final = ("box", "mask")  # of predictions, in the order in which tables have them
@@ -102,7 +101,7 @@ def validate_model(
     workers: int,
     draws: int = 0,
 ) -> Metrics:
-    """mAP of a live `YOLO`, from the file it saves, as a fresh `YOLO(weights).val()` measures it.
+    """mAP of a live `YOLO`, as of the file that it saves a fresh `YOLO(weights).val()` measures it.
 
     Args:
         model: A segmentation model.
@@ -115,9 +114,7 @@ def validate_model(
     arguments = {"data": data, "device": device, "workers": workers, "plots": False, "verbose": False}
     matches = Matches()
     with tempfile.TemporaryDirectory() as folder, patient_nms(), _NmsTimeouts() as timeouts:
-        weights = Path(folder) / "model.pt"
-        model.save(weights)
-        fresh = load_model(weights)
+        fresh = as_loaded(model)
         for event, function in (*_progress(), ("on_val_batch_end", matches)):
             fresh.add_callback(event, function)
         found = fresh.val(project=folder, **arguments, **asdict(validation))  # it makes a folder

@@ -1,5 +1,6 @@
 """Checkpoints are pickles from the internet: load them by Ultralytics' safe load, with clear errors."""
 
+import copy
 import warnings
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
 from ultralytics.engine.model import Model
 from ultralytics.nn.tasks import yaml_model_load
+from ultralytics.utils.callbacks.base import get_default_callbacks
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 
 from depgraph_hsic_only.errors import CheckpointError, UnsupportedModelError
@@ -93,6 +95,18 @@ def network_of(model: Any) -> Any:
 def bare_network(model: Any) -> Any:
     """The network of a `YOLO`, or `model` itself where it is none, without a check."""
     return model.model if isinstance(model, Model) else model
+
+
+def as_loaded(yolo: Any) -> Any:
+    """A copy of a `YOLO` as loading the file that it saves gives, without the file: with half precision's weights."""
+    left_out = (yolo.predictor, yolo.trainer, yolo.ckpt, yolo.metrics)  # what a file doesn't hold, or holds twice
+    copied = copy.deepcopy(yolo, {id(part): "" for part in left_out if part is not None})
+    copied.predictor = copied.trainer = copied.ckpt = copied.metrics = None
+    copied.model = copied.model.half().float().eval()
+    copied.callbacks = get_default_callbacks()
+    told = ("model", "imgsz", "data", "task", "single_cls")  # of the arguments, what Ultralytics keeps in a load
+    copied.overrides = {key: copied.overrides[key] for key in told if key in copied.overrides}
+    return copied
 
 
 def install(model: Any, pruned: Any) -> None:
