@@ -9,7 +9,7 @@ from ultralytics import YOLO
 from ultralytics.nn.tasks import yaml_model_load
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 
-from depgraph_hsic_only.errors import CheckpointError, UnsupportedModelError
+from depgraph_hsic_only.errors import CheckpointError, UnsupportedModelError, one_line
 from depgraph_hsic_only.yolo.architecture import check_yolov8, skeleton
 from depgraph_hsic_only.yolo.patches import ensure_nms
 from depgraph_hsic_only.yolo.safe_load import restricted
@@ -50,14 +50,13 @@ def load_model(path: str | Path, *, task: str | None = "segment", trust: bool = 
         with restricted(not trust):
             yolo = YOLO(str(path))
     except Exception as error:  # a damaged pickle raises anything
+        reason = f"{type(error).__name__}: {one_line(error)}"
         if downloadable and not path.exists():
             raise CheckpointError(
-                f"{expected}, which is not on this machine and could not be downloaded ({_first_line(error)}); pass "
+                f"{expected}, which is not on this machine and could not be downloaded ({reason}); pass "
                 "the path of a checkpoint that you have"
             ) from error
-        raise CheckpointError(
-            f"{expected}, but it could not be loaded ({_first_line(error)}); pass another file"
-        ) from error
+        raise CheckpointError(f"{expected}, but it could not be loaded ({reason}); pass another file") from error
     if task is not None and yolo.task != task:
         raise UnsupportedModelError(f"{expected}, got a model for the task '{yolo.task}'; pass one made to {task}")
     try:
@@ -83,7 +82,3 @@ def own_imgsz(yolo: Any) -> int:
 
 
 _NAMES = {"segment": "segmentation", "detect": "detection"}
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"

@@ -17,6 +17,8 @@ from types import ModuleType
 from ultralytics.utils import nms
 from ultralytics.utils.nms import TorchNMS
 
+from depgraph_hsic_only.errors import one_line
+
 _SECONDS_PER_IMAGE = 2.0
 
 
@@ -58,7 +60,7 @@ def ensure_nms() -> bool:
         stand_in.ops, stand_in.is_stand_in = ops, True  # type: ignore[attr-defined]
         sys.modules |= {"torchvision": stand_in, "torchvision.ops": ops}
         warnings.warn(
-            f"torchvision can't be loaded ({str(error).splitlines()[0]}); using Ultralytics' own NMS in its place. "
+            f"torchvision can't be loaded ({one_line(error)}); using Ultralytics' own NMS in its place. "
             "Install the torchvision build that matches your torch to be rid of this warning.",
             RuntimeWarning,
             stacklevel=2,
