@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -41,9 +42,9 @@ def run(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedPro
 
 
 @pytest.fixture
-def criterion_example(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.setattr(registry, "_registry", dict(registry._registry))  # it registers a criterion
-    return example("custom_criterion")
+def criterion_example() -> Iterator[ModuleType]:
+    yield example("custom_criterion")
+    del registry._registry["geometric_median"]  # which it registers
 
 
 def test_the_custom_criterion_is_the_geometric_median(criterion_example: ModuleType) -> None:
