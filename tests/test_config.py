@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from depgraph_hsic_only import ConfigError
-from depgraph_hsic_only.support.yaml import parse_override
+from depgraph_hsic_only.training.arguments import parse_override
 from depgraph_hsic_only.workflow.config import DEFAULTS, load_config
 
 ROOT = Path(__file__).parents[1]

@@ -4,9 +4,6 @@ from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ultralytics.cfg import check_cfg
-from ultralytics.utils import DEFAULT_CFG_DICT
-
 from depgraph_hsic_only.channels.groups import check_layers
 from depgraph_hsic_only.channels.limits import Limits
 from depgraph_hsic_only.channels.widths import check_amount
@@ -14,27 +11,11 @@ from depgraph_hsic_only.criteria import create_criterion, list_criteria
 from depgraph_hsic_only.errors import PruningError
 from depgraph_hsic_only.recovery.recover import check_method
 from depgraph_hsic_only.support.nearest import nearest
+from depgraph_hsic_only.training.arguments import OWNED, TRAIN_ARGUMENTS, owned_elsewhere, value_fault
 
-STAGES = ("train", "fine_tune")
-OWNED = {  # train arguments that the run sets itself: where they are set instead
-    "model": "pretrained at the top level",
-    "data": "data at the top level",
-    "task": "the checkpoint",
-    "mode": "the workflow",
-    "project": "project at the top level",
-    "name": "name at the top level",
-    "exist_ok": "exist_ok at the top level",
-    "cfg": "the train arguments themselves",
-    "resume": "a new run",
-    "save": "the workflow, which needs the checkpoints",
-}
+TRAININGS = ("train", "fine_tune")  # the blocks of train arguments
 _EXPORT_OWNED = dict.fromkeys(("format", "model", "data", "mode", "task", "project", "name"), "the workflow")
 _EXPORT_KEYS = ("imgsz", "batch", "opset", "dynamic", "simplify", "quantize", "device")
-
-
-def owned_elsewhere(name: str, key: str) -> str:
-    """What to say of a train argument that the run sets itself."""
-    return f"{name}: not a setting here; it comes from {OWNED[key]}"
 
 
 def find_faults(merged: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
@@ -53,8 +34,8 @@ def find_faults(merged: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[
         if not isinstance(merged[block], Mapping):
             faults.append(f"{block}: expected a block of settings, got {merged[block]!r}")
     if all(isinstance(merged[block], Mapping) for block in blocks):
-        for stage in STAGES:
-            faults += _train_faults(stage, merged[stage])
+        for block in TRAININGS:
+            faults += _train_faults(block, merged[block])
         faults += [*_prune_faults(merged["prune"], defaults["prune"]), *_export_faults(merged["export"])]
         faults += _unknown("calibration", merged["calibration"], defaults["calibration"])
         if not _at_least(1)(merged["calibration"].get("images")):
@@ -102,24 +83,18 @@ def _unknown(block: str, settings: Mapping[str, Any], known: Iterable[str]) -> l
     return [f"{block}.{key}: unknown setting{nearest(str(key), known)}" for key in settings if key not in known]
 
 
-def _train_faults(stage: str, settings: Mapping[str, Any]) -> list[str]:
-    faults = [owned_elsewhere(f"{stage}.{key}", key) for key in settings if key in OWNED]
-    faults += _unknown(stage, {k: v for k, v in settings.items() if k not in OWNED}, DEFAULT_CFG_DICT)
+def _train_faults(block: str, settings: Mapping[str, Any]) -> list[str]:
+    faults = [owned_elsewhere(f"{block}.{key}", key) for key in settings if key in OWNED]
+    faults += _unknown(block, {k: v for k, v in settings.items() if k not in OWNED}, TRAIN_ARGUMENTS)
     if not _at_least(0)(settings.get("epochs")):
-        faults.append(f"{stage}.epochs: expected an integer of at least 0, got {settings.get('epochs')!r}")
-    return faults + _value_faults(stage, settings, set(DEFAULT_CFG_DICT) - set(OWNED) - {"epochs"})
+        faults.append(f"{block}.epochs: expected an integer of at least 0, got {settings.get('epochs')!r}")
+    return faults + _value_faults(block, settings, set(TRAIN_ARGUMENTS) - set(OWNED) - {"epochs"})
 
 
 def _value_faults(block: str, settings: Mapping[str, Any], checked: Container[str]) -> list[str]:
     """What Ultralytics has against the values of its own arguments."""
-    faults = []
-    for key, value in settings.items():
-        if key in checked:
-            try:
-                check_cfg({key: value})
-            except (TypeError, ValueError) as error:
-                faults.append(f"{block}.{key}: {' '.join(str(error).split())}")
-    return faults
+    found = {key: value_fault(key, value) for key, value in settings.items() if key in checked}
+    return [f"{block}.{key}: {fault}" for key, fault in found.items() if fault is not None]
 
 
 def _prune_faults(settings: Mapping[str, Any], known: Mapping[str, Any]) -> list[str]:
