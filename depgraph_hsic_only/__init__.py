@@ -4,8 +4,16 @@ The public names are those of `__init__.pyi`, for type checkers and at run time:
 since torch and Ultralytics take seconds.
 """
 
+import threading
+
 import lazy_loader as lazy
 
 from depgraph_hsic_only._version import __version__ as __version__
 
-__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)
+_imported, __dir__, __all__ = lazy.attach_stub(__name__, __file__)
+_lock = threading.RLock()  # two threads must not import Ultralytics at once: its modules import each other in circles
+
+
+def __getattr__(name: str) -> object:
+    with _lock:
+        return _imported(name)
