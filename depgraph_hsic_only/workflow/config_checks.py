@@ -146,7 +146,6 @@ def _export_faults(settings: Mapping[str, Any]) -> list[str]:
         f"export.{k}: not a setting here; it comes from {_EXPORT_OWNED[k]}" for k in settings if k in _EXPORT_OWNED
     ]
     rest = {k: v for k, v in settings.items() if k not in _EXPORT_OWNED}
-    faults += _unknown("export", rest, [*_EXPORT_KEYS, "images"]) + _unexpected(
-        "export.", settings, {"images": _POSITIVE}
-    )
+    faults += _unknown("export", rest, [*_EXPORT_KEYS, "images"])
+    faults += _unexpected("export.", settings, {"images": _POSITIVE})
     return faults + _value_faults("export", rest, _EXPORT_KEYS)
