@@ -11,7 +11,7 @@ from conftest import build
 from torch import nn
 from ultralytics.cfg import get_cfg
 
-from depgraph_hsic_only import DataError, list_criteria, plan_pruning, score_channels
+from depgraph_hsic_only import ConfigError, DataError, list_criteria, plan_pruning, score_channels
 
 
 def parts(model: Any, group: str) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -55,6 +55,11 @@ def test_an_all_zero_layer_gets_the_planned_width(criterion: str) -> None:
             nn.init.zeros_(module.weight)
     nn.init.zeros_(model.model[4].cv1.conv.weight)
     assert plan_pruning(model, 0.5, criterion=criterion).after["w3"] == 32
+
+
+def test_a_criterion_that_is_none_is_refused_with_those_that_are() -> None:
+    with pytest.raises(ConfigError, match=r"expected one of bn_scale, hsic_lasso, .*taylor, got 'lamp'"):
+        plan_pruning(build(), 0.5, criterion="lamp")  # which ranked as magnitude does, and was removed
 
 
 def test_random_is_seeded_by_group() -> None:
