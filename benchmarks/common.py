@@ -14,15 +14,17 @@ from ultralytics.cfg import smart_value
 from depgraph_hsic_only import load_model, score_channels
 from depgraph_hsic_only.budget.cost_model import CostModel
 from depgraph_hsic_only.budget.sensitivity import Sensitivity, measure_sensitivity
-from depgraph_hsic_only.channels.amount import Target
+from depgraph_hsic_only.channels.amount import Amount
 from depgraph_hsic_only.channels.groups import ChannelGraph, trace_channels
 from depgraph_hsic_only.channels.limits import Limits
 from depgraph_hsic_only.channels.plan import PruningPlan
-from depgraph_hsic_only.channels.widths import follow_ties, make_plan, uniform_widths
+from depgraph_hsic_only.channels.selection import make_plan
+from depgraph_hsic_only.channels.widths import follow_ties, uniform_widths
 from depgraph_hsic_only.data.calibration import calibration_images, in_batches
 from depgraph_hsic_only.data.dataset import Dataset, find_dataset, labelled_batches
 from depgraph_hsic_only.evaluation.validation import Validation
-from depgraph_hsic_only.pruning.api import apply_plan, widths_for
+from depgraph_hsic_only.pruning.api import apply_plan
+from depgraph_hsic_only.pruning.planner import Planner
 from depgraph_hsic_only.recovery.recover import recover
 
 DEEP = {"h8": 64, "h6": 48, "w7": 192, "w6": 96, "w5": 64}
@@ -130,8 +132,9 @@ class Bench:
             return follow_ties(self.graph, {w.name: w.channels for w in self.graph.widths} | DEEP)
         if "=" not in cut:
             return uniform_widths(self.graph, float(cut))
-        target, network = Target.parse(cut), self.original.model
-        return widths_for(network, self.graph, self.damage(criterion), target, Limits(), self.imgsz).widths
+        planner = Planner(criterion.partition(":")[0], Amount.target(cut), layers=self.layers, imgsz=self.imgsz)
+        scored = planner.with_scores(self.original.model, self.scores(criterion))
+        return planner.plan(scored, self.damage(criterion)).after
 
     def plan(self, widths: dict[str, int], criterion: str) -> PruningPlan:
         """The plan that keeps a criterion's best channels."""

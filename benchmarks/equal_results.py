@@ -28,7 +28,7 @@ CUTS = {
     "target": ("--target", "params=0.83", "prune.layers=all"),
     "steps": ("--ratio", "0.4", "prune.steps=2", "fine_tune.epochs=3"),
 }
-TIMES = {"seconds", "latency_ms", "latency_spread_ms", "size_mb", "date"}
+TIMES = {"time", "seconds", "latency_ms", "latency_spread_ms", "size_mb", "date"}
 LEFT_OUT = {"environment", "version", "args", "sources"}  # of a report: what it was made with
 
 

@@ -20,10 +20,11 @@ from ultralytics import YOLO
 from ultralytics.nn.tasks import yaml_model_load
 
 from depgraph_hsic_only import apply_plan, load_model
+from depgraph_hsic_only.channels.cut import kept_channels
 from depgraph_hsic_only.channels.plan import PruningPlan
 from depgraph_hsic_only.recovery.recover import recover
 from depgraph_hsic_only.training.recipe import Start
-from depgraph_hsic_only.training.train import Recipe, make_recipe, train_model, trained_on
+from depgraph_hsic_only.training.train import Recipe, Teacher, make_recipe, train_model, trained_on
 from depgraph_hsic_only.utils.hooks import Callbacks
 
 ARMS = "recipe,recipe/no teacher,defaults,unpruned/recipe,unpruned/defaults,smaller,smaller/loaded"
@@ -40,6 +41,7 @@ class Arms:
         self.cut = load_model(bench.weights)
         apply_plan(self.cut, self.plan)
         recover(self.cut, bench.original, self.plan, bench.images, seed=bench.seed)
+        self.taught = Teacher(self.teacher, bench.original, kept_channels(bench.original.model, self.plan))
         self.recovered = bench.validated(self.cut)
         self.unpruned = bench.validated(bench.original)
 
@@ -50,14 +52,14 @@ class Arms:
         same = Start(len(data.images("train")), 16, self.args.epochs, trained_with=known, classes=classes)
         start = replace(same, kept=self.recovered.mask / self.unpruned.mask)
         if arm == "recipe":
-            return self.cut, make_recipe(self.cut.model, start, self.teacher, self.plan)
+            return self.cut, make_recipe(self.cut.model, start, self.taught)
         if arm == "recipe/no teacher":
             return self.cut, make_recipe(self.cut.model, start)
         if arm == "defaults":
             return self.cut, nothing
         if arm.startswith("unpruned"):
             return self.bench.original, nothing if "defaults" in arm else make_recipe(
-                self.bench.original.model, same, self.teacher
+                self.bench.original.model, same, Teacher(self.teacher)
             )
         stock = smaller(sum(p.numel() for p in self.cut.model.parameters()), len(self.bench.dataset.names), self.folder)
         return (stock.load(str(self.teacher)) if "loaded" in arm else stock), nothing

@@ -16,11 +16,12 @@ from depgraph_hsic_only import ConfigError, DataError, HsicLassoPruner, apply_pl
 from depgraph_hsic_only.budget.allocation import allocate
 from depgraph_hsic_only.budget.cost_model import CostModel
 from depgraph_hsic_only.budget.sensitivity import Sensitivity, measure_sensitivity, split_images
-from depgraph_hsic_only.channels.amount import Target
-from depgraph_hsic_only.channels.cut import pruned_copy
+from depgraph_hsic_only.channels.amount import Amount
+from depgraph_hsic_only.channels.cut import cut
 from depgraph_hsic_only.channels.groups import ChannelGraph, trace_channels
 from depgraph_hsic_only.channels.limits import Limits
-from depgraph_hsic_only.channels.widths import follow_ties, make_plan, uniform_widths
+from depgraph_hsic_only.channels.selection import make_plan
+from depgraph_hsic_only.channels.widths import follow_ties, uniform_widths
 from depgraph_hsic_only.data.calibration import calibration_images
 from depgraph_hsic_only.recovery.divergence import divergence
 from depgraph_hsic_only.recovery.layerwise import raw_outputs
@@ -56,7 +57,7 @@ def test_costs_of_widths_are_those_of_the_cut_model(kind: str) -> None:
     for k in range(3):
         free = {w.name: draw.randint(1, w.channels // w.multiple) * w.multiple for w in graph.widths}
         widths = follow_ties(graph, free) if k else full
-        measured = measure_cost(pruned_copy(model, any_plan(graph, widths)), 320)
+        measured = measure_cost(cut(model, any_plan(graph, widths)).network, 320)
         assert costs.parameters(widths) == measured.parameters
         assert costs.gmacs(widths) == pytest.approx(measured.gmacs, rel=1e-12)
         assert sum(part.gmacs for part in measured.parts) == pytest.approx(measured.gmacs, rel=1e-12)
@@ -74,7 +75,7 @@ def test_damage_is_that_of_cutting_and_recovering_the_width_alone() -> None:
     for name, channels in (("h2", 8), ("w8", 64), ("w15", 32), ("npr", 16)):
         widths = follow_ties(graph, {w.name: w.channels for w in graph.widths} | {name: channels})
         plan = make_plan(graph, scores, widths, criterion="test", reasons=dict.fromkeys(widths, ""))
-        alone, (fitted, held) = pruned_copy(model, plan), split_images(images)
+        alone, (fitted, held) = cut(model, plan).network, split_images(images)
         recover(alone, model, plan, fitted, positions=100, mosaics=0)
         with raw_outputs(alone), raw_outputs(model), torch.no_grad():
             wanted = float(divergence(alone(held), model(held)).total)
@@ -102,7 +103,7 @@ def test_near_the_least_damage_of_all_choices(metric: str, seed: int) -> None:
     full = {w.name: w.channels for w in graph.widths}
     count = costs.parameters if metric == "params" else costs.gmacs
     budget = 0.9 if metric == "params" else 0.96
-    found = allocate(graph, damage, costs, Target(metric, budget), limits)
+    found = allocate(graph, damage, costs, Amount(metric, budget), limits)
     assert count(found.widths) <= budget * count(full)
     assert all(found.widths[name] == full[name] for name in ("h4", "w6", "h8"))
     choices = itertools.product(*(range(step, full[name] + 1, step) for name, step in sizes.items()))
@@ -119,8 +120,8 @@ def test_limits_hold_and_nothing_grows_again() -> None:
     graph = trace_channels(model, "all")
     damage, costs = made_up(graph, 5), CostModel(model, graph)
     limits = Limits(round_to=16, min_channels=24, max_ratio={6: 0.25, "h8": 0, "npr": 0.5})
-    half = allocate(graph, damage, costs, Target("gmacs", 0.85), limits)
-    whole = allocate(graph, damage, costs, Target("gmacs", 0.7), limits, start=half.widths)
+    half = allocate(graph, damage, costs, Amount("gmacs", 0.85), limits)
+    whole = allocate(graph, damage, costs, Amount("gmacs", 0.7), limits, start=half.widths)
     full = {w.name: w.channels for w in graph.widths}
     for w in graph.widths:
         after = whole.widths[w.name]
@@ -143,7 +144,7 @@ def test_a_target_out_of_reach_says_what_is_left_at_least() -> None:
     costs = CostModel(model, graph)
     least = costs.gmacs(smallest) / costs.gmacs({w.name: w.channels for w in graph.widths})
     with pytest.raises(ConfigError, match=rf"gmacs=0.3, but .* {least:.3f} of the multiply-adds are left"):
-        allocate(graph, made_up(graph, 0), costs, Target("gmacs", 0.3), Limits())
+        allocate(graph, made_up(graph, 0), costs, Amount("gmacs", 0.3), Limits())
 
 
 def test_latency_is_met_by_measuring() -> None:
@@ -156,10 +157,10 @@ def test_latency_is_met_by_measuring() -> None:
     def clock(widths: Any) -> float:
         return 0.3 + 0.7 * costs.gmacs(follow_ties(graph, widths)) / full
 
-    found = allocate(graph, made_up(graph, 1), costs, Target("latency", 0.8), Limits(), latency=clock)
+    found = allocate(graph, made_up(graph, 1), costs, Amount("latency", 0.8), Limits(), latency=clock)
     assert 0.77 < clock(found.widths) <= 0.8
     with pytest.raises(ConfigError, match=r"latency=0.3, but .* of the latency are left"):
-        allocate(graph, made_up(graph, 1), costs, Target("latency", 0.3), Limits(), latency=clock)
+        allocate(graph, made_up(graph, 1), costs, Amount("latency", 0.3), Limits(), latency=clock)
 
 
 @pytest.mark.parametrize(
@@ -176,8 +177,8 @@ def test_latency_is_met_by_measuring() -> None:
 )
 def test_targets_that_are_none(value: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        Target.parse(value)
-    assert Target.parse("gmacs=0.75") == Target.parse({"gmacs": 0.75}) == Target("gmacs", 0.75)
+        Amount.target(value)
+    assert Amount.target("gmacs=0.75") == Amount.target({"gmacs": 0.75}) == Amount("gmacs", 0.75)
 
 
 def test_planning_for_a_target_in_memory(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_all_faults_are_named_at_once_with_the_nearest_name() -> None:
         "name": "a/b",
         "train": {"epoch": 3, "data": "x", "mosaic": "a", "lr0": 7},
         "fine_tune.epochs": -1,
-        "prune": {"ratio": 1.2, "layers": [3, 44], "criterion": "magnitud", "steps": 0, "max_map_drop": 3, "cut": 1},
+        "prune": {"ratio": 1.2, "layers": "neck", "criterion": "magnitud", "steps": 0, "max_map_drop": 3, "cut": 1},
         "export.format": "engine",
         "export.images": 0,
         "calibration.images": 0,

@@ -23,8 +23,9 @@ from depgraph_hsic_only import (
     score_channels,
 )
 from depgraph_hsic_only.channels.groups import trace_channels
-from depgraph_hsic_only.channels.widths import agreement, threshold_widths
+from depgraph_hsic_only.channels.widths import threshold_widths
 from depgraph_hsic_only.criteria.hsic_lasso import HsicLasso
+from depgraph_hsic_only.evaluation.agreement import agreement
 from depgraph_hsic_only.recovery.samples import Samples, gather_samples
 from depgraph_hsic_only.utils.plots import plot_lasso_path, plot_scores
 

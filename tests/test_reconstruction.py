@@ -8,13 +8,13 @@ import torch
 from conftest import COCO_MINI, build
 
 from depgraph_hsic_only import DataError, apply_plan, plan_pruning, recover, score_channels
-from depgraph_hsic_only.criteria.reconstruction import taken_away
+from depgraph_hsic_only.criteria.reconstruction import backward_elimination
 from depgraph_hsic_only.data.calibration import in_batches
 from depgraph_hsic_only.data.images import load_images
 
 
-def test_scores_are_the_exact_errors_of_the_refitted_readers() -> None:
-    """Two readers, one of patches: after each removal, the ridge regression of the outputs on what is left."""
+def test_scores_are_the_exact_errors_of_the_refitted_consumers() -> None:
+    """Two consumers, one of patches: after each removal, the ridge regression of the outputs on what is left."""
     channels, generator = 7, torch.Generator().manual_seed(0)
     problems = []
     for patch, others, outputs in ((3, 4, 5), (1, 0, 2)):
@@ -28,7 +28,7 @@ def test_scores_are_the_exact_errors_of_the_refitted_readers() -> None:
         rows = slice(0, channels * patch)
         inverse = torch.linalg.inv(covariance)[rows, rows].clone()
         parts.append((inverse.view(channels, patch, channels, patch), weight[rows].view(channels, patch, -1).clone()))
-    score = taken_away(parts, channels)
+    score = backward_elimination(parts, channels)
 
     def error(cut: list[int]) -> float:
         total = 0.0

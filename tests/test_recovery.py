@@ -10,11 +10,11 @@ from torch.autograd.functional import hessian
 from ultralytics.nn.tasks import DetectionModel
 
 from depgraph_hsic_only import ConfigError, DataError, PlanError, apply_plan, load_model, plan_pruning, recover
-from depgraph_hsic_only.channels.cut import pruned_copy
+from depgraph_hsic_only.channels.cut import cut
 from depgraph_hsic_only.data.images import load_images
 from depgraph_hsic_only.recovery.augmentation import make_mosaics
 from depgraph_hsic_only.recovery.divergence import divergence, sampled_loss
-from depgraph_hsic_only.recovery.layerwise import Walk, raw_outputs
+from depgraph_hsic_only.recovery.layerwise import LayerwisePass, raw_outputs
 from depgraph_hsic_only.recovery.least_squares import NormalEquations
 from depgraph_hsic_only.recovery.recover import METHODS
 from depgraph_hsic_only.recovery.refit import touched_convolutions
@@ -59,7 +59,7 @@ def test_a_walk_reads_what_the_network_reads(kept: int) -> None:
         layer.register_forward_pre_hook(lambda _, x, i=i: remember(i, x[0]))
     with raw_outputs(network), torch.no_grad():
         network(images)
-        whole, walk = dict(expected), Walk(network, images, batch=3, kept=kept)
+        whole, walk = dict(expected), LayerwisePass(network, images, batch=3, kept=kept)
         for i in range(len(network.model)):
             if i:
                 walk.step()
@@ -80,7 +80,7 @@ def test_what_repeats_is_recovered_exactly() -> None:
             t.data[half:] = t.data[:half]
     scores = {f"model.{i}": -torch.arange(c, dtype=torch.float32) for i, c in ((3, 64), (5, 128))}
     plan = plan_pruning(network, 0.5, layers=[3, 5], scores=scores)
-    pruned, images = pruned_copy(network, plan), random_images()
+    pruned, images = cut(network, plan).network, random_images()
     found = recover(pruned, network, plan, images, ridge=1e-9)
     assert found.divergence[0] > 1e-4 and found.divergence[1] < 1e-6 * found.divergence[0] + 1e-9
     fresh = torch.rand(1, 3, 96, 96)
@@ -151,7 +151,7 @@ def test_every_method_on_both_kinds_of_model(method: str) -> None:
     for network in (build(nc=3), DetectionModel("yolov8n.yaml", nc=3, verbose=False).eval()):
         network.train()
         plan, images = plan_pruning(network, 0.25), random_images(4, 64)
-        pruned, again = pruned_copy(network, plan), pruned_copy(network, plan)
+        pruned, again = cut(network, plan).network, cut(network, plan).network
         before, reference = copy.deepcopy(pruned.state_dict()), copy.deepcopy(network.state_dict())
         found = recover(pruned, network, plan, (images * 255).byte(), method=method, steps=3)
         recover(again, network, plan, (images * 255).byte(), method=method, steps=3)
@@ -169,7 +169,7 @@ def test_every_method_on_both_kinds_of_model(method: str) -> None:
 def test_errors_leave_the_model_as_it_was() -> None:
     network, images = build(), random_images(4, 64)
     plan = plan_pruning(network, 0.25)
-    pruned = pruned_copy(network, plan)
+    pruned = cut(network, plan).network
     before = copy.deepcopy(pruned.state_dict())
     broken = copy.deepcopy(network)
     broken.model[9].cv1.bn.running_var[0] = float("nan")

@@ -26,7 +26,7 @@ from depgraph_hsic_only.evaluation.validation import ClassMetrics, Validation, v
 from depgraph_hsic_only.report.page import render_html, write_html
 from depgraph_hsic_only.report.stages import StageReport
 from depgraph_hsic_only.report.warnings import find_warnings, headline
-from depgraph_hsic_only.workflow.recorder import fingerprint
+from depgraph_hsic_only.yolo.fingerprint import fingerprint
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 HOSTILE = "<b>&\"'$x_1$"

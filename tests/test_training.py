@@ -17,11 +17,12 @@ from ultralytics.nn.distill_model import DistillationModel
 from ultralytics.utils.dist import generate_ddp_file
 from ultralytics.utils.torch_utils import unwrap_model
 
-from depgraph_hsic_only import apply_plan, load_model, plan_pruning
+from depgraph_hsic_only import PruningPlan, apply_plan, load_model, plan_pruning
+from depgraph_hsic_only.channels.cut import kept_channels
 from depgraph_hsic_only.data.dataset import find_dataset
 from depgraph_hsic_only.recovery.refit import head_channels, untouched_layers
 from depgraph_hsic_only.training.recipe import Start, continued, taught
-from depgraph_hsic_only.training.train import make_recipe, train_model, trained_on
+from depgraph_hsic_only.training.train import Teacher, make_recipe, train_model, trained_on
 from depgraph_hsic_only.utils.hooks import (
     MASK_MAP,
     Callbacks,
@@ -41,6 +42,11 @@ class Trainer:
             self.save_dir, self.last = folder, folder / "last.pt"
 
 
+def taught_by(checkpoint: Path, plan: PruningPlan) -> Teacher:
+    model = load_model(checkpoint)
+    return Teacher(checkpoint, model, kept_channels(model.model, plan))
+
+
 @pytest.mark.parametrize("layers", ["backbone", "all"])
 def test_at_first_a_student_is_compared_with_what_it_was_cut_from(layers: str) -> None:
     original = build(nc=5)
@@ -50,7 +56,7 @@ def test_at_first_a_student_is_compared_with_what_it_was_cut_from(layers: str) -
     student.args = get_cfg(overrides={"imgsz": 64})
     with torch.no_grad():
         wrapped = DistillationModel(original, student)
-        kept = head_channels(student, original, plan)
+        kept = head_channels(original, kept_channels(original, plan))
         IdentityProjectors(kept)(Trainer(wrapped))
         for projector, channels in zip(wrapped.projector, kept, strict=True):
             features = nn.functional.silu(torch.randn(2, projector[0].in_channels, 4, 4))
@@ -118,7 +124,7 @@ def test_what_was_trained_on_this_very_data_goes_on_as_it_was_trained(checkpoint
         model.ckpt["train_args"] = told | other
         assert trained_on(model, data) is None
     start = Start(200, 4, 3, kept=0.9, trained_with=known, classes=5)
-    recipe = make_recipe(model.model, start, checkpoint)
+    recipe = make_recipe(model.model, start, Teacher(checkpoint))
     found = recipe.arguments
     assert found["scale"] == 0.2 and found["flipud"] == 0.5 and found["mosaic"] == 0.0
     assert "distill_model" not in found and "freeze" not in found
@@ -168,7 +174,7 @@ def test_with_several_gpus_the_processes_get_the_pruned_model_and_our_hooks(
     plan = plan_pruning(pruned, 0.5)
     apply_plan(pruned, plan)
     parameters = sum(p.numel() for p in pruned.model.parameters())
-    recipe = make_recipe(pruned.model, Start(16, 4, 1, kept=0.8), checkpoint, plan)
+    recipe = make_recipe(pruned.model, Start(16, 4, 1, kept=0.8), taught_by(checkpoint, plan))
     files: list[str] = []
 
     def hand_over(trainer: Any) -> None:
@@ -214,7 +220,7 @@ def test_a_resumed_training_takes_up_weights_optimizer_and_random_state(
     pruned = load_model(checkpoint)
     plan = plan_pruning(pruned, 0.5)
     apply_plan(pruned, plan)
-    recipe = make_recipe(pruned.model, Start(16, 4, 2, kept=0.8), checkpoint, plan)
+    recipe = make_recipe(pruned.model, Start(16, 4, 2, kept=0.8), taught_by(checkpoint, plan))
     arguments = {**recipe.arguments, "data": str(shapes), "epochs": 2, "imgsz": 64, "workers": 0, "device": "cpu"}
     arguments |= {"plots": False, "val": False, "mosaic": 0.0}
 

@@ -152,6 +152,7 @@ def test_steps_reach_the_same_widths(checkpoint: Path, shapes: Path, tmp_path: P
     given = settings(tmp_path, shapes, **{"train.epochs": 0, "prune.ratio": 0.6, "prune.steps": 3})
     given |= {"prune.recover": "none"}
     stepped = Counting(checkpoint, **given)
+    stepped.open_folder()
     model = stepped.prune(stepped.load())
     assert len(calls) == 2 and calls[0] > calls[1]
     plan = PruningPlan.load(stepped.folder.path / "plan.json")

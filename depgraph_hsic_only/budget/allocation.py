@@ -5,22 +5,21 @@ from `sensitivity.py`, savings from the exact cost of all widths together, see `
 exchanged, one grown and another cut, for as long as that lowers the damage within the budget.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from depgraph_hsic_only.budget.cost_model import CostModel
 from depgraph_hsic_only.budget.sensitivity import Sensitivity
-from depgraph_hsic_only.channels.amount import METRICS, Target
+from depgraph_hsic_only.channels.amount import TARGETS, Amount
 from depgraph_hsic_only.channels.groups import ChannelGraph, WidthGroup
 from depgraph_hsic_only.channels.limits import Limits
-from depgraph_hsic_only.channels.widths import follow_ties
+from depgraph_hsic_only.channels.widths import Widths, follow_ties
 from depgraph_hsic_only.errors import ConfigError
 
 _SIZES = 32  # that are considered for each width
 _EXCHANGES = 200
 _TRIALS = 6  # of a latency
 
-Widths = Mapping[str, int]
 CostOf = Callable[[Widths], float]
 """What widths cost; tied ones follow the free ones."""
 
@@ -44,7 +43,7 @@ def allocate(
     graph: ChannelGraph,
     sensitivity: Sensitivity,
     costs: CostModel,
-    target: Target,
+    target: Amount,
     limits: Limits,
     *,
     start: Widths | None = None,
@@ -72,22 +71,22 @@ def allocate(
     if latency is not None and target.metric == "latency":
         widths = _latency_widths(search, cost, target, latency)
     else:
-        widths = search.within(cost, target.share * cost(search.full))
+        widths = search.within(cost, target.value * cost(search.full))
     reasons = {w.name: _reason(w, widths, sensitivity, cost, metric) for w in graph.widths if not w.tie}
     return Allocation(widths, {n: f"{target}: {r}" for n, r in reasons.items()}, search.damage(widths))
 
 
-def check_reachable(graph: ChannelGraph, costs: CostModel, target: Target, limits: Limits) -> None:
+def check_reachable(graph: ChannelGraph, costs: CostModel, target: Amount, limits: Limits) -> None:
     """Refuse a target of parameters or multiply-adds that not even the smallest widths meet.
 
     Raises:
         ConfigError: They don't, or a limit names a width that is not there; the message has what would be left.
     """
-    limits.check_names(graph)
+    limits.check_names((w.layer, w.name) for w in graph.widths)
     if target.metric != "latency":
-        cost, full = _cost(graph, costs, target.metric), {w.name: w.channels for w in graph.widths}
-        least = cost(smallest_widths(graph, limits)) / cost(full)
-        if least > target.share:
+        cost = _cost(graph, costs, target.metric)
+        least = cost(smallest_widths(graph, limits)) / cost(graph.full)
+        if least > target.value:
             raise _unreachable(target, least)
 
 
@@ -100,7 +99,7 @@ class _Search:
     """The least damage within a budget, over the widths that limits allow."""
 
     def __init__(self, graph: ChannelGraph, sensitivity: Sensitivity, limits: Limits, start: Widths | None) -> None:
-        self._graph, self.full = graph, {w.name: w.channels for w in graph.widths}
+        self._graph, self.full = graph, graph.full
         self._sizes = {w.name: _sizes(w, limits, (start or self.full)[w.name]) for w in graph.widths if w.tie is None}
         self._damage = {n: {c: sensitivity.at(n, c) for c in sizes} for n, sizes in self._sizes.items()}
         self.smallest = follow_ties(graph, {name: sizes[0] for name, sizes in self._sizes.items()})
@@ -160,17 +159,17 @@ def _cost(graph: ChannelGraph, costs: CostModel, metric: str) -> CostOf:
     return lambda widths: count(follow_ties(graph, widths))
 
 
-def _latency_widths(search: _Search, cost: CostOf, target: Target, latency: CostOf) -> dict[str, int]:
+def _latency_widths(search: _Search, cost: CostOf, target: Amount, latency: CostOf) -> dict[str, int]:
     """The largest budget of multiply-adds found, by bisection, whose measured latency meets the target."""
     full = cost(search.full)
     low, high = cost(search.smallest) / full, 1.0
     found, reached = search.smallest, latency(search.smallest)
-    if reached > target.share:
+    if reached > target.value:
         raise _unreachable(target, reached)
-    trial = max(low, target.share)
+    trial = max(low, target.value)
     for _ in range(_TRIALS):
         widths = search.within(cost, trial * full)
-        if latency(widths) <= target.share:
+        if latency(widths) <= target.value:
             found, low = widths, trial
         else:
             high = trial
@@ -178,10 +177,10 @@ def _latency_widths(search: _Search, cost: CostOf, target: Target, latency: Cost
     return found
 
 
-def _unreachable(target: Target, least: float) -> ConfigError:
+def _unreachable(target: Amount, least: float) -> ConfigError:
     return ConfigError(
         f"target: expected one that the chosen layers can meet, got {target}, but with every width at its smallest "
-        f"{least:.3f} of the {METRICS[target.metric]} are left; ask for more than that, loosen min_channels and "
+        f"{least:.3f} of the {TARGETS[target.metric]} are left; ask for more than that, loosen min_channels and "
         "max_ratio, or choose layers=all"
     )
 
@@ -192,7 +191,7 @@ def _reason(width: WidthGroup, widths: Widths, sensitivity: Sensitivity, cost: C
     total = cost(widths)
     if now < width.channels:
         saved = cost({**widths, width.name: width.channels}) - total
-        return f"costs {sensitivity.at(width.name, now):.2g} alone, saves {saved / total:.1%} of the {METRICS[metric]}"
+        return f"costs {sensitivity.at(width.name, now):.2g} alone, saves {saved / total:.1%} of the {TARGETS[metric]}"
     points = sensitivity.damage[width.name]
     if not points:
         return "at its limit"

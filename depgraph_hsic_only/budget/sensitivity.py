@@ -14,17 +14,18 @@ from typing import Any
 
 import torch
 
-from depgraph_hsic_only.channels.cut import pruned_copy
-from depgraph_hsic_only.channels.groups import ChannelGraph, WidthGroup, trace_channels
+from depgraph_hsic_only.channels.cut import cut
+from depgraph_hsic_only.channels.groups import ChannelGraph, WidthGroup
 from depgraph_hsic_only.channels.limits import Limits
-from depgraph_hsic_only.channels.widths import Scores, follow_ties, make_plan
+from depgraph_hsic_only.channels.selection import make_plan
+from depgraph_hsic_only.channels.widths import Scores, follow_ties
 from depgraph_hsic_only.recovery.divergence import mean_divergence
-from depgraph_hsic_only.recovery.layerwise import Walk, batch_size, raw_outputs
-from depgraph_hsic_only.recovery.positions import Places, choose_places
-from depgraph_hsic_only.recovery.refit import fit_walks, kept_outputs, touched_convolutions
+from depgraph_hsic_only.recovery.layerwise import LayerwisePass, batch_size, raw_outputs
+from depgraph_hsic_only.recovery.positions import SampledPositions, choose_positions
+from depgraph_hsic_only.recovery.refit import refit, touched_convolutions
 from depgraph_hsic_only.support.progress import track
 from depgraph_hsic_only.support.threads import all_cores
-from depgraph_hsic_only.yolo.c2f import stock_output
+from depgraph_hsic_only.yolo.blocks import stock_paths
 
 _SHARES = (0.75, 0.5, 0.25)  # of a width that are measured
 _QUICK_SHARES = (0.5,)
@@ -123,12 +124,12 @@ def measure_sensitivity(
     sizes = {w.name: _sizes(w, limits, _QUICK_SHARES if quick else _SHARES) for w in graph.widths if w.tie is None}
     damage: dict[str, dict[int, float]] = {name: {} for name in sizes}
     total = sum(map(len, sizes.values()))
-    readers = list(dict.fromkeys(stock_output(name, 0)[0] for name in graph.readers))
+    consumers = stock_paths(network, graph.consumers)
     with raw_outputs(network):
-        places = choose_places(network, readers, fitted, positions=_POSITIONS, seed=seed, batch=batch)
-        walks = Walk(network, fitted, batch=batch), Walk(network, held, batch=batch)
+        sampled = choose_positions(network, consumers, fitted, positions=_POSITIONS, seed=seed, batch=batch)
+        passes = LayerwisePass(network, fitted, batch=batch), LayerwisePass(network, held, batch=batch)
         for name, channels, found in track(
-            _damages(network, graph, scores, *walks, places, sizes), "sensitivity", total
+            _damages(network, graph, scores, *passes, sampled, sizes), "sensitivity", total
         ):
             damage[name][channels] = found
     full = {w.name: w.channels for w in graph.widths if w.tie is None}
@@ -154,9 +155,9 @@ def _damages(
     network: Any,
     graph: ChannelGraph,
     scores: Scores,
-    walk: Walk,
-    held: Walk,
-    places: Mapping[str, Places],
+    fitted: LayerwisePass,
+    held: LayerwisePass,
+    sampled: Mapping[str, SampledPositions],
     sizes: Mapping[str, list[int]],
 ) -> Iterator[tuple[str, int, float]]:
     """Width, channels and damage, one after the other, layer by layer."""
@@ -164,26 +165,25 @@ def _damages(
     _to_head(ahead)
     wanted = list(_outputs(ahead))
     for i in range(len(network.model)):
-        for width in (w for w in graph.widths if w.layer == i and w.tie is None):
-            alone = trace_channels(network, [i]) if sizes[width.name] else graph
+        alone = graph.of_layer(i)
+        for width in (w for w in alone.widths if w.tie is None):
             for channels in sizes[width.name]:
-                cut = {w.name: w.channels for w in alone.widths} | {width.name: channels}
-                widths = follow_ties(alone, cut)
+                widths = follow_ties(alone, alone.full | {width.name: channels})
                 plan = make_plan(alone, scores, widths, criterion="", reasons=dict.fromkeys(widths, ""))
-                student = pruned_copy(network, plan)
+                found = cut(network, plan)
+                student = found.network
                 touched = touched_convolutions(student, network)
-                readers = {
-                    name: places[name] for name in touched if name in places and _reads_less(student, network, name)
+                read = {
+                    name: sampled[name] for name in touched if name in sampled and _reads_less(student, network, name)
                 }
                 with raw_outputs(student):
-                    forks, kept = (walk.fork(student), walk.fork(network)), kept_outputs(student, network, plan)
-                    for _ in fit_walks(*forks, readers, kept, _RIDGE):
+                    for _ in refit(fitted.fork(student), fitted.fork(network), read, found.kept, _RIDGE):
                         continue
                     ahead = held.fork(student)
                     _to_head(ahead)
                     yield width.name, channels, mean_divergence(zip(_outputs(ahead), wanted, strict=True))
-        if i < walk.last:
-            walk.step()
+        if i < fitted.last:
+            fitted.step()
             held.step()
 
 
@@ -193,12 +193,12 @@ def _reads_less(student: Any, network: Any, name: str) -> bool:
     return bool(a.in_channels != b.in_channels)
 
 
-def _to_head(walk: Walk) -> None:
-    while walk.index < walk.last:
-        walk.step()
+def _to_head(ahead: LayerwisePass) -> None:
+    while ahead.index < ahead.last:
+        ahead.step()
 
 
 @torch.no_grad()
-def _outputs(walk: Walk) -> Iterator[dict[str, torch.Tensor]]:
-    for x in walk.inputs():
-        yield {name: t for name, t in walk.layer(x).items() if name != "feats"}
+def _outputs(ahead: LayerwisePass) -> Iterator[dict[str, torch.Tensor]]:
+    for x in ahead.inputs():
+        yield {name: t for name, t in ahead.layer(x).items() if name != "feats"}

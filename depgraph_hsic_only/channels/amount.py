@@ -1,29 +1,78 @@
-"""What a cut model may cost, as a fraction of the unpruned one."""
+"""How much is cut: a ratio of every width, a threshold of the scores, or a budget for the whole network."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import TypeGuard
 
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.support.nearest import nearest
 
-METRICS = {"params": "parameters", "gmacs": "multiply-adds", "latency": "latency"}
+TARGETS = {"params": "parameters", "gmacs": "multiply-adds", "latency": "latency"}
 
 
 @dataclass(frozen=True)
-class Target:
-    """A budget.
+class Amount:
+    """How much is cut, checked.
 
     Attributes:
-        metric: "params", "gmacs" or "latency".
-        share: Of the unpruned model's, in (0, 1].
+        metric: "ratio" (the share that is cut from each width), "threshold" (the smallest score that stays), or a
+            target: the share that is left of the network's "params", "gmacs" or "latency".
+        value: A ratio in [0, 1), a finite threshold, or a target's share in (0, 1].
     """
 
     metric: str
-    share: float
+    value: float
 
     @classmethod
-    def parse(cls, value: object) -> "Target":
-        """A target as it is written: {"params": 0.8}, or "params=0.8".
+    def of(cls, ratio: object = None, threshold: object = None, target: object = None) -> "Amount":
+        """The one amount that is given; the others are None.
+
+        Args:
+            ratio: Share of the channels to cut from each width, 0 ≤ ratio < 1.
+            threshold: The smallest score that stays.
+            target: See `target`.
+
+        Raises:
+            ConfigError: None or several are given, or the one that is given is out of range.
+        """
+        given = {"ratio": ratio, "threshold": threshold, "target": target}
+        named = [f"{name}={value!r}" for name, value in given.items() if value is not None]
+        if len(named) != 1:
+            got = " and ".join(named) or "none of them"
+            raise ConfigError(f"expected a ratio, a threshold or a target, got {got}; leave all but one out")
+        if target is not None:
+            return cls.target(target)
+        return cls.ratio(ratio) if ratio is not None else cls.threshold(threshold)
+
+    @classmethod
+    def ratio(cls, value: object) -> "Amount":
+        """A share of the channels to cut from each width.
+
+        Raises:
+            ConfigError: It is no number with 0 ≤ ratio < 1.
+        """
+        if _is_number(value) and 0 <= value < 1:
+            return cls("ratio", float(value))
+        raise ConfigError(
+            f"ratio: expected a number with 0 <= ratio < 1, got {value!r}; 0.25 cuts a quarter of each width"
+        )
+
+    @classmethod
+    def threshold(cls, value: object) -> "Amount":
+        """The smallest score that stays.
+
+        Raises:
+            ConfigError: It is no finite number.
+        """
+        if _is_number(value) and math.isfinite(value):
+            return cls("threshold", float(value))
+        raise ConfigError(f"threshold: expected a finite number that scores are compared with, got {value!r}")
+
+    @classmethod
+    def target(cls, value: object) -> "Amount":
+        """A budget as it is written: {"params": 0.8}, or "params=0.8".
 
         Raises:
             ConfigError: It is something else.
@@ -41,15 +90,40 @@ class Target:
         if len(pairs) != 1:
             raise ConfigError(f"{expected}, got {value!r}")
         metric, share = pairs[0]
-        if metric not in METRICS:
-            raise ConfigError(f"{expected}, got {value!r}{nearest(str(metric), METRICS)}")
-        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share <= 1:
+        if metric not in TARGETS:
+            raise ConfigError(f"{expected}, got {value!r}{nearest(str(metric), TARGETS)}")
+        if not (_is_number(share) and 0 < share <= 1):
             raise ConfigError(f"{expected}, got {share!r}, which is no share in (0, 1]")
         return cls(metric, float(share))
 
-    def partly(self, done: float) -> "Target":
-        """The target after a share of the way from the unpruned model."""
-        return Target(self.metric, 1 - (1 - self.share) * done)
+    @property
+    def is_target(self) -> bool:
+        """Whether it is a budget, which widths are chosen for."""
+        return self.metric in TARGETS
+
+    @property
+    def exact(self) -> Fraction:
+        """The value that was written: 0.35 as 7/20, so that ties are ties."""
+        return Fraction(str(self.value))
+
+    def partly(self, share: Fraction) -> "Amount":
+        """The amount after a share of the way from the unpruned network; a threshold has no part."""
+        if self.metric == "threshold":
+            return self
+        value = self.exact * share if self.metric == "ratio" else 1 - (1 - self.value) * float(share)
+        return replace(self, value=float(value))
 
     def __str__(self) -> str:
-        return f"{self.metric}={self.share:g}"
+        return f"{self.metric}={self.value:g}"
+
+
+NOTHING = Amount("ratio", 0.0)
+
+
+def default_criterion(target: object) -> str:
+    """What ranks channels where nothing is said: for a target, which is met by measuring, what measures best."""
+    return "magnitude" if target is None else "reconstruction"
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

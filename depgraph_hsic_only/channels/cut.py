@@ -1,69 +1,107 @@
-"""A plan becomes a network: cut, join the halves, write the YAML, and put the result into the live model."""
+"""A plan becomes a network: cut, back from split form, with the YAML that rebuilds it, and what was kept."""
 
-from typing import Any, cast
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
-import torch_pruning as tp
-from torch import nn
-from ultralytics.engine.model import Model
-from ultralytics.nn.modules import Segment
-
-from depgraph_hsic_only.channels.groups import ChannelGraph, trace_channels
+from depgraph_hsic_only.channels.groups import ChannelGraph, split_network, trace_channels
 from depgraph_hsic_only.channels.plan import PruningPlan
 from depgraph_hsic_only.channels.widths import check_widths
 from depgraph_hsic_only.errors import PlanError
-from depgraph_hsic_only.yolo.architecture import check_yolov8, stock_yaml
-from depgraph_hsic_only.yolo.c2f import merge_c2f
-from depgraph_hsic_only.yolo.patches import ensure_nms
+from depgraph_hsic_only.yolo.architecture import check_architecture, record_origin, stock_yaml
+from depgraph_hsic_only.yolo.blocks import block_at, block_of
+
+Kept = Mapping[str, tuple[int, ...]]
+"""Output channels of the original that stay, ascending, by path of the convolution; all of one that is not in it."""
 
 
-def network_of(model: Any) -> Any:
-    """The SegmentationModel or DetectionModel of a `YOLO`, or `model` itself where it is one.
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """A cut network, and what it has of the original.
 
-    Raises:
-        UnsupportedModelError: It is no unmodified YOLOv8 network (see `architecture.check_yolov8`).
+    Attributes:
+        network: The cut network: only stock modules, and the YAML that rebuilds it.
+        kept: What its convolutions have kept.
     """
-    ensure_nms()  # so that a pruned YOLO predicts wherever it could be pruned
-    network = model.model if isinstance(model, Model) else model
-    check_yolov8(network)
-    return network
+
+    network: Any
+    kept: Kept
 
 
-def pruned_copy(model: nn.Module, plan: PruningPlan) -> Any:
-    """A pruned copy of a YOLOv8 network: only stock modules, with the YAML that rebuilds it.
+def cut(network: Any, plan: PruningPlan, graph: ChannelGraph | None = None) -> Cut:
+    """A pruned copy of a network, which is left as it is.
 
-    Training mode, device, number format, and which parameters take gradients are those of `model`, which is left as it
-    is.
+    Training mode, device, number format, and which parameters take gradients are those of the network.
+
+    Args:
+        network: A network that was checked (see `architecture.check_architecture`).
+        plan: What to cut.
+        graph: The network's channel groups, of the plan's layers, where they are known: the cut is made in them, and
+            uses them up. Only their groups count; weights that a criterion has changed are those of the network again.
 
     Raises:
         PlanError: The plan was made for other layers or widths.
     """
-    graph = trace_channels(model, list(plan.layers))
-    _check_belongs(plan, graph)
-    for group, cut in zip(graph.groups, plan.groups, strict=True):
-        removed = sorted(set(range(cut.channels)) - set(cut.keep))
+    if graph is None:
+        graph = trace_channels(network, list(plan.layers))
+    else:
+        graph.model.load_state_dict(split_network(network).state_dict())
+        graph.model.zero_grad()
+    kept = kept_channels(network, plan, graph)
+    for group, chosen in zip(graph.groups, plan.groups, strict=True):
+        removed = sorted(set(range(chosen.channels)) - set(chosen.keep))
         if removed:
-            root = group.members[0].module
-            dependency_graph = group.dependencies._DG
-            dependency_graph.get_pruning_group(root, tp.prune_conv_out_channels, removed).prune()
-    pruned = cast(Any, merge_c2f(graph.model))
-    flags = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    for name, parameter in pruned.named_parameters():
+            group.dependencies.prune(removed)
+    return Cut(_as_stock(graph.model, network), kept)
+
+
+def kept_channels(network: Any, plan: PruningPlan, graph: ChannelGraph | None = None) -> Kept:
+    """What the convolutions of a network keep by a plan.
+
+    Args:
+        network: The network that the plan was made for.
+        plan: The plan.
+        graph: Its channel groups, of the plan's layers, where they are known.
+
+    Raises:
+        PlanError: The plan was made for other layers or widths.
+    """
+    graph = graph or trace_channels(network, list(plan.layers))
+    _check_belongs(plan, graph)
+    keep = {group.name: group.keep for group in plan.groups}
+    found: dict[str, list[int]] = {}
+    for group in graph.groups:
+        for member in group.members:
+            if member.role == "output":
+                path, offset = block_at(network, member.name).stock_output(member.name, group.channels)
+                found.setdefault(path, []).extend(offset + k for k in keep[group.name])
+    return {path: tuple(sorted(channels)) for path, channels in found.items()}
+
+
+def _as_stock(split: Any, network: Any) -> Any:
+    """The cut network in split form as a stock one, in place, with all else as in the network that it was cut from."""
+    for i, layer in enumerate(network.model):
+        split.model[i] = block_of(layer).merge(split.model[i])
+        split.model[i].np = sum(parameter.numel() for parameter in split.model[i].parameters())
+    flags = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
+    for name, parameter in split.named_parameters():
         parameter.requires_grad_(flags[name])
-    for layer in pruned.model:
-        layer.np = sum(parameter.numel() for parameter in layer.parameters())
-        if isinstance(layer, Segment):
-            layer.npr = layer.proto.cv1.conv.out_channels
-    pruned.yaml = stock_yaml(pruned)
-    pruned.to(next(model.parameters()).dtype)
-    check_yolov8(pruned)
-    return pruned
+    split.train(network.training)
+    if hasattr(network, "args"):
+        split.args = copy.copy(network.args)
+    split.__dict__.pop("criterion", None)  # a loss that a criterion has made
+    split.yaml = record_origin(stock_yaml(split), network)
+    split.to(next(network.parameters()).dtype)
+    check_architecture(split)
+    return split
 
 
 def _check_belongs(plan: PruningPlan, graph: ChannelGraph) -> None:
     """Refuse a plan of other widths or groups than the model has, and one that leads to no stock model."""
     groups = [(group.name, group.width, group.channels) for group in graph.groups]
-    if [(cut.name, cut.width, cut.channels) for cut in plan.groups] != groups:
-        wants = {cut.name: cut.channels for cut in plan.groups}
+    if [(chosen.name, chosen.width, chosen.channels) for chosen in plan.groups] != groups:
+        wants = {chosen.name: chosen.channels for chosen in plan.groups}
         has = {group.name: group.channels for group in graph.groups}
         differing = [name for name in {**wants, **has} if wants.get(name) != has.get(name)]
         name = differing[0] if differing else "their order"
@@ -77,21 +115,3 @@ def _check_belongs(plan: PruningPlan, graph: ChannelGraph) -> None:
             "expected the model that the plan was made for, got one of other widths; make the plan anew for this model"
         )
     check_widths(graph, plan.after)
-
-
-def install(model: Any, pruned: Any) -> None:
-    """Give a live model the layers of `pruned`, so that the object in the caller's hands is as good as a file.
-
-    Args:
-        model: A `YOLO`, or a SegmentationModel or DetectionModel.
-        pruned: What `pruned_copy` made of its network.
-    """
-    network = model.model if isinstance(model, Model) else model
-    network.model, network.yaml = pruned.model, pruned.yaml
-    network.__dict__.pop("criterion", None)  # a cached loss belongs to the old head
-    if isinstance(model, Model):
-        model.predictor = None  # holds a fused copy of the old network
-        # train() continues from the live network only where ckpt is truthy; the epoch and optimizer of an interrupted
-        # training, and the file that resume would read, belong to the old one.
-        model.ckpt = {**(model.ckpt or {}), "epoch": -1, "optimizer": None, "ema": None, "model": network}
-        model.ckpt_path = None

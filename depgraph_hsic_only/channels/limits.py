@@ -1,13 +1,14 @@
 """What bounds every width, however it is chosen."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from depgraph_hsic_only.channels.groups import OUTPUT_MULTIPLE, ChannelGraph, WidthGroup
+from depgraph_hsic_only.channels.groups import WidthGroup
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.support.nearest import nearest
+from depgraph_hsic_only.yolo.blocks import OUTPUT_MULTIPLE
 
 _ROUND_TO = (8, 16, 32)
 
@@ -47,13 +48,16 @@ class Limits:
                     f"got {share!r} for {key}"
                 )
 
-    def check_names(self, graph: ChannelGraph) -> None:
+    def check_names(self, there: Iterable[tuple[int, str]]) -> None:
         """Refuse limits of layers and widths that are not there.
 
+        Args:
+            there: Layer and name of every width that may be cut.
+
         Raises:
-            ConfigError: `max_ratio` names one.
+            ConfigError: `max_ratio` names another one.
         """
-        known = {str(key) for width in graph.widths for key in (width.name, width.layer)}
+        known = {str(key) for pair in there for key in pair}
         for key in self.max_ratio if isinstance(self.max_ratio, Mapping) else ():
             if str(key) not in known:
                 raise ConfigError(

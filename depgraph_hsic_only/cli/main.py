@@ -213,7 +213,7 @@ def _prune(words: Sequence[str]) -> None:
             f"expected a command ({known}), a flag or key=value, got {words[0]!r}{nearest(words[0], _COMMANDS)}"
         )
     arguments = parser.parse(words)
-    from depgraph_hsic_only.cli.dry_run import preview
+    from depgraph_hsic_only.cli.dry_run import dry_run
     from depgraph_hsic_only.training.arguments import parse_override
     from depgraph_hsic_only.workflow.config import DEFAULT_CFG
     from depgraph_hsic_only.workflow.default import DefaultYolov8SegPruner
@@ -227,4 +227,4 @@ def _prune(words: Sequence[str]) -> None:
     if arguments.resume is not None and arguments.cfg is None:
         cfg, given = None, {**read_state(arguments.resume).settings, "trust": False, **given}
     pruner = DefaultYolov8SegPruner(cfg=cfg, **given)
-    show(preview(pruner.config) if arguments.dry_run else pruner.run(arguments.resume))
+    show(dry_run(pruner.config) if arguments.dry_run else pruner.run(arguments.resume))

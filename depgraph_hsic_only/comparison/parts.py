@@ -17,25 +17,26 @@ from typing import Any
 
 import torch
 
-from depgraph_hsic_only.budget.sensitivity import Sensitivity, measure_sensitivity
-from depgraph_hsic_only.channels.groups import trace_channels
-from depgraph_hsic_only.channels.widths import make_plan, uniform_widths
-from depgraph_hsic_only.comparison.study import REFERENCE, UNPRUNED, Amount, Study
+from depgraph_hsic_only.budget.sensitivity import Sensitivity
+from depgraph_hsic_only.channels.amount import NOTHING, Amount
+from depgraph_hsic_only.channels.selection import make_plan
+from depgraph_hsic_only.comparison.study import REFERENCE, UNPRUNED, Study
 from depgraph_hsic_only.comparison.table import Row
-from depgraph_hsic_only.criteria import create_criterion
-from depgraph_hsic_only.criteria.registry import option_names
 from depgraph_hsic_only.data.dataset import find_dataset, labelled_batches
 from depgraph_hsic_only.errors import ComparisonError, PruningError, one_line
 from depgraph_hsic_only.evaluation.bootstrap import DRAWS
 from depgraph_hsic_only.evaluation.validation import Metrics, Validation, validate_model
-from depgraph_hsic_only.pruning.api import apply_plan, widths_for
+from depgraph_hsic_only.pruning.api import cut_in_place
+from depgraph_hsic_only.pruning.planner import Planner
+from depgraph_hsic_only.report.stage import FINE_TUNED
 from depgraph_hsic_only.support.files import write_atomically
+from depgraph_hsic_only.training.train import Teacher
 from depgraph_hsic_only.workflow.default import DefaultYolov8SegPruner
-from depgraph_hsic_only.workflow.recorder import FILES, imgsz_of
+from depgraph_hsic_only.workflow.prune_steps import FineTuning
 from depgraph_hsic_only.yolo.architecture import layer_widths
 from depgraph_hsic_only.yolo.cost import measure_cost
 from depgraph_hsic_only.yolo.device import select_device
-from depgraph_hsic_only.yolo.load import load_model
+from depgraph_hsic_only.yolo.load import load_model, own_imgsz
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,12 @@ class Part(abc.ABC):
         model.model.to(select_device(self.study.config.device))
         return model
 
+    def _planner(self, model: Any, criterion: str, amount: Amount = NOTHING) -> Planner:
+        return self.study.planner(criterion, self.seed, self._imgsz(model), amount)
+
+    def _imgsz(self, model: Any) -> int:
+        return self.study.config.imgsz or own_imgsz(model)
+
     def _batches(self, model: Any) -> list[dict[str, Any]]:
         """Calibration images drawn by the seed from the training split, with labels, letterboxed as in validation."""
         config = self.study.config
@@ -116,9 +123,7 @@ class Part(abc.ABC):
         text = "\n".join(str(files[k]) for k in sorted(order[:count]))
         write_atomically(listing, partial(Path.write_text, data=text, encoding="utf-8"))
         drawn = replace(dataset, keys={**dataset.keys, "train": str(listing)})
-        return list(
-            labelled_batches(drawn, images=count, imgsz=imgsz_of(model, config), batch=min(config.batch, count))
-        )
+        return list(labelled_batches(drawn, images=count, imgsz=self._imgsz(model), batch=min(config.batch, count)))
 
     def _images(self, model: Any) -> torch.Tensor:
         return torch.cat([batch["img"] for batch in self._batches(model)])
@@ -138,12 +143,10 @@ class Scores(Part):
     def measure(self) -> Mapping[str, Any]:
         """Seconds, and a score for each channel of each group."""
         model = self._model()
-        options = {"seed": self.seed} if "seed" in option_names(self.criterion) else {}
-        criterion = create_criterion(self.criterion, **options)
-        graph = trace_channels(model.model, self.study.config.prune.layers)
+        planner = self._planner(model, self.criterion)
         start = time.perf_counter()
-        scores = criterion.score(graph, self._batches(model) if criterion.needs_batches else None)
-        seconds = time.perf_counter() - start
+        scored = planner.score(model.model, self._batches(model) if planner.scorer.needs_batches else None)
+        seconds, scores = time.perf_counter() - start, scored.measured.scores
         return {"seconds": seconds, "scores": {name: score.double().tolist() for name, score in scores.items()}}
 
     def scores(self) -> dict[str, torch.Tensor]:
@@ -162,10 +165,10 @@ class Scan(Part):
 
     def measure(self) -> Mapping[str, Any]:
         """The damage: see `sensitivity.Sensitivity`."""
-        model, settings = self._model(), self.study.config.prune
-        graph, scores = trace_channels(model.model, settings.layers), Scores(self.study, self.seed, REFERENCE).scores()
-        images, limits = self._images(model), settings.limits
-        return measure_sensitivity(model.model, graph, scores, images, limits=limits, seed=self.seed).to_dict()
+        model, scores = self._model(), Scores(self.study, self.seed, REFERENCE).scores()
+        planner = self._planner(model, REFERENCE)
+        scored = planner.with_scores(model.model, scores)
+        return planner.sensitivity(scored, self._images(model)).to_dict()
 
 
 @dataclass(frozen=True)
@@ -185,16 +188,12 @@ class WidthChoice(Part):
         return True
 
     def measure(self) -> Mapping[str, Any]:
-        """All widths, and why each free one was chosen."""
-        model, config, target = self._model(), self.study.config, self.amount.target
-        graph = trace_channels(model.model, config.prune.layers)
-        if target is None:
-            widths = uniform_widths(graph, self.amount.value, config.prune.limits)
-            return {"widths": widths, "reasons": dict.fromkeys(widths, f"uniform, {self.amount}")}
-        damage = Sensitivity.from_dict(Scan(self.study, self.seed).read())
-        imgsz = imgsz_of(model, config)
-        found = widths_for(model.model, graph, damage, target, config.prune.limits, imgsz)
-        return {"widths": dict(found.widths), "reasons": dict(found.reasons)}
+        """All widths, and why each was chosen."""
+        model = self._model()
+        planner = self._planner(model, REFERENCE, self.amount)
+        damage = Sensitivity.from_dict(Scan(self.study, self.seed).read()) if self.amount.is_target else None
+        plan = planner.plan(planner.with_scores(model.model), damage)
+        return {"widths": plan.after, "reasons": {width.name: width.reason for width in plan.widths}}
 
 
 @dataclass(frozen=True)
@@ -210,6 +209,12 @@ class Result(Part):
         """A digest of the widths: models with the same ones are equally fast."""
         return hashlib.sha256(json.dumps(self.read()["widths"]).encode()).hexdigest()
 
+    def _pruner(self, **changes: Any) -> DefaultYolov8SegPruner:
+        """What trains and measures in a folder of the part's own."""
+        pruner = DefaultYolov8SegPruner(cfg=None, **self.study.settings(self.name, self.seed, **changes))
+        pruner.open_folder()
+        return pruner
+
     def _measured(self, row: Row, recovered: Any, tuned: Any, pruner: DefaultYolov8SegPruner) -> dict[str, Any]:
         """The content of the file.
 
@@ -219,8 +224,8 @@ class Result(Part):
             tuned: The same after the fine-tuning; None where there is none.
             pruner: Whose folder holds the result.
         """
-        imgsz, last = imgsz_of(recovered, self.study.config), tuned or recovered
-        cost, weights = measure_cost(last.model, imgsz), pruner.folder.save_model(FILES["fine_tuned"], last)
+        imgsz, last = self._imgsz(recovered), tuned or recovered
+        cost, weights = measure_cost(last.model, imgsz), pruner.folder.save_model(FINE_TUNED.weights, last)
         found = self._validated(recovered, pruner)
         row = replace(row, recovered_map50_95_box=found.map50_95_box, recovered_map50_95_mask=found.map50_95_mask)
         complete = found.complete
@@ -244,7 +249,7 @@ class Result(Part):
         return validate_model(
             model,
             pruner.dataset.file(pruner.folder.path),
-            Validation(imgsz_of(model, config), config.batch),
+            Validation(self._imgsz(model), config.batch),
             device=config.device,
             workers=config.workers,
             draws=DRAWS,
@@ -268,22 +273,19 @@ class Cut(Result):
         scored, chosen = Scores(self.study, self.seed, self.criterion), WidthChoice(self.study, self.seed, self.amount)
         scores, widths, scoring = scored.scores(), chosen.read(), float(scored.read()["seconds"])
         model, settings = self._model(), self.study.config.prune
-        target = self.amount.target
-        amount = {"ratio": self.amount.value} if target is None else {"target": {target.metric: target.share}}
-        own = {"prune": {**asdict(settings), "criterion": self.criterion, "options": {}, **amount}}
-        pruner = DefaultYolov8SegPruner(cfg=None, **self.study.settings(self.name, self.seed, **own))
+        pruner = self._pruner(prune={**asdict(settings), "criterion": self.criterion, "options": {}})
         images = torch.empty(0) if settings.recover == "none" else self._images(model)
         start = time.perf_counter()
-        graph = trace_channels(model.model, settings.layers)
+        graph = self._planner(model, self.criterion).with_scores(model.model, scores).graph
         plan = make_plan(graph, scores, widths["widths"], criterion=self.criterion, reasons=widths["reasons"])
         limits = {"seconds": settings.distill_seconds, "seed": self.seed}
-        apply_plan(model, plan, recovery=settings.recover, images=images, **limits)
+        _, kept = cut_in_place(model, model.model, plan, graph, settings.recover, images, **limits)
         pruner.folder.write_json("plan.json", plan.to_dict())
         tuned = None
         if self.study.epochs:
-            teacher = pruner.folder.save_model(FILES["trained"], load_model(self.study.trained))
+            teacher = Teacher(self.study.trained, load_model(self.study.trained), kept)
+            pruner.tuning = FineTuning(self.study.epochs, teacher)
             tuned = pruner.fine_tune(model)
-            teacher.unlink()
         seconds = scoring + time.perf_counter() - start
         row = Row(self.criterion, str(self.amount), self.seed, seconds=seconds)
         return self._measured(row, model, tuned, pruner)
@@ -300,8 +302,7 @@ class Control(Result):
 
     def measure(self) -> Mapping[str, Any]:
         """Its row, and the widths."""
-        same = {"train": dict(self.study.config.fine_tune)}  # training on from a model that was not cut
-        pruner = DefaultYolov8SegPruner(cfg=None, **self.study.settings(self.name, self.seed, **same))
+        pruner = self._pruner(train=dict(self.study.config.fine_tune))  # training on from a model that was not cut
         model = self._model()
         start = time.perf_counter()
         tuned = pruner.train(model) if self.study.epochs else None

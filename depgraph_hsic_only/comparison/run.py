@@ -7,10 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from depgraph_hsic_only.budget.allocation import check_reachable
-from depgraph_hsic_only.budget.cost_model import CostModel
-from depgraph_hsic_only.channels.groups import trace_channels
-from depgraph_hsic_only.channels.widths import uniform_widths
 from depgraph_hsic_only.comparison.backends import Backend, in_turn, open_backend
 from depgraph_hsic_only.comparison.options import CRITERIA, MAX_MAP_DROP
 from depgraph_hsic_only.comparison.parts import Control, Cut, Part, Result, Scan, Scores, WidthChoice
@@ -22,12 +18,13 @@ from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.evaluation.latency import measure_latency, onnx_run
 from depgraph_hsic_only.evaluation.onnx import export_onnx
 from depgraph_hsic_only.evaluation.validation import Validation
+from depgraph_hsic_only.report.stage import TRAINED
 from depgraph_hsic_only.support.progress import say
 from depgraph_hsic_only.workflow.default import DefaultYolov8SegPruner
-from depgraph_hsic_only.workflow.recorder import FILES, check_classes, imgsz_of
+from depgraph_hsic_only.workflow.recorder import check_classes
 from depgraph_hsic_only.workflow.run_folder import RunFolder
 from depgraph_hsic_only.yolo.device import check_device
-from depgraph_hsic_only.yolo.load import load_model
+from depgraph_hsic_only.yolo.load import load_model, own_imgsz
 from depgraph_hsic_only.yolo.logs import run_display
 
 _STUDY = "study.json"
@@ -89,7 +86,7 @@ def compare(
     given = {key: str(v) if isinstance(v, Path) else v for key, v in named.items() if v is not None}
     study = make_study(criteria, targets, ratios, seeds, cfg, {**settings, **given})
     pruner, model, identity = _checked(study)
-    validation = Validation(imgsz_of(model, study.config), study.config.batch)
+    validation = Validation(study.config.imgsz or own_imgsz(model), study.config.batch)
     resources = {"task_cpus": task_cpus, "task_gpus": task_gpus, "device": study.config.device}
     with open_backend(backend, address=address, **resources) as do:  # nothing has been written yet
         folder = RunFolder.create(study.folder.parent, study.folder.name, exist_ok=True)
@@ -97,7 +94,8 @@ def compare(
             try:
                 folder.write_json(_STUDY, identity)
                 if not study.trained.is_file():
-                    folder.save_model(FILES["trained"], pruner.train(model))  # as it is, where there are no epochs
+                    pruner.open_folder()
+                    folder.save_model(TRAINED.weights, pruner.train(model))  # as it is, where there are no epochs
                     pruner.folder.clear_scratch()
                 failures = _done(study, do)
                 rows = _rows(study)
@@ -126,21 +124,11 @@ def _checked(study: Study) -> tuple[DefaultYolov8SegPruner, Any, dict[str, Any]]
         raise ConfigError(
             f"train.epochs: expected at least 1 for a model that is built from its YAML ({config.pretrained}), got 0"
         )
-    _check_amounts(study, model)
+    for amount in study.amounts:
+        study.planner(REFERENCE, study.seeds[0], pruner.imgsz_of(model), amount).check(model.model)
     identity = study.identity(model, pruner.dataset)
     _check_same(study.folder, identity)
     return pruner, model, identity
-
-
-def _check_amounts(study: Study, model: Any) -> None:
-    settings = study.config.prune
-    graph = trace_channels(model.model, settings.layers)
-    costs = CostModel(model.model, graph)
-    for amount in study.amounts:
-        if amount.target is None:
-            uniform_widths(graph, amount.value, settings.limits)
-        else:
-            check_reachable(graph, costs, amount.target, settings.limits)
 
 
 def _check_same(folder: Path, identity: Mapping[str, Any]) -> None:
@@ -222,7 +210,7 @@ def _latencies(study: Study, weights: Mapping[str, str]) -> dict[str, float]:
         for key, name in weights.items():
             model = load_model(study.folder / name)
             file = Path(scratch) / f"{key}.onnx"
-            runs[key] = onnx_run(export_onnx(model, file, imgsz=imgsz_of(model, study.config)))
+            runs[key] = onnx_run(export_onnx(model, file, imgsz=study.config.imgsz or own_imgsz(model)))
         medians = {key: latency.median for key, latency in measure_latency(runs).items()}
     RunFolder(study.folder).write_json(path.name, medians)
     return medians

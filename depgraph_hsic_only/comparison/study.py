@@ -10,16 +10,16 @@ import torch
 import ultralytics
 
 from depgraph_hsic_only._version import __version__
-from depgraph_hsic_only.channels.amount import METRICS, Target
-from depgraph_hsic_only.channels.widths import check_ratio
+from depgraph_hsic_only.channels.amount import NOTHING, TARGETS, Amount
 from depgraph_hsic_only.criteria import create_criterion
 from depgraph_hsic_only.data.dataset import Dataset
 from depgraph_hsic_only.errors import ConfigError
+from depgraph_hsic_only.pruning.planner import Planner
 from depgraph_hsic_only.support.nearest import nearest
 from depgraph_hsic_only.support.yaml import flattened
 from depgraph_hsic_only.workflow.config import Config, load_config
-from depgraph_hsic_only.workflow.recorder import fingerprint
 from depgraph_hsic_only.workflow.run_folder import RunFolder
+from depgraph_hsic_only.yolo.fingerprint import fingerprint
 
 REFERENCE = "reconstruction"  # whose channels the damage of the widths is measured with, for all criteria alike
 UNPRUNED = "unpruned"  # the control, in the place of a criterion
@@ -37,7 +37,7 @@ _REPLACED = {  # settings of a single run: what says it here
     "prune.max_map_drop": "max_map_drop",
     "exist_ok": "name: an existing comparison of the same settings goes on",
 }
-_FREE = (
+_OWN = (
     "project",
     "name",
     "exist_ok",
@@ -46,27 +46,6 @@ _FREE = (
     "pretrained",
     "data",
 )  # what figures don't depend on, or told apart
-
-
-@dataclass(frozen=True)
-class Amount:
-    """How much is cut.
-
-    Attributes:
-        metric: "ratio" (of the channels, uniform) or a target's metric, "params", "gmacs" or "latency".
-        value: The share that is cut, or of a target the share that is left.
-    """
-
-    metric: str
-    value: float
-
-    @property
-    def target(self) -> Target | None:
-        """The target; None for a ratio."""
-        return None if self.metric == "ratio" else Target(self.metric, self.value)
-
-    def __str__(self) -> str:
-        return f"{self.metric}={self.value:g}"
 
 
 @dataclass(frozen=True)
@@ -97,6 +76,11 @@ class Study:
         """Epochs of fine-tuning."""
         return int(self.config.fine_tune["epochs"])
 
+    def planner(self, criterion: str, seed: int, imgsz: int, amount: Amount = NOTHING) -> Planner:
+        """What scores by a criterion and plans the cut of an amount, for images of that side."""
+        settings = self.config.prune
+        return Planner(criterion, amount, settings.limits, settings.layers, seed=seed, imgsz=imgsz)
+
     def settings(self, name: str, seed: int, **changes: Any) -> dict[str, Any]:
         """Settings of a `DefaultYolov8SegPruner` for one configuration, with its folder under `runs`."""
         own = {"pretrained": str(self.trained), "project": str(self.folder / "runs"), "name": name, "exist_ok": True}
@@ -111,7 +95,7 @@ class Study:
             model: The loaded `YOLO` that the study starts from.
             dataset: The data set.
         """
-        kept = {key: value for key, value in self.config.to_dict().items() if key not in _FREE}
+        kept = {key: value for key, value in self.config.to_dict().items() if key not in _OWN}
         prune = {key: value for key, value in kept["prune"].items() if f"prune.{key}" not in _REPLACED}
         versions = {
             "depgraph_hsic_only": __version__,
@@ -183,19 +167,17 @@ def parse_amounts(targets: object, ratios: object) -> tuple[Amount, ...]:
                 f"targets: expected shares after a metric such as params=0.9,0.8,gmacs=0.75, got {word!r} first; "
                 "write params= before it"
             )
-        if metric not in METRICS:
+        if metric not in TARGETS:
             raise ConfigError(
-                f"targets: expected {', '.join(METRICS)} as in params=0.9,0.8, got {word!r}{nearest(metric, METRICS)}"
+                f"targets: expected {', '.join(TARGETS)} as in params=0.9,0.8, got {word!r}{nearest(metric, TARGETS)}"
             )
-        target = Target.parse(f"{metric}={share}")
-        found.append(Amount(target.metric, target.share))
+        found.append(Amount.target(f"{metric}={share}"))
     for word in _listed(ratios):
         try:
             ratio = float(word)
         except ValueError:
             raise ConfigError(f"ratios: expected numbers such as 0.25,0.5, got {word!r}") from None
-        check_ratio(ratio)
-        found.append(Amount("ratio", ratio))
+        found.append(Amount.ratio(ratio))
     if not found:
         raise ConfigError("expected targets such as params=0.9,0.8 or ratios such as 0.25,0.5, got neither; pass one")
     return tuple(dict.fromkeys(found))

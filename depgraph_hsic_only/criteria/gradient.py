@@ -1,14 +1,12 @@
 """The Taylor criterion: how much would the training loss change without this channel?"""
 
-from typing import Any, cast
-
 import torch
 from torch import nn
-from ultralytics.cfg import get_cfg
 
 from depgraph_hsic_only.channels.groups import ChannelGraph, ChannelGroup
 from depgraph_hsic_only.criteria.registry import Batches, Criterion, register_criterion
 from depgraph_hsic_only.errors import DataError
+from depgraph_hsic_only.yolo.load import with_loss_arguments
 
 
 @register_criterion("taylor")
@@ -16,7 +14,7 @@ class Taylor(Criterion):
     """First-order Taylor expansion of the training loss (Molchanov et al. 2019, arXiv:1906.10771, eq. 8).
 
     A channel's importance is the sum over the group's modules of |Σ w · ∂L/∂w|, the first-order change of the loss when
-    the channel's weights (filters, BatchNorm scale and shift, the readers' inputs) go to zero; gradients are those of
+    the channel's weights (filters, BatchNorm scale and shift, the consumers' inputs) go to zero; gradients are those of
     the summed loss of all batches. torch-pruning's own skips BatchNorm, since it tests for the GroupNorm handler.
     """
 
@@ -33,8 +31,7 @@ class Taylor(Criterion):
 
 
 def _accumulate_gradients(model: nn.Module, batches: Batches | None) -> None:
-    network = cast(Any, model)
-    network.args = get_cfg(overrides=_loss_weights(network))  # the loss reads its weights as attributes of args
+    network = with_loss_arguments(model)
     training = model.training
     model.train()
     for m in model.modules():
@@ -54,12 +51,6 @@ def _accumulate_gradients(model: nn.Module, batches: Batches | None) -> None:
     model.train(training)
     if not seen:
         raise DataError("criterion taylor: expected labelled batches, got none; pass batches= or a data set")
-
-
-def _loss_weights(network: Any) -> dict[str, Any]:
-    args = getattr(network, "args", {})
-    args = args if isinstance(args, dict) else vars(args)
-    return {key: args[key] for key in ("box", "cls", "dfl", "overlap_mask") if key in args}
 
 
 def _first_order(group: ChannelGroup) -> torch.Tensor:

@@ -89,7 +89,7 @@ class HsicLasso(Criterion):
         Raises:
             DataError: As `score`.
         """
-        samples = gather_samples(graph.model, graph.readers, batches or (), positions=self.positions, seed=self.seed)
+        samples = gather_samples(graph.model, graph.consumers, batches or (), positions=self.positions, seed=self.seed)
         at: dict[str, torch.Tensor] = {}
         with all_cores():
             for s in track(samples, "HSIC-Lasso by layer", len(samples)):

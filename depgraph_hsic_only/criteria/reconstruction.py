@@ -1,4 +1,4 @@
-"""Reconstruction: which channels can the others stand in for, once what reads them is re-fitted?
+"""Reconstruction: which channels can the others stand in for, once the downstream layers are re-fitted?
 
 Optimal Brain Surgeon for channels (Hassibi & Stork 1993; in blocks as Frantar & Alistarh 2022, arXiv:2208.11580). A
 convolution with weights W that reads channels of covariance Σ reproduces its outputs, without channel c and with the
@@ -7,8 +7,9 @@ other weights re-fitted by least squares, up to the squared error
     e_c = ½ tr(F W_cᵀ [(Σ⁻¹)_cc]⁻¹ W_c)
 
 with W_c (k², c_out) and (Σ⁻¹)_cc (k², k²) the channel's blocks, and F the curvature of the predictions' divergence
-along each output (see `divergence.sampled_loss`). Channels are taken away one at a time, each time the one with the
-least e_c over all that read the group, with W and Σ⁻¹ updated exactly. What is assumed is what `recovery.py` then does.
+along each output (see `divergence.sampled_loss`). By backward elimination the channel with the least e_c, summed over
+all consumers of the group, goes first, and W and Σ⁻¹ are updated exactly. What is assumed is what `recover.py` then
+does.
 """
 
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from depgraph_hsic_only.criteria.registry import Batches, Criterion, register_cr
 from depgraph_hsic_only.errors import ConfigError, DataError
 from depgraph_hsic_only.recovery.layerwise import as_input, batch_size, raw_outputs
 from depgraph_hsic_only.recovery.least_squares import NormalEquations, damped
-from depgraph_hsic_only.recovery.positions import Places, choose_places
+from depgraph_hsic_only.recovery.positions import SampledPositions, choose_positions
 from depgraph_hsic_only.recovery.samples import grid, matrix, taken_patches
 from depgraph_hsic_only.support.progress import track
 from depgraph_hsic_only.support.threads import all_cores
@@ -31,13 +32,13 @@ from depgraph_hsic_only.support.threads import all_cores
 
 @register_criterion("reconstruction")
 class Reconstruction(Criterion):
-    """The error that cutting a channel, and all that score below it, leaves after the readers were re-fitted.
+    """The error that cutting a channel, and all that score below it, leaves after the consumers were re-fitted.
 
     Scores are sums of e_c in the order in which the channels go, estimates of the divergence of the predictions: of
     channels with a score of at most τ, a group loses all for about τ.
 
     Args:
-        positions: Positions of each reader's output sampled from each image.
+        positions: Positions of each consumer's output sampled from each image.
         ridge: Added to the diagonal of Σ, as a share of its mean: inputs that have been too rare to tell count little.
         seed: Of positions.
 
@@ -59,7 +60,7 @@ class Reconstruction(Criterion):
 
     @all_cores()
     def score(self, graph: ChannelGraph, batches: Batches | None) -> dict[str, torch.Tensor]:
-        """Take the channels of every group away, the dispensable first.
+        """Eliminate the channels of every group, the dispensable first.
 
         Raises:
             DataError: There are no images, or an activation is not finite.
@@ -67,32 +68,32 @@ class Reconstruction(Criterion):
         images = [batch["img"] for batch in batches or ()]
         if not images:
             raise DataError("criterion reconstruction: expected calibration images, got none; pass a data set")
-        readers = self._readers(graph, torch.cat(images))
+        consumers = self._consumers(graph, torch.cat(images))
         groups = track(graph.groups, "reconstruction by group", len(graph.groups))
-        return {group.name: taken_away(_parts(group, readers), group.channels) for group in groups}
+        return {group.name: backward_elimination(_parts(group, consumers), group.channels) for group in groups}
 
-    def _readers(self, graph: ChannelGraph, images: torch.Tensor) -> dict[str, "_Reader"]:
+    def _consumers(self, graph: ChannelGraph, images: torch.Tensor) -> dict[str, "_Consumer"]:
         """What each convolution that reads a group makes of its inputs."""
         network: Any = graph.model
         with raw_outputs(network):
-            places = choose_places(
-                network, graph.readers, images, positions=self.positions, seed=self.seed, batch=batch_size(images)
+            sampled = choose_positions(
+                network, graph.consumers, images, positions=self.positions, seed=self.seed, batch=batch_size(images)
             )
-            seen = _inputs(network, places, images)
-        readers = {}
+            seen = _inputs(network, sampled, images)
+        consumers = {}
         for name, equations in seen.items():
             covariance = equations.covariance.cpu()
             if not bool(torch.isfinite(covariance).all()):
                 raise DataError(f"{name}: expected finite activations, got NaN or infinity; check weights and images")
             inverse = torch.linalg.inv(damped(covariance, self.ridge))
-            root = (places[name].curvature.double().cpu() / 2).sqrt()
+            root = (sampled[name].curvature.double().cpu() / 2).sqrt()
             conv = network.get_submodule(name)
-            readers[name] = _Reader(inverse, matrix(conv).double().cpu().T * root, conv.in_channels)
-        return readers
+            consumers[name] = _Consumer(inverse, matrix(conv).double().cpu().T * root, conv.in_channels)
+        return consumers
 
 
 @dataclass(frozen=True, eq=False)
-class _Reader:
+class _Consumer:
     """A convolution as a linear map of its inputs.
 
     Attributes:
@@ -106,13 +107,13 @@ class _Reader:
     inputs: int
 
 
-def _inputs(network: Any, places: Mapping[str, Places], images: torch.Tensor) -> dict[str, NormalEquations]:
-    """The moments of what each convolution reads at its places."""
+def _inputs(network: Any, sampled: Mapping[str, SampledPositions], images: torch.Tensor) -> dict[str, NormalEquations]:
+    """The moments of what each convolution reads at its positions."""
     found: dict[str, NormalEquations] = {}
     parts = torch.split(images, batch_size(images))
 
     def tap(name: str) -> Any:
-        batches = iter(zip(places[name].index, places[name].weight, strict=True))
+        batches = iter(zip(sampled[name].index, sampled[name].weight, strict=True))
 
         def hook(conv: Any, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
             index, weight = next(batches)
@@ -123,33 +124,33 @@ def _inputs(network: Any, places: Mapping[str, Places], images: torch.Tensor) ->
         return hook
 
     with ExitStack() as stack, torch.no_grad():
-        for name in places:
+        for name in sampled:
             stack.callback(network.get_submodule(name).register_forward_hook(tap(name)).remove)
         for part in track(parts, "reading inputs", len(parts)):
             network(as_input(part, next(network.parameters()).device))
     return found
 
 
-def _parts(group: ChannelGroup, readers: Mapping[str, _Reader]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """For each reader of a group, Σ⁻¹ (C, b, C, b) and W (C, b, c_out) of its channels.
+def _parts(group: ChannelGroup, consumers: Mapping[str, _Consumer]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """For each consumer of a group, Σ⁻¹ (C, b, C, b) and W (C, b, c_out) of its channels.
 
-    The rest of what a reader reads stays and makes good too: nothing is lost by leaving its rows out of Σ⁻¹.
+    The rest of what a consumer reads stays and makes good too: nothing is lost by leaving its rows out of Σ⁻¹.
     """
     parts = []
     for member in group.members:
         if member.role == "input":
-            reader = readers[member.name]
-            patch = len(reader.weight) // reader.inputs
-            places = member.index[member.channel.argsort(stable=True)]  # a shortcut puts a channel in several
-            rows = (places[:, None] * patch + torch.arange(patch)).flatten()
+            consumer = consumers[member.name]
+            patch = len(consumer.weight) // consumer.inputs
+            inputs = member.index[member.channel.argsort(stable=True)]  # a shortcut puts a channel in several
+            rows = (inputs[:, None] * patch + torch.arange(patch)).flatten()
             shape = (group.channels, len(rows) // group.channels)
-            inverse = reader.inverse[rows][:, rows]
-            parts.append((inverse.view(*shape, *shape), reader.weight[rows].view(*shape, -1)))
+            inverse = consumer.inverse[rows][:, rows]
+            parts.append((inverse.view(*shape, *shape), consumer.weight[rows].view(*shape, -1)))
     return parts
 
 
-def taken_away(parts: list[tuple[torch.Tensor, torch.Tensor]], channels: int) -> torch.Tensor:
-    """Scores (C,) of channels that are taken away one at a time; `parts` are used up."""
+def backward_elimination(parts: list[tuple[torch.Tensor, torch.Tensor]], channels: int) -> torch.Tensor:
+    """Scores (C,) of channels by backward elimination; `parts` are used up."""
     score, total = torch.zeros(channels, dtype=torch.float64), 0.0
     gone = torch.zeros(channels, dtype=torch.bool)
     for _ in range(channels):

@@ -12,6 +12,7 @@ from ultralytics.utils import ASSETS
 from depgraph_hsic_only.data.dataset import image_files
 from depgraph_hsic_only.data.images import Images, load_images
 from depgraph_hsic_only.errors import DataError, one_line
+from depgraph_hsic_only.yolo.load import own_arguments, own_imgsz
 
 _FEW = 32  # images, below which scores of two disjoint sets of images agree poorly
 
@@ -30,10 +31,8 @@ def calibration_images(images: Images | None, network: Any, *, imgsz: int | None
     Raises:
         DataError: There are no readable images, or a tensor has another shape or range.
     """
-    args = getattr(network, "args", None) or {}
-    args = args if isinstance(args, dict) else vars(args)
-    size = imgsz if imgsz is not None else int(args.get("imgsz") or 640)
-    source = images if images is not None else _own_images(args.get("data"))
+    size = own_imgsz(network) if imgsz is None else imgsz
+    source = images if images is not None else _own_images(own_arguments(network).get("data"))
     if isinstance(source, (str, Path)) and Path(source).suffix in {".yaml", ".yml"}:
         source = _training_images(source)
     found = load_images(source, size, limit=limit)

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from ultralytics.engine.exporter import Exporter
-from ultralytics.engine.model import Model
-from ultralytics.nn.modules import Segment
 from ultralytics.utils import ops
 from ultralytics.utils.nms import non_max_suppression
 
 from depgraph_hsic_only.data.images import Images, load_images
 from depgraph_hsic_only.errors import ExportError, one_line
+from depgraph_hsic_only.yolo.architecture import task_of
+from depgraph_hsic_only.yolo.load import bare_network, own_imgsz
 
 _CONFIDENCE, _OVERLAP = 0.25, 0.7  # what Ultralytics predicts with
 
@@ -89,9 +89,9 @@ def export_onnx(model: Any, path: str | Path, *, imgsz: int | None = None, **arg
         ExportError: The path does not end in ".onnx", or the export failed.
     """
     path = checked_path(path)
-    network = copy.copy(model.model if isinstance(model, Model) else model)
-    network.task = "segment" if isinstance(network.model[-1], Segment) else "detect"  # which only a YOLO sets
-    size = imgsz if imgsz is not None else _own_imgsz(network)
+    network = copy.copy(bare_network(model))
+    network.task = task_of(network)  # which only a YOLO sets
+    size = imgsz if imgsz is not None else own_imgsz(network)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         network.pt_path = str(Path(folder) / path.with_suffix(".pt").name)  # where the exporter puts its file
@@ -126,11 +126,6 @@ def open_session(path: str | Path) -> Any:
         raise ExportError(f"{path}: expected an ONNX file that onnxruntime can run, got {error}") from error
 
 
-def _own_imgsz(network: Any) -> int:
-    args = getattr(network, "args", None) or {}
-    return int((args if isinstance(args, dict) else vars(args)).get("imgsz") or 640)
-
-
 def verify_onnx(
     onnx: str | Path, model: Any, images: Images, *, tolerance: float = 1e-3, min_mask_iou: float = 0.99
 ) -> OnnxParity:
@@ -150,10 +145,10 @@ def verify_onnx(
         ExportError: onnxruntime can't run the file.
         DataError: The images can't be used.
     """
-    network = model.model if isinstance(model, Model) else model
+    network = bare_network(model)
     session = open_session(onnx)
     entry = session.get_inputs()[0]
-    side = entry.shape[2] if isinstance(entry.shape[2], int) else _own_imgsz(network)
+    side = entry.shape[2] if isinstance(entry.shape[2], int) else own_imgsz(network)
     copies = entry.shape[0] if isinstance(entry.shape[0], int) else 1
     reference = copy.deepcopy(network).cpu().float().eval()
     nc = len(reference.names)

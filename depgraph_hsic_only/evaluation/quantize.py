@@ -11,9 +11,10 @@ import torch
 from depgraph_hsic_only.data.images import Images, load_images
 from depgraph_hsic_only.errors import ExportError
 from depgraph_hsic_only.evaluation.onnx import checked_path, open_session
+from depgraph_hsic_only.yolo.blocks import BLOCKS
 
 _INTEGER_OPS = ["Conv", "ConvTranspose", "Sigmoid", "Mul", "Add", "Concat", "Split", "MaxPool", "Resize"]
-_BLOCKS_OF_HEAD = re.compile(r"/model\.\d+/(cv\d\.\d/cv\d\.\d\.[01]|proto)/")
+_BLOCKS_OF_HEAD = re.compile("|".join(rf"/model\.\d+/({block.integer})/" for block in BLOCKS.values() if block.is_head))
 
 
 def quantize_onnx(source: str | Path, path: str | Path, images: Images, *, limit: int = 128) -> Path:

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from depgraph_hsic_only.channels.cut import pruned_copy
+from depgraph_hsic_only.channels.cut import cut
 from depgraph_hsic_only.channels.groups import ChannelGraph
-from depgraph_hsic_only.channels.widths import follow_ties, make_plan
+from depgraph_hsic_only.channels.selection import make_plan
+from depgraph_hsic_only.channels.widths import follow_ties
 from depgraph_hsic_only.evaluation.latency import fused_run, measure_latency, onnx_run
 from depgraph_hsic_only.evaluation.onnx import export_onnx
 from depgraph_hsic_only.support.progress import say
@@ -32,7 +33,7 @@ def relative_latency(network: Any, graph: ChannelGraph, imgsz: int) -> Callable[
     def share(widths: Mapping[str, int]) -> float:
         widths = follow_ties(graph, widths)
         plan = make_plan(graph, scores, widths, criterion="none", reasons=dict.fromkeys(widths, ""))
-        runs = measure_latency({"full": full, "cut": _run(pruned_copy(network, plan), imgsz)})
+        runs = measure_latency({"full": full, "cut": _run(cut(network, plan).network, imgsz)})
         full_ms, cut_ms = runs["full"].median, runs["cut"].median
         found = cut_ms / full_ms
         say(f"latency {full_ms:.1f} -> {cut_ms:.1f} ms at {imgsz} px: {found:.3f} of the unpruned")

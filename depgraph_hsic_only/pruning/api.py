@@ -5,23 +5,22 @@ from typing import Any
 
 import torch
 
-from depgraph_hsic_only.budget.allocation import Allocation, Widths, allocate
-from depgraph_hsic_only.budget.cost_model import CostModel
-from depgraph_hsic_only.budget.sensitivity import Sensitivity, measure_sensitivity
-from depgraph_hsic_only.channels import cut as surgery
-from depgraph_hsic_only.channels.amount import Target
-from depgraph_hsic_only.channels.groups import OUTPUT_MULTIPLE, ChannelGraph, trace_channels
+from depgraph_hsic_only.channels.amount import Amount, default_criterion
+from depgraph_hsic_only.channels.cut import Kept, cut
+from depgraph_hsic_only.channels.groups import ChannelGraph, trace_channels
 from depgraph_hsic_only.channels.limits import Limits, MaxRatio
 from depgraph_hsic_only.channels.plan import PruningPlan
-from depgraph_hsic_only.channels.widths import Scores, check_amount, default_criterion, make_plan, plan_cut
-from depgraph_hsic_only.criteria.registry import Batches, Measured, create_criterion
+from depgraph_hsic_only.channels.widths import Scores
+from depgraph_hsic_only.criteria.registry import Batches, create_criterion
 from depgraph_hsic_only.data.calibration import in_batches
 from depgraph_hsic_only.errors import DataError
-from depgraph_hsic_only.evaluation.relative_latency import relative_latency
+from depgraph_hsic_only.pruning.planner import Planner
 from depgraph_hsic_only.recovery.layerwise import batch_size
-from depgraph_hsic_only.recovery.recover import check_method, recover
+from depgraph_hsic_only.recovery.recover import check_method, recover_cut
 from depgraph_hsic_only.report.pruning_report import PruningReport
+from depgraph_hsic_only.yolo.blocks import OUTPUT_MULTIPLE
 from depgraph_hsic_only.yolo.cost import measure_cost
+from depgraph_hsic_only.yolo.load import install, network_of, own_imgsz
 
 
 def plan_pruning(
@@ -38,7 +37,7 @@ def plan_pruning(
     batches: Batches | None = None,
     scores: Scores | None = None,
     images: torch.Tensor | None = None,
-    imgsz: int = 640,
+    imgsz: int | None = None,
     **options: Any,
 ) -> PruningPlan:
     """Decide what to cut from a YOLOv8 model; the model is left as it is.
@@ -49,11 +48,12 @@ def plan_pruning(
         threshold: Instead of a ratio: the smallest score that stays. Scores of `hsic_lasso` are in [0, 1] and mean the
             same in every layer.
         target: Instead of a ratio: what may be left of the unpruned model, {"params": 0.8}, {"gmacs": 0.8} or
-            {"latency": 0.8}. How much each width hurts is measured on `images` (see `sensitivity.py`), and the widths
-            are those of least damage (see `allocation.py`).
+            {"latency": 0.8}. How much each width hurts is measured on `images` (see `budget.sensitivity`), and the
+            widths are those of least damage (see `budget.allocation`).
         criterion: Name of a registered criterion (see `list_criteria`); None for "magnitude", and for a target
             "reconstruction".
-        layers: "backbone" for layers 0–9, "all" for neck and prototypes too, or a list (see `graph.trace_channels`).
+        layers: "backbone" for what the model's own YAML calls so (layers 0–9), "all" for neck and prototypes too, or a
+            list (see `groups.choose_layers`).
         round_to: What block outputs are multiples of: 8, 16 or 32.
         min_channels: No width is cut below this many channels.
         max_ratio: Largest share that may be cut of every width, or by layer or width (see `limits.Limits`).
@@ -61,7 +61,8 @@ def plan_pruning(
             "reconstruction"; None for `images`, where labels are not needed.
         scores: What `score_channels` returned for this model; the criterion is not run again then.
         images: Calibration images for a target, (n, 3, h, w), float in [0, 1] or uint8.
-        imgsz: Side of the square image that a target's multiply-adds and latency are of, pixels.
+        imgsz: Side of the square image that a target's multiply-adds and latency are of, pixels; None for the model's
+            own.
         options: Options of the criterion, such as `seed` of "random".
 
     Raises:
@@ -70,45 +71,18 @@ def plan_pruning(
         DataError: The criterion needs batches and there are none.
         PlanError: The criterion's scores are not finite or of a wrong shape.
     """
-    check_amount(ratio, threshold, target)
+    amount = Amount.of(ratio, threshold, target)
     limits = Limits(round_to, min_channels, max_ratio)
-    criterion = criterion or default_criterion(target)
-    scorer = create_criterion(criterion, **options)
-    network = surgery.network_of(model)
-    graph = trace_channels(network, layers)
-    if target is not None and (images is None or not len(images)):
+    planner = Planner(criterion or default_criterion(target), amount, limits, layers, options)
+    network, scorer = network_of(model), planner.scorer
+    planner = replace(planner, imgsz=own_imgsz(model) if imgsz is None else imgsz)
+    if amount.is_target and (images is None or not len(images)):
         raise DataError("target: expected calibration images, got none; pass images=")
     if batches is None and images is not None and scorer.needs_batches and not scorer.needs_labels:
         batches = in_batches(images, batch_size(images))
-    scores = scorer.score(graph, batches) if scores is None else scores
-    if target is not None and images is not None:
-        damage = measure_sensitivity(network, graph, scores, images, limits=limits)
-        found = widths_for(network, graph, damage, Target.parse(target), limits, imgsz)
-        return make_plan(graph, scores, found.widths, criterion=criterion, reasons=found.reasons)
-    return plan_cut(
-        graph,
-        scores,
-        ratio=ratio,
-        threshold=threshold,
-        limits=limits,
-        criterion=criterion,
-    )
-
-
-def widths_for(
-    network: Any,
-    graph: ChannelGraph,
-    sensitivity: Sensitivity,
-    target: Target,
-    limits: Limits,
-    imgsz: int,
-    *,
-    start: Widths | None = None,
-) -> Allocation:
-    """Widths that meet a target, counted or measured on the network: see `allocation.allocate`."""
-    latency = relative_latency(network, graph, imgsz) if target.metric == "latency" else None
-    costs = CostModel(network, graph, imgsz)
-    return allocate(graph, sensitivity, costs, target, limits, start=start, latency=latency)
+    scored = planner.score(network, batches) if scores is None else planner.with_scores(network, scores)
+    sensitivity = planner.sensitivity(scored, images) if amount.is_target and images is not None else None
+    return planner.plan(scored, sensitivity)
 
 
 def prune(model: Any, ratio: float | None = None, **settings: Any) -> PruningReport:
@@ -143,15 +117,32 @@ def apply_plan(
         ConfigError: There is no such recovery.
         DataError: The images can't be used.
     """
-    network = surgery.network_of(model)
-    pruned = surgery.pruned_copy(network, plan)
-    report = PruningReport(plan, measure_cost(network), measure_cost(pruned))
-    if check_method(recovery) != "none":
+    check_method(recovery)
+    return cut_in_place(model, network_of(model), plan, None, recovery, images, **settings)[0]
+
+
+def cut_in_place(
+    model: Any,
+    network: Any,
+    plan: PruningPlan,
+    graph: ChannelGraph | None,
+    recovery: str,
+    images: torch.Tensor | None,
+    **settings: Any,
+) -> tuple[PruningReport, Kept]:
+    """As `apply_plan`, of a network that was checked, in its channel groups where they are known (see `cut`).
+
+    Returns:
+        What was cut, and what is left of the network.
+    """
+    done = cut(network, plan, graph)
+    report = PruningReport(plan, measure_cost(network), measure_cost(done.network))
+    if recovery != "none":
         given = torch.empty(0) if images is None else images
-        found = recover(pruned, network, plan, given, method=recovery, **settings)
+        found = recover_cut(done.network, network, done.kept, given, method=recovery, **settings)
         report = replace(report, recovery=found)
-    surgery.install(model, pruned)
-    return report
+    install(model, done.network)
+    return report, done.kept
 
 
 def score_channels(
@@ -166,17 +157,5 @@ def score_channels(
 
     Arguments and errors are those of `plan_pruning`.
     """
-    return measure_channels(model, criterion, layers=layers, batches=batches, **options).scores
-
-
-def measure_channels(
-    model: Any,
-    criterion: str = "magnitude",
-    *,
-    layers: object = "backbone",
-    batches: Batches | None = None,
-    **options: Any,
-) -> Measured:
-    """As `score_channels`, with the scores by each half of the images, for a criterion that reads images."""
     scorer = create_criterion(criterion, **options)
-    return scorer.measure(trace_channels(surgery.network_of(model), layers), batches)
+    return scorer.score(trace_channels(network_of(model), layers), batches)

@@ -7,16 +7,13 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
-from ultralytics.engine.model import Model
-from ultralytics.nn.modules import Segment
 
-from depgraph_hsic_only.channels.cut import network_of
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.report.tables import to_text
-from depgraph_hsic_only.yolo.architecture import is_written_out, layer_widths
+from depgraph_hsic_only.yolo.architecture import is_written_out, layer_widths, origin_of, task_of
 from depgraph_hsic_only.yolo.cost import Cost, measure_cost
-from depgraph_hsic_only.yolo.load import own_imgsz
-from depgraph_hsic_only.yolo.scales import StockModel, recorded, stock_models
+from depgraph_hsic_only.yolo.load import network_of, own_imgsz
+from depgraph_hsic_only.yolo.scales import StockModel, stock_model
 
 _NAMES_SHOWN = 6
 
@@ -29,9 +26,11 @@ class ModelInfo:
         task: "segment" or "detect".
         classes: Names of the classes, in the order of their numbers.
         cost: Parameters and multiply-adds, in all and by part.
-        widths: Number of channels by width group (see `graph.WidthGroup`).
-        pruned: Whether channels were cut; None where the network doesn't tell.
-        origins: The stock models that it is, or may have been cut from, smallest first; empty where none fits.
+        widths: Number of channels by width (see `yolo.blocks.Width`).
+        pruned: Whether channels were cut; None where the model's YAML doesn't tell.
+        pruned_from: What it was cut from, as its YAML says: "from" (a name, or None), "parameters", and "widths"; None
+            where it doesn't say.
+        origins: The stock model that it is, or was cut from; empty where it is none of them.
     """
 
     task: str
@@ -39,32 +38,29 @@ class ModelInfo:
     cost: Cost
     widths: Mapping[str, int]
     pruned: bool | None
+    pruned_from: Mapping[str, Any] | None
     origins: tuple[StockModel, ...]
 
     @property
     def scale(self) -> str | None:
-        """ "n", "s", "m", "l" or "x"; None where no scale fits or more than one does."""
-        return self.origins[0].scale if len(self.origins) == 1 else None
+        """ "n", "s", "m", "l" or "x"; None where it is none of them."""
+        return self.origins[0].scale if self.origins else None
 
     @property
     def verdict(self) -> str:
         """Whether it was pruned and from what, for people."""
-        names = [origin.name for origin in self.origins]
-        if self.pruned is False:
-            return "no" if names else "no; its widths are those of its own YAML and of no YOLOv8 scale"
-        if self.pruned is None and not names:
-            return "can't be told: its widths are written out one by one, as a cut leaves them, but fit no YOLOv8 scale"
-        left = [self.cost.parameters / origin.cost.parameters for origin in self.origins]
         if self.pruned is None:
             return (
-                f"can't be told: its widths are those of {names[0]}, but written out one by one, as a cut leaves them; "
-                f"it is {names[0]}, or what was left of {names[1]} ({left[1]:.1%} of its parameters)"
+                "can't be told: its widths are written out one by one, and nothing says what they were; cut by an "
+                "earlier version or by hand"
             )
-        if len(names) == 1:
-            gmacs = self.cost.gmacs / self.origins[0].cost.gmacs
-            return f"yes, from {names[0]}: {left[0]:.1%} of its parameters, {gmacs:.1%} of its multiply-adds"
-        shares = [f"{name} ({share:.1%} of its parameters)" for name, share in zip(names, left, strict=True)]
-        return f"yes, from {' or '.join(shares)}: its widths don't tell which"
+        if not self.pruned or self.pruned_from is None:
+            return "no" if self.origins else "no; its widths are those of its own YAML and of no YOLOv8 scale"
+        name = self.origins[0].name if self.origins else self.pruned_from["from"] or "a model of no YOLOv8 scale"
+        left = f"yes, from {name}: {self.cost.parameters / self.pruned_from['parameters']:.1%} of its parameters"
+        return left + "".join(
+            f", {self.cost.gmacs / origin.cost.gmacs:.1%} of its multiply-adds" for origin in self.origins
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain lists, dicts, strings and numbers."""
@@ -75,6 +71,7 @@ class ModelInfo:
             **asdict(self.cost),
             "widths": dict(self.widths),
             "pruned": self.pruned,
+            "pruned_from": None if self.pruned_from is None else dict(self.pruned_from),
             "origins": [origin.to_dict() for origin in self.origins],
         }
 
@@ -135,8 +132,7 @@ class ModelInfo:
 def describe(model: Any, imgsz: int | None = None) -> ModelInfo:
     """Say what a YOLOv8 model is; the model is left as it is.
 
-    A network was pruned where its YAML has every width written out, as a cut leaves it, and is narrower than the YOLOv8
-    scale that it came from (see `stock.py`). Where more than one scale fits, all of them are named.
+    What a model was cut from stands in its YAML, where `cut` writes it.
 
     Args:
         model: A `YOLO`, or its SegmentationModel or DetectionModel, of any scale, class count and widths.
@@ -150,25 +146,16 @@ def describe(model: Any, imgsz: int | None = None) -> ModelInfo:
     if imgsz is not None and imgsz < 32:
         raise ConfigError(f"imgsz: expected a side in pixels of at least 32, got {imgsz}")
     network = network_of(model)
-    side = imgsz or (own_imgsz(model) if isinstance(model, Model) else 640)
-    widths = layer_widths(network)
-    fitting = stock_models(network, side)
-    same = tuple(stock for stock in fitting if stock.widths == widths)
-    origins = recorded(network, fitting) or fitting
-    pruned: bool | None = True
-    if not is_written_out(network.yaml):
-        pruned, origins = False, same
-    elif len(origins) == 1:
-        pruned = origins != same
-    elif same or not fitting:
-        pruned = None
+    side, widths, known = imgsz or own_imgsz(model), layer_widths(network), origin_of(network)
+    stock = stock_model(network, known["widths"] if known else widths, side)
     return ModelInfo(
-        task="segment" if isinstance(network.model[-1], Segment) else "detect",
+        task=task_of(network),
         classes=tuple(str(name) for name in network.names.values()),
         cost=measure_cost(network, side),
         widths=widths,
-        pruned=pruned,
-        origins=origins,
+        pruned=known["widths"] != widths if known else None if is_written_out(network.yaml) else False,
+        pruned_from=known,
+        origins=() if stock is None else (stock,),
     )
 
 

@@ -6,23 +6,24 @@ from typing import Any
 
 import torch
 
-from depgraph_hsic_only.channels.cut import network_of
-from depgraph_hsic_only.channels.groups import OUTPUT_MULTIPLE, check_layers, trace_channels
+from depgraph_hsic_only.channels.amount import Amount
+from depgraph_hsic_only.channels.groups import trace_channels
 from depgraph_hsic_only.channels.limits import Limits, MaxRatio
-from depgraph_hsic_only.channels.widths import agreement, check_amount
-from depgraph_hsic_only.criteria import create_criterion
 from depgraph_hsic_only.criteria.hsic_lasso import HsicLasso
 from depgraph_hsic_only.criteria.registry import option_names
 from depgraph_hsic_only.data.calibration import calibration_images, in_batches
 from depgraph_hsic_only.data.images import Images
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.hsic import LassoPath
-from depgraph_hsic_only.pruning.api import apply_plan, measure_channels, plan_pruning, score_channels
+from depgraph_hsic_only.pruning.api import cut_in_place
+from depgraph_hsic_only.pruning.planner import Planner
 from depgraph_hsic_only.recovery.recover import check_method
 from depgraph_hsic_only.recovery.samples import gather_samples
 from depgraph_hsic_only.report.pruning_report import PruningReport
 from depgraph_hsic_only.support.nearest import nearest
 from depgraph_hsic_only.support.yaml import read_yaml
+from depgraph_hsic_only.yolo.blocks import OUTPUT_MULTIPLE
+from depgraph_hsic_only.yolo.load import network_of
 
 _DEFAULT_THRESHOLD = 0.001
 _SETTINGS = (
@@ -78,25 +79,13 @@ class HsicLassoPruner:
     ) -> None:
         if threshold is None and ratio is None and target is None:
             threshold = _DEFAULT_THRESHOLD
-        check_amount(ratio, threshold, target)
-        check_layers(layers)
-        Limits(round_to, min_channels, max_ratio)
-        check_method(recover)
+        amount, limits = Amount.of(ratio, threshold, target), Limits(round_to, min_channels, max_ratio)
+        self._planner = Planner("hsic_lasso", amount, limits, layers, options)
         for name, value in {"max_images": max_images, "batch": batch, "imgsz": imgsz}.items():
             if (type(value) is not int or value < 1) and (name != "imgsz" or value is not None):
                 raise ConfigError(f"{name}: expected an integer of at least 1, got {value!r}")
-        create_criterion("hsic_lasso", **options)
-        self._amount: dict[str, Any] = {
-            "ratio": ratio,
-            "threshold": threshold,
-            "target": target,
-            "round_to": round_to,
-            "min_channels": min_channels,
-            "max_ratio": max_ratio,
-        }
         self._images, self._max_images, self._imgsz, self._batch = images, max_images, imgsz, batch
-        self._recover, self._seconds = recover, distill_seconds
-        self._criterion: dict[str, Any] = {"criterion": "hsic_lasso", "layers": layers, **options}
+        self._recovery, self._seconds = check_method(recover), distill_seconds
 
     @classmethod
     def load_config(cls, path: str | Path) -> "HsicLassoPruner":
@@ -123,7 +112,7 @@ class HsicLassoPruner:
             DataError: The images can't be used.
         """
         network = network_of(model)
-        return score_channels(network, batches=in_batches(self._calibration(network), self._batch), **self._criterion)
+        return self._planner.score(network, in_batches(self._calibration(network), self._batch)).measured.scores
 
     def prune(self, model: Any) -> PruningReport:
         """Cut a live model, in place; after an error it is as it was.
@@ -140,12 +129,12 @@ class HsicLassoPruner:
         """
         network = network_of(model)
         images = self._calibration(network)
-        measured = measure_channels(network, batches=in_batches(images, self._batch), **self._criterion)
-        given: dict[str, Any] = {"scores": measured.scores, "images": images, "imgsz": images.shape[-1]}
-        plan = plan_pruning(network, **given, **self._amount, **self._criterion)
-        report = apply_plan(model, plan, recovery=self._recover, images=images, seconds=self._seconds)
-        scores = {name: s.tolist() for name, s in measured.scores.items()}
-        return replace(report, scores=scores, stability=agreement(plan, measured.halves))
+        planner = replace(self._planner, imgsz=images.shape[-1])
+        scored = planner.score(network, in_batches(images, self._batch))
+        plan = planner.plan(scored, planner.sensitivity(scored, images) if planner.amount.is_target else None)
+        report, _ = cut_in_place(model, network, plan, scored.graph, self._recovery, images, seconds=self._seconds)
+        scores = {name: s.tolist() for name, s in scored.measured.scores.items()}
+        return replace(report, scores=scores, stability=scored.stability(plan))
 
     def path(self, model: Any, convolution: str) -> LassoPath:
         """The whole path of the HSIC-Lasso at one convolution, for `utils.plots.plot_lasso_path`; nothing is changed.
@@ -160,17 +149,14 @@ class HsicLassoPruner:
             DataError: The images can't be used.
         """
         network = network_of(model)
-        graph = trace_channels(network, self._criterion["layers"])
-        readers = {m.name for group in graph.groups for m in group.members if m.role == "input"}
-        if convolution not in readers:
+        graph, criterion = trace_channels(network, self._planner.layers), HsicLasso(**self._planner.options)
+        if convolution not in graph.consumers:
             raise ConfigError(
                 f"convolution: expected one that reads the chosen layers, got {convolution!r}"
-                f"{nearest(convolution, readers)}"
+                f"{nearest(convolution, graph.consumers)}"
             )
-        options = {key: value for key, value in self._criterion.items() if key not in ("criterion", "layers")}
-        criterion = HsicLasso(**options)
         batches = in_batches(self._calibration(network), self._batch)
-        wanted = [name for name in readers if name.rsplit(".", 2)[0] == convolution.rsplit(".", 2)[0]]
+        wanted = [name for name in graph.consumers if name.rsplit(".", 2)[0] == convolution.rsplit(".", 2)[0]]
         samples = gather_samples(graph.model, wanted, batches, positions=criterion.positions, seed=criterion.seed)
         return criterion.path(next(s for s in samples if convolution in s.convolutions))
 

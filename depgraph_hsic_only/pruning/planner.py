@@ -1,125 +1,168 @@
-"""What is cut in a run: how much each channel matters, and how wide each layer stays after each step."""
+"""What is cut, decided in one place: for a notebook, a run, a dry run, a comparison and the benchmarks."""
 
-import copy
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
 import torch
 
+from depgraph_hsic_only.budget.allocation import allocate, check_reachable
+from depgraph_hsic_only.budget.cost_model import CostModel
 from depgraph_hsic_only.budget.sensitivity import Sensitivity, measure_sensitivity
-from depgraph_hsic_only.channels.amount import Target
-from depgraph_hsic_only.channels.groups import ChannelGraph, trace_channels
+from depgraph_hsic_only.channels.amount import NOTHING, Amount
+from depgraph_hsic_only.channels.groups import ChannelGraph, check_layers, choose_layers, chosen_widths, trace_channels
+from depgraph_hsic_only.channels.limits import Limits
 from depgraph_hsic_only.channels.plan import PruningPlan
-from depgraph_hsic_only.channels.widths import make_plan, plan_cut
-from depgraph_hsic_only.criteria import create_criterion
-from depgraph_hsic_only.criteria.registry import Measured, option_names
-from depgraph_hsic_only.data.dataset import Dataset, labelled_batches
-from depgraph_hsic_only.pruning.api import widths_for
-from depgraph_hsic_only.workflow.config import Config
-from depgraph_hsic_only.workflow.recorder import fingerprint, imgsz_of
-from depgraph_hsic_only.workflow.run_folder import RunFolder
-from depgraph_hsic_only.yolo.device import select_device
+from depgraph_hsic_only.channels.selection import make_plan, selection_stability
+from depgraph_hsic_only.channels.widths import Scores, Widths, threshold_widths, uniform_widths
+from depgraph_hsic_only.criteria.registry import Batches, Criterion, Measured, create_criterion, option_names
+from depgraph_hsic_only.errors import DataError
+from depgraph_hsic_only.evaluation.relative_latency import relative_latency
 
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """A model's channel groups, their scores, and the calibration images they were measured on.
+    """A network's channel groups, what they cost, and how much each channel matters.
 
     Attributes:
-        graph: The channel groups.
-        measured: Their scores.
-        batches: The images with their labels, as Ultralytics' batches; empty where nothing needs them.
+        network: The network; it is not changed, and must not be while the latency of its widths is measured.
+        graph: Its channel groups.
+        costs: Its parameters and multiply-adds as functions of the widths.
+        measured: The scores.
     """
 
+    network: Any
     graph: ChannelGraph
+    costs: CostModel
     measured: Measured
-    batches: Sequence[Mapping[str, Any]]
+
+    def stability(self, plan: PruningPlan) -> float | None:
+        """How well two halves of the images agree on a plan: see `selection.selection_stability`."""
+        return selection_stability(plan, self.measured.halves)
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Scores channels, measures what widths cost, and plans the cut; networks are left as they are.
+
+    Attributes:
+        criterion: Name of the registered criterion that ranks the channels.
+        amount: How much is cut.
+        limits: Bounds of the widths.
+        layers: "backbone", "all", or a list (see `groups.choose_layers`).
+        options: Options of the criterion.
+        seed: Of every random choice, the criterion's too where it has a seed that `options` don't set.
+        imgsz: Side of the square image that multiply-adds and latency are of, pixels.
+
+    Raises:
+        ConfigError: There is no such criterion, it has no such option, or `layers` choose nothing.
+    """
+
+    criterion: str
+    amount: Amount = NOTHING
+    limits: Limits = field(default_factory=Limits)
+    layers: object = "backbone"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    imgsz: int = 640
+
+    def __post_init__(self) -> None:
+        check_layers(self.layers)
+        create_criterion(self.criterion, **self.options)
 
     @property
-    def images(self) -> torch.Tensor:
-        """The images, (n, 3, h, w), float in [0, 1]."""
-        return torch.cat([batch["img"] for batch in self.batches])
+    def scorer(self) -> Criterion:
+        """The criterion, with its options."""
+        seed = {"seed": self.seed} if "seed" in option_names(self.criterion) else {}
+        return create_criterion(self.criterion, **{**seed, **self.options})
 
+    def check(self, network: Any) -> None:
+        """Refuse what this network can't be cut to, before anything is measured.
 
-class Planner:
-    """Plans the cuts of one run.
+        Raises:
+            ConfigError: It has no such layers, or not even the smallest widths meet the target.
+        """
+        there = chosen_widths(network, choose_layers(network, self.layers))
+        self.limits.check_names((layer, width.name) for layer, width in there)
+        if self.amount.is_target:
+            graph = trace_channels(network, self.layers)
+            check_reachable(graph, CostModel(network, graph, self.imgsz), self.amount, self.limits)
 
-    Args:
-        config: The run's configuration.
-        dataset: Whose training images the scores are measured on.
-        folder: Where the sensitivity of the widths is kept.
-        note: Told of what a reader of the report must know.
-    """
-
-    def __init__(self, config: Config, dataset: Dataset, folder: RunFolder, note: Callable[[str], None]) -> None:
-        self._config, self._dataset, self._folder, self._note = config, dataset, folder, note
-
-    def scored(self, model: Any) -> Scored:
-        """The channel groups of a model, and how much each channel matters."""
-        settings = self._config.prune
-        options = dict(settings.options)
-        if "seed" in option_names(settings.criterion):
-            options.setdefault("seed", self._config.seed)
-        criterion = create_criterion(settings.criterion, **options)
-        graph = trace_channels(model.model, settings.layers)
-        needed = criterion.needs_batches or settings.recover != "none" or settings.target is not None
-        batches = self._calibration(model) if needed else []
-        return Scored(graph, criterion.measure(graph, batches), batches)
-
-    def started(self, model: Any, unpruned: Scored) -> Callable[[Scored, Fraction], PruningPlan]:
-        """A function that plans the cut of what was scored, for a share of the way from the unpruned model.
+    def score(self, network: Any, batches: Batches | None = None) -> Scored:
+        """Find the channel groups of a network, and rank their channels.
 
         Args:
-            model: The unpruned model.
-            unpruned: Its scores.
+            network: A network that was checked (see `architecture.check_architecture`).
+            batches: Images, for a criterion that needs them; labelled where it needs labels.
+
+        Raises:
+            ConfigError: The network has no such layers.
+            DataError: The criterion needs batches and there are none.
         """
-        settings = self._config.prune
-        if settings.target is None:
+        graph = trace_channels(network, self.layers)
+        costs = CostModel(network, graph, self.imgsz)
+        return Scored(network, graph, costs, self.scorer.measure(graph, batches))
 
-            def by_amount(scored: Scored, done: Fraction) -> PruningPlan:
-                return plan_cut(
-                    scored.graph,
-                    scored.measured.scores,
-                    ratio=None if settings.threshold is not None else float(Fraction(str(settings.ratio or 0)) * done),
-                    threshold=settings.threshold,
-                    limits=settings.limits,
-                    criterion=settings.criterion,
-                    unpruned=unpruned.graph,
-                )
+    def with_scores(self, network: Any, scores: Scores | None = None) -> Scored:
+        """As `score`, with scores that are known; None for all channels alike, where only the widths are wanted."""
+        graph = trace_channels(network, self.layers)
+        known = {group.name: torch.zeros(group.channels) for group in graph.groups} if scores is None else dict(scores)
+        return Scored(network, graph, CostModel(network, graph, self.imgsz), Measured(known))
 
-            return by_amount
+    def sensitivity(self, scored: Scored, images: torch.Tensor, *, quick: bool = False) -> Sensitivity:
+        """Measure how much each width hurts: what a target is met by.
 
-        target, imgsz = Target.parse(settings.target), imgsz_of(model, self._config)
-        device = select_device(self._config.device)  # whose latency a target may be of
-        network = copy.deepcopy(model.model).to(device)
-        damage = self._sensitivity(network, unpruned)
+        Args:
+            scored: The unpruned network.
+            images: Calibration images (n, 3, h, w), float in [0, 1] or uint8, letterboxed as in validation.
+            quick: One size for each width instead of three.
 
-        def by_target(scored: Scored, done: Fraction) -> PruningPlan:
-            now = {width.name: width.channels for width in scored.graph.widths}
-            part = target.partly(float(done))
-            found = widths_for(network, unpruned.graph, damage, part, settings.limits, imgsz, start=now)
-            scores = scored.measured.scores
-            return make_plan(scored.graph, scores, found.widths, criterion=settings.criterion, reasons=found.reasons)
+        Raises:
+            DataError: An activation is not finite.
+        """
+        scores, limits = scored.measured.scores, self.limits
+        return measure_sensitivity(
+            scored.network, scored.graph, scores, images, limits=limits, quick=quick, seed=self.seed
+        )
 
-        return by_target
+    def plan(
+        self,
+        scored: Scored,
+        sensitivity: Sensitivity | None = None,
+        share: Fraction = Fraction(1),
+        unpruned: Scored | None = None,
+    ) -> PruningPlan:
+        """Choose the widths, then the channels.
 
-    def _sensitivity(self, network: Any, scored: Scored) -> Sensitivity:
-        """How much each width hurts: from the run folder where it was measured before on the same, else measured."""
-        images, limits, seed = scored.images, self._config.prune.limits, self._config.seed
-        key = fingerprint(network, list(scored.measured.scores.values()), [images], repr(limits))
-        path = self._folder.path / "sensitivity.json"
-        if path.is_file() and (found := json.loads(path.read_text(encoding="utf-8"))).get("key") == key:
-            self._note("sensitivity of the widths: taken from the run folder, where it was measured on the same")
-            return Sensitivity.from_dict(found)
-        damage = measure_sensitivity(network, scored.graph, scored.measured.scores, images, limits=limits, seed=seed)
-        self._folder.write_json("sensitivity.json", {"key": key, **damage.to_dict()})
-        self._note(f"sensitivity of the widths: measured on {damage.images} images in {damage.seconds:.0f} s")
-        return damage
+        Args:
+            scored: The network that is cut.
+            sensitivity: What the widths of the unpruned network do, for a target.
+            share: Of the way from the unpruned network to the amount.
+            unpruned: The unpruned network, whose widths the amount is of; None for the one that is cut.
 
-    def _calibration(self, model: Any) -> list[dict[str, Any]]:
-        """Training images with their labels, letterboxed as in validation."""
-        images, imgsz = self._config.calibration["images"], imgsz_of(model, self._config)
-        return list(labelled_batches(self._dataset, images=images, imgsz=imgsz, batch=min(self._config.batch, images)))
+        Raises:
+            ConfigError: The target is out of reach, or a limit names a width that is not there.
+            PlanError: The scores are not finite or of a wrong shape.
+        """
+        widths, reasons = self._widths(scored, unpruned or scored, sensitivity, self.amount.partly(share))
+        return make_plan(scored.graph, scored.measured.scores, widths, criterion=self.criterion, reasons=reasons)
+
+    def _widths(
+        self, scored: Scored, unpruned: Scored, sensitivity: Sensitivity | None, amount: Amount
+    ) -> tuple[Widths, Mapping[str, str]]:
+        """The width of every width group, and why."""
+        if amount.metric == "ratio":
+            widths = uniform_widths(unpruned.graph, amount.value, self.limits)
+            return widths, dict.fromkeys(widths, f"uniform, ratio {amount.value:g}")
+        if amount.metric == "threshold":
+            widths = threshold_widths(scored.graph, scored.measured.scores, amount.value, self.limits)
+            return widths, dict.fromkeys(widths, f"scores of at least {amount.value:g}")
+        if sensitivity is None:
+            raise DataError(f"target: expected the sensitivity of the widths for {amount}, got none; measure it first")
+        latency = None
+        if amount.metric == "latency":
+            latency = relative_latency(unpruned.network, unpruned.graph, self.imgsz)
+        start = scored.graph.full
+        found = allocate(unpruned.graph, sensitivity, unpruned.costs, amount, self.limits, start=start, latency=latency)
+        return found.widths, found.reasons

@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 
+from depgraph_hsic_only.yolo.blocks import sources
+
 _PIXELS = 8 * 320 * 320  # of a batch: memory of a backward pass grows with it
 _KEPT = 2**30  # bytes of activations kept between layers; past it they are computed again from the last ones kept
 
 
-class Walk:
+class LayerwisePass:
     """The activations in front of one layer of a YOLOv8 network after the other, for all images.
 
     What the layers to come will read is kept, where it fits; where it doesn't, it is computed again from what was kept
@@ -29,7 +31,7 @@ class Walk:
         self._device = next(network.parameters()).device
         self._states: list[dict[int, torch.Tensor]] = [{-1: part} for part in torch.split(images, batch)]
         self._at = self._here = 0
-        self._last_reader = {j: i for i in range(len(self._layers)) for j in self._sources(i)}
+        self._last_consumer = {j: i for i in range(len(self._layers)) for j in sources(self._layers[i], i)}
 
     @property
     def index(self) -> int:
@@ -41,8 +43,8 @@ class Walk:
         """Index of the last layer, the head."""
         return len(self._layers) - 1
 
-    def fork(self, network: Any) -> "Walk":
-        """A walk from here through another network whose layers before this one are the same."""
+    def fork(self, network: Any) -> "LayerwisePass":
+        """A pass from here through another network whose layers before this one are the same."""
         fork = copy.copy(self)
         fork._layers = list(network.model)
         return fork
@@ -65,13 +67,8 @@ class Walk:
             self._states = [first, *(self._run(state, self._here) for state in self._states[1:])]
             self._at = self._here
 
-    def _sources(self, i: int) -> list[int]:
-        """The layers that layer i reads; -1 for the images."""
-        f = self._layers[i].f
-        return [i + j if j < 0 else j for j in (f if isinstance(f, list) else [f])]
-
     def _read(self, state: dict[int, torch.Tensor], i: int) -> Any:
-        found = [as_input(state[j], self._device) if j < 0 else state[j] for j in self._sources(i)]
+        found = [as_input(state[j], self._device) if j < 0 else state[j] for j in sources(self._layers[i], i)]
         return found if isinstance(self._layers[i].f, list) else found[0]
 
     @torch.no_grad()
@@ -80,7 +77,7 @@ class Walk:
         state = dict(state)
         for i in range(self._at, stop):
             state[i] = self._layers[i](self._read(state, i))
-            state = {j: t for j, t in state.items() if self._last_reader.get(j, -1) > i}
+            state = {j: t for j, t in state.items() if self._last_consumer.get(j, -1) > i}
         return state
 
 

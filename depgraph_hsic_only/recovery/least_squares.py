@@ -7,23 +7,24 @@ that the already recovered model gives it, so that errors of earlier layers are 
     min over W, c   Σ_i s_i ‖y_i − x_i W − c‖² + r ‖W − W₀‖²_F
 
 with x_i (c_in k²) the input patches at sampled (image, position) pairs, y_i (c_out) the original's outputs there
-before BatchNorm, s_i the weight of the position (see `places.py`), W₀ the weights as they are, and r a share of the
+before BatchNorm, s_i the weight of the position (see `sampled.py`), W₀ the weights as they are, and r a share of the
 mean of the diagonal of Σ s_i x_i x_iᵀ, centred. The intercept c goes into BatchNorm's running mean, or into the bias
 where there is one. A transposed convolution that doubles the size is a 1×1 convolution to four times the channels.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
-from ultralytics.nn.modules import Detect
 
-from depgraph_hsic_only.recovery.layerwise import Walk
-from depgraph_hsic_only.recovery.positions import Places
+from depgraph_hsic_only.channels.cut import Kept
+from depgraph_hsic_only.recovery.layerwise import LayerwisePass
+from depgraph_hsic_only.recovery.positions import SampledPositions
 from depgraph_hsic_only.recovery.samples import grid, matrix, taken_outputs, taken_patches
+from depgraph_hsic_only.yolo.blocks import block_of
 
 
 @dataclass(frozen=True)
@@ -111,22 +112,22 @@ def damped(gram: torch.Tensor, ridge: float) -> torch.Tensor:
 
 
 def fit_layer(
-    student: Walk, teacher: Walk, places: Mapping[str, Places], kept: Mapping[str, torch.Tensor], *, ridge: float
+    student: LayerwisePass, teacher: LayerwisePass, sampled: Mapping[str, SampledPositions], kept: Kept, *, ridge: float
 ) -> Iterator[FittedLayer]:
-    """Fit convolutions of the layer that both walks stand at, in the order in which they run.
+    """Fit convolutions of the layer that both passes stand at, in the order in which they run.
 
     Args:
-        student: The walk through the pruned network, whose layer is changed in place.
-        teacher: The walk through the original one, over the same images in the same batches.
-        places: Where to sample, by path of a convolution within the layer, for those that are to be fitted.
+        student: The pass through the pruned network, whose layer is changed in place.
+        teacher: The pass through the original one, over the same images in the same batches.
+        sampled: Where to sample, by path of a convolution within the layer, for those that are to be fitted.
         kept: The original's output channels that are left, by such a path; all where it has none.
         ridge: See above.
     """
-    for name, targets in _recorded(teacher, places).items():
+    for name, targets in _recorded(teacher, sampled).items():
         w = matrix(student.layer.get_submodule(name)).double().T
         equations = NormalEquations(len(w), w.shape[1], w.device)
-        for x, y, weight in zip(_patches(student, name, places[name]), targets, places[name].weight, strict=True):
-            y = y if name not in kept else y[:, kept[name].to(y.device)]
+        for x, y, weight in zip(_patches(student, name, sampled[name]), targets, sampled[name].weight, strict=True):
+            y = y if name not in kept else y[:, list(kept[name])]
             equations.add(x, y.flatten(1), weight.flatten())
         yield _solved(student.layer, name, w, equations, ridge)
 
@@ -134,7 +135,7 @@ def fit_layer(
 def _solved(layer: nn.Module, name: str, w: torch.Tensor, equations: NormalEquations, ridge: float) -> FittedLayer:
     """Solve from the present weights w, and write the solution into the convolution and its BatchNorm."""
     conv: Any = layer.get_submodule(name)
-    repeats = w.shape[1] // conv.out_channels  # 4 of a transposed convolution, whose four places share a bias
+    repeats = w.shape[1] // conv.out_channels  # 4 of a transposed convolution, whose four positions share a bias
     bias = w.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().double()
     before = equations.error(w, bias.repeat_interleave(repeats))
     w, c = equations.solve(w, ridge)
@@ -150,8 +151,8 @@ def _solved(layer: nn.Module, name: str, w: torch.Tensor, equations: NormalEquat
     return FittedLayer(name, before, after)
 
 
-def _recorded(walk: Walk, places: Mapping[str, Places]) -> dict[str, list[torch.Tensor]]:
-    """The original's outputs at the places, batch by batch, by convolution in the order in which they run.
+def _recorded(walk: LayerwisePass, sampled: Mapping[str, SampledPositions]) -> dict[str, list[torch.Tensor]]:
+    """The original's outputs at the sampled, batch by batch, by convolution in the order in which they run.
 
     Each is (n, c_out), or (n, c_out, 4) of a transposed convolution that doubles the size.
     """
@@ -160,22 +161,22 @@ def _recorded(walk: Walk, places: Mapping[str, Places]) -> dict[str, list[torch.
     def tap(name: str) -> Any:
         def hook(conv: Any, _: Any, output: torch.Tensor) -> None:
             batches = found.setdefault(name, [])
-            taken = taken_outputs(grid(conv, output), places[name].index[len(batches)])
+            taken = taken_outputs(grid(conv, output), sampled[name].index[len(batches)])
             batches.append(taken.view(len(taken), -1, 4) if isinstance(conv, nn.ConvTranspose2d) else taken)
 
         return hook
 
     with ExitStack() as stack, torch.no_grad():
-        for name in places:
+        for name in sampled:
             stack.callback(walk.layer.get_submodule(name).register_forward_hook(tap(name)).remove)
         for x in walk.inputs():
             walk.layer(x)
     return found
 
 
-def _patches(walk: Walk, name: str, places: Places) -> Iterator[torch.Tensor]:
+def _patches(walk: LayerwisePass, name: str, sampled: SampledPositions) -> Iterator[torch.Tensor]:
     """What one convolution reads there, (n, c_in k²) for each batch; the pass stops at it."""
-    index, found = iter(places.index), []
+    index, found = iter(sampled.index), []
 
     def hook(conv: Any, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         found.append(taken_patches(arguments[0], conv, next(index), grid(conv, output).shape[3]).flatten(1))
@@ -186,17 +187,8 @@ def _patches(walk: Walk, name: str, places: Places) -> Iterator[torch.Tensor]:
         for x in walk.inputs():
             try:
                 with torch.no_grad():
-                    _part(walk.layer, name)(x)
+                    block_of(walk.layer).part(walk.layer, name)(x)
             except _Reached:
                 yield found.pop()
     finally:
         handle.remove()
-
-
-def _part(layer: Any, name: str) -> Callable[[Any], object]:
-    """A pass through what a convolution of a layer depends on: of a head, its branch alone."""
-    if not isinstance(layer, Detect):
-        return cast(Callable[[Any], object], layer)
-    branch, scale = name.split(".")[:2]
-    part, k = (layer.proto, 0) if branch == "proto" else (layer.get_submodule(f"{branch}.{scale}"), int(scale))
-    return lambda x: part(x[k])

@@ -15,14 +15,14 @@ import torch
 
 from depgraph_hsic_only.recovery.divergence import sampled_loss
 from depgraph_hsic_only.recovery.layerwise import as_input
-from depgraph_hsic_only.recovery.samples import grid, sample_places, taken_outputs
+from depgraph_hsic_only.recovery.samples import grid, sample_positions, taken_outputs
 from depgraph_hsic_only.support.progress import track
 
 _FLOOR = 0.1  # of the mean weight: nothing is left out altogether
 
 
 @dataclass(frozen=True, eq=False)
-class Places:
+class SampledPositions:
     """The positions at which one convolution is sampled, batch by batch.
 
     Attributes:
@@ -37,9 +37,9 @@ class Places:
     curvature: torch.Tensor
 
 
-def choose_places(
+def choose_positions(
     original: Any, convolutions: Sequence[str], images: torch.Tensor, *, positions: int, seed: int, batch: int
-) -> dict[str, Places]:
+) -> dict[str, SampledPositions]:
     """Positions and weights for each named convolution of the original, from one backward pass of the images.
 
     Args:
@@ -63,9 +63,9 @@ def choose_places(
                 squared = grid(conv, gradient.square())
                 needed = squared.sum(1, keepdim=True).sqrt()
                 curvature[name] = curvature.get(name, 0) + squared.double().sum((0, 2, 3))
-                places = sample_places(needed, positions, generators[name])
-                chosen[name].append(places)
-                found[name].append(taken_outputs(needed, places).view(places.shape))
+                sampled = sample_positions(needed, positions, generators[name])
+                chosen[name].append(sampled)
+                found[name].append(taken_outputs(needed, sampled).view(sampled.shape))
 
             cast(Any, output).register_hook(weigh)
 
@@ -83,7 +83,7 @@ def choose_places(
                 torch.autograd.grad(sampled_loss(outputs, draws), x)
                 objects += float(outputs["scores"].detach().sigmoid().amax(1).sum())
     return {
-        name: Places(tuple(chosen[name]), _normalised(found[name]), curvature[name] / max(objects, 1.0))
+        name: SampledPositions(tuple(chosen[name]), _normalised(found[name]), curvature[name] / max(objects, 1.0))
         for name in convolutions
     }
 

@@ -8,21 +8,21 @@ from typing import Any
 
 import torch
 from torch import nn
-from ultralytics.engine.model import Model
 
-from depgraph_hsic_only.channels.cut import network_of
+from depgraph_hsic_only.channels.cut import Kept, kept_channels
 from depgraph_hsic_only.channels.plan import PruningPlan
-from depgraph_hsic_only.errors import ConfigError, DataError
+from depgraph_hsic_only.errors import ConfigError, DataError, PlanError
 from depgraph_hsic_only.recovery.augmentation import make_mosaics
 from depgraph_hsic_only.recovery.distillation import distill
 from depgraph_hsic_only.recovery.divergence import mean_divergence
-from depgraph_hsic_only.recovery.layerwise import Walk, as_input, batch_size, raw_outputs
+from depgraph_hsic_only.recovery.layerwise import LayerwisePass, as_input, batch_size, raw_outputs
 from depgraph_hsic_only.recovery.least_squares import FittedLayer
-from depgraph_hsic_only.recovery.positions import choose_places
-from depgraph_hsic_only.recovery.refit import fit_walks, kept_outputs, touched_convolutions
+from depgraph_hsic_only.recovery.positions import choose_positions
+from depgraph_hsic_only.recovery.refit import refit, touched_convolutions
 from depgraph_hsic_only.support.nearest import nearest
 from depgraph_hsic_only.support.progress import track
 from depgraph_hsic_only.support.threads import all_cores
+from depgraph_hsic_only.yolo.load import forget_predictor, network_of
 
 _ENOUGH = 512  # images, up to which mosaics are added: beyond, they bring little for the time they take
 METHODS = ("none", "bn", "least_squares", "distill")
@@ -74,7 +74,6 @@ def check_method(method: object) -> str:
     raise ConfigError(f"recover: expected one of {', '.join(METHODS)}, got {method!r}{nearest(str(method), METHODS)}")
 
 
-@all_cores()
 def recover(
     pruned: Any,
     original: Any,
@@ -117,6 +116,55 @@ def recover(
     """
     check_method(method)
     student, teacher = network_of(pruned), network_of(original)
+    kept = kept_channels(teacher, plan)
+    for path, channels in kept.items():
+        has = len(student.get_parameter(f"{path}.weight"))
+        if has != len(channels) and not isinstance(student.get_submodule(path), nn.ConvTranspose2d):
+            raise PlanError(
+                f"{path}: expected the {len(channels)} channels that the plan keeps, got {has}; pass its plan"
+            )
+    found = recover_cut(
+        student,
+        teacher,
+        kept,
+        images,
+        method=method,
+        positions=positions,
+        ridge=ridge,
+        mosaics=mosaics,
+        seconds=seconds,
+        steps=steps,
+        seed=seed,
+    )
+    forget_predictor(pruned)
+    return found
+
+
+@all_cores()
+def recover_cut(
+    student: Any,
+    teacher: Any,
+    kept: Kept,
+    images: torch.Tensor,
+    *,
+    method: str = "least_squares",
+    positions: int = 400,
+    ridge: float = 1e-3,
+    mosaics: int | None = None,
+    seconds: float = 600.0,
+    steps: int | None = None,
+    seed: int = 0,
+) -> Recovery:
+    """As `recover`, of networks that were checked.
+
+    Args:
+        student: The cut network.
+        teacher: The original.
+        kept: What the cut has kept of it.
+
+    Raises:
+        DataError: As `recover`.
+    """
     if not len(images):
         raise DataError("expected calibration images, got none; pass images or a data set")
     start = time.perf_counter()
@@ -128,21 +176,19 @@ def recover(
     if method == "bn":
         reestimate_batchnorm(changed, images, batch)
     elif method != "none":
-        names, kept = touched_convolutions(changed, teacher), kept_outputs(changed, teacher, plan)
+        names = touched_convolutions(changed, teacher)
         count = min(2 * len(images), max(0, _ENOUGH - len(images))) if mosaics is None else mosaics
         fitted = torch.cat([images, make_mosaics(images, count, seed)])
         with raw_outputs(changed), raw_outputs(teacher):
-            places = choose_places(teacher, names, fitted, positions=positions, seed=seed, batch=batch)
-            walks = Walk(changed, fitted, batch=batch), Walk(teacher, fitted, batch=batch)
-            layers = tuple(track(fit_walks(*walks, places, kept, ridge), "re-fitting", len(names)))
+            sampled = choose_positions(teacher, names, fitted, positions=positions, seed=seed, batch=batch)
+            passes = LayerwisePass(changed, fitted, batch=batch), LayerwisePass(teacher, fitted, batch=batch)
+            layers = tuple(track(refit(*passes, sampled, kept, ridge), "re-fitting", len(names)))
     if method == "distill":
         used = distill(changed, teacher, images, seconds=seconds, steps=steps, batch=min(batch, 8), seed=seed)
         for _ in track(_hundredths(used), "distilling, %", 100):
             continue
     after = _distance(changed, teacher, images, batch)
     student.load_state_dict(changed.state_dict())
-    if isinstance(pruned, Model):
-        pruned.predictor = None  # holds a fused copy with the old weights
     return Recovery(method, len(images), count, time.perf_counter() - start, (before, after), layers)
 
 

@@ -88,22 +88,22 @@ class _Tap:
 
     def __call__(self, conv: Any, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         output = grid(conv, output)
-        places = sample_places(output, self.positions, self.generator)
+        sampled = sample_positions(output, self.positions, self.generator)
         if self.keeps_inputs:
-            self.inputs.append(taken_patches(arguments[0], conv, places, output.shape[3]))
-        self.outputs.append(taken_outputs(output, places))
+            self.inputs.append(taken_patches(arguments[0], conv, sampled, output.shape[3]))
+        self.outputs.append(taken_outputs(output, sampled))
 
 
-def sample_places(output: torch.Tensor, positions: int, generator: torch.Generator) -> torch.Tensor:
+def sample_positions(output: torch.Tensor, positions: int, generator: torch.Generator) -> torch.Tensor:
     """Random positions of each image's output map (b, c, h, w): (b, min(positions, h·w)) indices into h·w."""
     b, _, h, w = output.shape
-    places = [torch.randperm(h * w, generator=generator)[:positions] for _ in range(b)]
-    return torch.stack(places).to(output.device)
+    sampled = [torch.randperm(h * w, generator=generator)[:positions] for _ in range(b)]
+    return torch.stack(sampled).to(output.device)
 
 
-def taken_outputs(output: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """The values of output (b, c, h, w) at `places` (b, count): (b·count, c), float32."""
-    at = places[:, None].expand(-1, output.shape[1], -1)
+def taken_outputs(output: torch.Tensor, sampled: torch.Tensor) -> torch.Tensor:
+    """The values of output (b, c, h, w) at `sampled` (b, count): (b·count, c), float32."""
+    at = sampled[:, None].expand(-1, output.shape[1], -1)
     return output.flatten(2).gather(2, at).transpose(1, 2).flatten(0, 1).float()
 
 
@@ -118,18 +118,18 @@ def matrix(conv: Any) -> torch.Tensor:
     return weight.flatten(1).T if isinstance(conv, nn.ConvTranspose2d) else weight.flatten(1)
 
 
-def taken_patches(x: torch.Tensor, conv: Any, places: torch.Tensor, width: int) -> torch.Tensor:
-    """The k×k patches of x (b, c, H, W) that a convolution reads at `places` of its grid: (b·count, c, k²), float32.
+def taken_patches(x: torch.Tensor, conv: Any, sampled: torch.Tensor, width: int) -> torch.Tensor:
+    """The k×k patches of x (b, c, H, W) that a convolution reads at `sampled` of its grid: (b·count, c, k²), float32.
 
     Args:
         x: The convolution's input.
         conv: The convolution.
-        places: (b, count) indices into the grid of its samples (see `grid`).
+        sampled: (b, count) indices into the grid of its samples (see `grid`).
         width: Width of the grid.
     """
     if isinstance(conv, nn.ConvTranspose2d):
-        return taken_outputs(x, places)[:, :, None]
-    row, column = places // width, places % width
+        return taken_outputs(x, sampled)[:, :, None]
+    row, column = sampled // width, sampled % width
     (kh, kw), (sh, sw), (ph, pw) = conv.kernel_size, conv.stride, conv.padding
     padded = F.pad(x, (pw, pw, ph, ph))
     stride = padded.shape[3]

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from ultralytics.cfg import get_cfg
 from ultralytics.utils import DEFAULT_CFG_DICT
 from ultralytics.utils.torch_utils import strip_optimizer
 
-from depgraph_hsic_only.channels.plan import PruningPlan
+from depgraph_hsic_only.channels.cut import Kept
 from depgraph_hsic_only.data.dataset import Dataset, same_classes
 from depgraph_hsic_only.recovery.refit import head_channels, untouched_layers
 from depgraph_hsic_only.support.files import write_atomically
@@ -88,25 +88,39 @@ def trained_on(model: Any, dataset: Dataset) -> Mapping[str, Any] | None:
     return arguments if same and arguments["distill_model"] is None else None
 
 
-def make_recipe(network: Any, start: Start, teacher: Path | None = None, plan: PruningPlan | None = None) -> Recipe:
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """What a model learns from beside the labels.
+
+    Attributes:
+        file: Checkpoint of the model as it was, or before it was cut.
+        model: The `YOLO` in it, where the model was cut from it.
+        kept: What the cut has kept of it.
+    """
+
+    file: Path
+    model: Any = None
+    kept: Kept = field(default_factory=dict)
+
+
+def make_recipe(network: Any, start: Start, teacher: Teacher | None = None) -> Recipe:
     """How to train on a network that works (see `recipe.py`).
 
     Args:
         network: A SegmentationModel.
         start: Where the training starts.
-        teacher: Checkpoint of the network as it was, or before it was cut; None to learn from the labels alone, as it
-            does in any case where it was trained on this data set.
-        plan: What was cut from the teacher; None for nothing.
+        teacher: The network as it was, or before it was cut; None to learn from the labels alone, as it does in any
+            case where it was trained on this data set.
     """
     arguments = continued(start)
     callbacks: list[tuple[str, Callable[[Any], object]]] = []
     if teacher is not None and start.trained_with is None:
         untouched: list[int] = []
         channels: tuple[tuple[int, ...] | None, ...] = (None,) * len(network.model[-1].f)
-        if plan is not None:
-            original = load_model(teacher).model
-            untouched, channels = untouched_layers(network, original), head_channels(network, original, plan)
-        arguments |= taught(start, teacher, untouched)
+        if teacher.model is not None:
+            original = teacher.model.model
+            untouched, channels = untouched_layers(network, original), head_channels(original, teacher.kept)
+        arguments |= taught(start, teacher.file, untouched)
         callbacks.append(("on_pretrain_routine_end", IdentityProjectors(channels)))
     if start.settled:
         callbacks += [("on_pretrain_routine_end", remember_start), ("on_train_batch_start", keep_statistics)]

@@ -1,6 +1,7 @@
 """The workflow: load → train → prune → fine-tune → export, with every stage measured."""
 
 import abc
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,24 +14,19 @@ from depgraph_hsic_only.errors import ExportError, OutOfMemoryError, PruningErro
 from depgraph_hsic_only.evaluation.bootstrap import draws_for_deviation
 from depgraph_hsic_only.evaluation.validation import Metrics, Validation, validate_model
 from depgraph_hsic_only.report.run_report import RunReport
-from depgraph_hsic_only.support.progress import say
+from depgraph_hsic_only.report.stage import ACTIVITIES, EXPORTED, FINE_TUNED, PRUNED, STAGES, TRAINED, Stage
+from depgraph_hsic_only.support.progress import begin_stage, say
 from depgraph_hsic_only.support.resource_errors import out_of_memory, storage_reason
 from depgraph_hsic_only.support.yaml import read_yaml
 from depgraph_hsic_only.training.callbacks import Callbacks
+from depgraph_hsic_only.workflow.checkpoints import Checkpoints
 from depgraph_hsic_only.workflow.config import DEFAULT_CFG, Config, load_config
-from depgraph_hsic_only.workflow.recorder import (
-    BLOCKS,
-    STAGES,
-    Exported,
-    Recorder,
-    Remarks,
-    check_classes,
-    fingerprint,
-    imgsz_of,
-)
+from depgraph_hsic_only.workflow.recorder import Exported, Recorder, Remarks, check_classes
 from depgraph_hsic_only.workflow.run_folder import RunFolder
 from depgraph_hsic_only.workflow.state import STATE, RunState, read_state
-from depgraph_hsic_only.yolo.device import check_device
+from depgraph_hsic_only.yolo.device import check_device, set_seed
+from depgraph_hsic_only.yolo.fingerprint import fingerprint
+from depgraph_hsic_only.yolo.load import own_imgsz
 from depgraph_hsic_only.yolo.logs import run_display
 
 
@@ -58,7 +54,8 @@ class Yolov8SegPruner(abc.ABC):
         given = {} if pretrained_path is None else {"pretrained": str(pretrained_path)}
         self.config: Config = load_config(cfg, {**overrides, **given})
         self.callbacks = Callbacks()
-        self._remarks = Remarks()
+        self._notes: list[str] = []
+        self._details: dict[str, Any] = {}
         self._evaluated: dict[str, Metrics] = {}
         self._resolved: dict[str, Any] = {}
 
@@ -105,37 +102,59 @@ class Yolov8SegPruner(abc.ABC):
         if resume is not None:
             before = read_state(resume)
             before.check_same(self.config.to_dict(), sources, Path(resume))
-            self.folder = RunFolder(Path(resume))
             state, batch = replace(state, done=before.done), before.settings["batch"]
+        folder = self.open_folder(resume)
         with (
-            _told_of_shortage(self.folder),
-            self.folder.locked(),
-            run_display(len(STAGES), self.folder.path / "run.log", verbose=self.config.verbose),
+            _told_of_shortage(folder),
+            folder.locked(),
+            run_display(len(ACTIVITIES), folder.path / "run.log", verbose=self.config.verbose),
         ):
             try:
                 if resume is None:
-                    self.folder.clear_scratch()
-                    self.folder.write_yaml("args.yaml", self.config.to_dict())
-                self.folder.write_json(STATE, state.to_dict())
+                    folder.clear_scratch()
+                    folder.write_yaml("args.yaml", self.config.to_dict())
+                folder.write_json(STATE, state.to_dict())
                 if batch != self.config.batch:
                     self.note(f"batches of {self.config.batch} images from here on instead of {batch}")
                 return self._run(model, state)
             except KeyboardInterrupt:
-                say(f"interrupted; to go on: --resume {self.folder.path}")
+                say(f"interrupted; to go on: --resume {folder.path}")
                 raise
 
     def _run(self, model: Any, state: RunState) -> RunReport:
-        if "exported" in state.done:
+        if EXPORTED in state.done:
             say("this run is complete")
             return RunReport.load(self.folder.path)
         if state.done:
             before = read_yaml(self.folder.path / "args.yaml")
-            self._resolved = {BLOCKS[stage]: before[BLOCKS[stage]] for stage in state.done if stage in BLOCKS}
-        recorder = Recorder(self.folder, self.dataset, self.config, state, model, self._remarks, self.evaluate)
-        model = recorder.stage("trained", self.train, model)
-        model = recorder.stage("pruned", self.prune, model)
-        model = recorder.stage("fine_tuned", self.fine_tune, model)
+            blocks = [stage.block for stage in STAGES if stage.block and stage.name in state.done]
+            self._resolved = {block: before[block] for block in blocks}
+        recorder = Recorder(
+            self.folder, self.checkpoints, self.dataset, self.config, state, self.imgsz_of(model), self.evaluate
+        )
+        recorder.begin(model)
+        for stage, run in ((TRAINED, self.train), (PRUNED, self.prune), (FINE_TUNED, self.fine_tune)):
+            model = self._stage(stage, run, model, recorder)
         return recorder.finish(model, self.export)
+
+    def _stage(self, stage: Stage, run: Callable[[Any], Any], model: Any, recorder: Recorder) -> Any:
+        """Run a stage, and record what it has led to.
+
+        Every stage has the same random state at its start, and takes the model as the file before it holds it, so that
+        a run that was cut off between two stages goes on to the same result.
+        """
+        begin_stage(stage.activity)
+        if recorder.is_done(stage):
+            say("done before")
+            return self.checkpoints.copy(stage)
+        set_seed(self.config.seed)
+        before, start = fingerprint(model.model), time.perf_counter()
+        result = run(model)
+        seconds = time.perf_counter() - start
+        remarks = Remarks(tuple(self._notes), self._details)
+        self._notes, self._details = [], {}
+        recorder.record(stage, result, remarks, seconds, changed=fingerprint(result.model) != before)
+        return self.checkpoints.copy(stage)
 
     @final
     def add_callback(self, event: str, function: Callable[[Any], object]) -> None:
@@ -146,12 +165,12 @@ class Yolov8SegPruner(abc.ABC):
     def note(self, text: str) -> None:
         """Say something that a reader of the report must know about the stage at hand."""
         say(text)
-        self._remarks.notes.append(text)
+        self._notes.append(text)
 
     @final
     def detail(self, **figures: Any) -> None:
         """Put figures of the stage at hand into its row of `report.json`, under `details`, as plain values."""
-        self._remarks.details.update(figures)
+        self._details.update(figures)
 
     @final
     def resolve(self, block: str, settings: Mapping[str, Any]) -> None:
@@ -159,15 +178,41 @@ class Yolov8SegPruner(abc.ABC):
         self._resolved[block] = dict(settings)
         self.folder.write_yaml("args.yaml", {**self.config.to_dict(), **self._resolved})
 
-    @cached_property
+    @final
+    def open_folder(self, path: str | Path | None = None) -> RunFolder:
+        """Make the run folder, or take one that is there; `run` does so, and stages that are called by hand need it.
+
+        Args:
+            path: A run folder; None to make the one that the configuration names.
+
+        Raises:
+            ConfigError: It can't be made.
+        """
+        config = self.config
+        made = RunFolder.create(config.project, config.name, exist_ok=config.exist_ok) if path is None else None
+        self._folder = made or RunFolder(Path(path or ""))
+        self._checkpoints = Checkpoints(self._folder)
+        return self._folder
+
+    @property
     def folder(self) -> RunFolder:
-        """The run folder, made when it is first asked for."""
-        return RunFolder.create(self.config.project, self.config.name, exist_ok=self.config.exist_ok)
+        """The run folder, which is there while the workflow runs."""
+        return self._folder
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The models after the stages that are done."""
+        return self._checkpoints
 
     @cached_property
     def dataset(self) -> Dataset:
         """The data set, found and checked when it is first asked for."""
         return find_dataset(self.config.data)
+
+    @final
+    def imgsz_of(self, model: Any) -> int:
+        """Side of the input image of the run, pixels: the configuration's, or the checkpoint's own."""
+        return self.config.imgsz or own_imgsz(model)
 
     @final
     def evaluate(self, model: Any) -> Metrics:
@@ -181,7 +226,7 @@ class Yolov8SegPruner(abc.ABC):
             self._evaluated[key] = validate_model(
                 model,
                 self.dataset.file(self.folder.path),
-                Validation(imgsz_of(model, config), config.batch),
+                Validation(self.imgsz_of(model), config.batch),
                 device=config.device,
                 workers=config.workers,
                 draws=draws_for_deviation(len(self.dataset.images("val"))),

@@ -9,13 +9,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from depgraph_hsic_only.channels.amount import Amount, default_criterion
 from depgraph_hsic_only.channels.limits import Limits, MaxRatio
-from depgraph_hsic_only.channels.widths import default_criterion
 from depgraph_hsic_only.errors import ConfigError, one_line
+from depgraph_hsic_only.pruning.planner import Planner
 from depgraph_hsic_only.support.nearest import nearest
 from depgraph_hsic_only.support.yaml import read_yaml
 from depgraph_hsic_only.training.arguments import OWNED, TRAIN_ARGUMENTS, owned_elsewhere
-from depgraph_hsic_only.workflow.config_checks import TRAININGS, find_faults
+from depgraph_hsic_only.workflow.config_checks import TRAININGS, amount_of, find_faults
 
 DEFAULT_CFG = "default.yaml"
 _VALUES = ("data", "target", "max_ratio")  # mappings that are one value: replaced, not merged
@@ -56,6 +57,11 @@ class PruneConfig:
     steps: int = 1
     max_map_drop: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def amount(self) -> Amount:
+        """How much is cut."""
+        return amount_of(self.ratio, self.threshold, self.target)
 
     @property
     def limits(self) -> Limits:
@@ -104,6 +110,11 @@ class Config:
     prune: PruneConfig
     fine_tune: Mapping[str, Any]
     export: Mapping[str, Any]
+
+    def planner(self, imgsz: int) -> Planner:
+        """What plans the cut, for images of that side."""
+        prune = self.prune
+        return Planner(prune.criterion, prune.amount, prune.limits, prune.layers, prune.options, self.seed, imgsz)
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as `args.yaml` holds it: a file that `cfg` takes again."""

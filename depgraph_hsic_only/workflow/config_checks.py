@@ -5,9 +5,9 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+from depgraph_hsic_only.channels.amount import Amount
 from depgraph_hsic_only.channels.groups import check_layers
 from depgraph_hsic_only.channels.limits import Limits
-from depgraph_hsic_only.channels.widths import check_amount
 from depgraph_hsic_only.criteria import create_criterion, list_criteria
 from depgraph_hsic_only.errors import PruningError
 from depgraph_hsic_only.recovery.recover import check_method
@@ -115,6 +115,15 @@ def _value_faults(block: str, settings: Mapping[str, Any], checked: Container[st
     return [f"{block}.{key}: {fault}" for key, fault in found.items() if fault is not None]
 
 
+def amount_of(ratio: object, threshold: object, target: object) -> Amount:
+    """How much is cut, by the settings: the ratio has a default, so the others go over it.
+
+    Raises:
+        ConfigError: They are out of range, or a threshold and a target are given.
+    """
+    return Amount.of(ratio if threshold is None and target is None else None, threshold, target)
+
+
 def _prune_faults(settings: Mapping[str, Any], known: Mapping[str, Any]) -> list[str]:
     faults = _unknown("prune", settings, known) + _unexpected("prune.", settings, _PRUNE)
     if settings["threshold"] is not None and settings["steps"] != 1:
@@ -122,10 +131,8 @@ def _prune_faults(settings: Mapping[str, Any], known: Mapping[str, Any]) -> list
     criterion, options = settings["criterion"], settings["options"]
     if not isinstance(criterion, str):
         faults.append(f"prune.criterion: expected one of {', '.join(list_criteria())}, got {criterion!r}")
-    others = settings["threshold"] is not None or settings["target"] is not None
-    ratio = None if others else settings["ratio"]  # it has a default, so the others go over it
     checks: list[Callable[[], object]] = [
-        lambda: check_amount(ratio, settings["threshold"], settings["target"]),
+        lambda: amount_of(settings["ratio"], settings["threshold"], settings["target"]),
         lambda: check_layers(settings["layers"]),
         lambda: Limits(*(settings[key] for key in ("round_to", "min_channels", "max_ratio"))),
         lambda: check_method(settings["recover"]),

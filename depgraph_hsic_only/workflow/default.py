@@ -2,7 +2,8 @@
 
 import copy
 import itertools
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -10,47 +11,51 @@ from typing import Any
 
 import torch
 
-from depgraph_hsic_only.budget.allocation import check_reachable
-from depgraph_hsic_only.budget.cost_model import CostModel
-from depgraph_hsic_only.channels.amount import Target
-from depgraph_hsic_only.channels.groups import trace_channels
+from depgraph_hsic_only.budget.sensitivity import Sensitivity
+from depgraph_hsic_only.channels.cut import cut, kept_channels
 from depgraph_hsic_only.channels.plan import PruningPlan
-from depgraph_hsic_only.channels.widths import agreement
-from depgraph_hsic_only.data.dataset import same_classes
+from depgraph_hsic_only.data.dataset import labelled_batches, same_classes
 from depgraph_hsic_only.data.images import is_readable
 from depgraph_hsic_only.errors import ExportError
 from depgraph_hsic_only.evaluation.onnx import check_onnx, export_onnx, verify_onnx
-from depgraph_hsic_only.pruning.api import apply_plan
 from depgraph_hsic_only.pruning.planner import Planner, Scored
-from depgraph_hsic_only.recovery.recover import Recovery, recover
-from depgraph_hsic_only.report.pruning_report import stability_text
+from depgraph_hsic_only.recovery.recover import recover_cut
+from depgraph_hsic_only.report.pruning_report import PruningReport, stability_text
+from depgraph_hsic_only.report.stage import FINE_TUNED, TRAINED, Stage
 from depgraph_hsic_only.support.files import write_atomically
 from depgraph_hsic_only.support.progress import say
 from depgraph_hsic_only.training.recipe import Start
-from depgraph_hsic_only.training.train import Recipe, Trained, make_recipe, train_model, trained_on
+from depgraph_hsic_only.training.train import Recipe, Teacher, Trained, make_recipe, train_model, trained_on
 from depgraph_hsic_only.workflow.base import Yolov8SegPruner
 from depgraph_hsic_only.workflow.events import PruneEvent
-from depgraph_hsic_only.workflow.prune_steps import Step, keep_step, read_step
-from depgraph_hsic_only.workflow.recorder import BLOCKS, FILES, TRAININGS, Exported, imgsz_of
-from depgraph_hsic_only.yolo.load import load_model
+from depgraph_hsic_only.workflow.prune_steps import FineTuning, Step, epochs_of, keep_step, read_step
+from depgraph_hsic_only.workflow.recorder import Exported
+from depgraph_hsic_only.yolo.cost import measure_cost
+from depgraph_hsic_only.yolo.device import select_device
+from depgraph_hsic_only.yolo.fingerprint import fingerprint
+from depgraph_hsic_only.yolo.load import install, load_model
 
-_PLAN = "plan.json"
+_PLAN, _SENSITIVITY = "plan.json", "sensitivity.json"
 
 
 class DefaultYolov8SegPruner(Yolov8SegPruner):
     """`DefaultYolov8SegPruner(pretrained_path="yolov8n-seg.pt", cfg="default.yaml").run()`.
 
     Every stage can be replaced by a subclass.
+
+    Attributes:
+        tuning: What the fine-tuning at hand is given beside the model: its epochs, its teacher, what was cut. `prune`
+            sets it before each fine-tuning; None where nothing was pruned by it.
     """
 
-    _between = 0  # the cut that the fine-tuning at hand follows, where others follow it
+    tuning: FineTuning | None = None
 
     def load(self) -> Any:
         """Load the checkpoint with Ultralytics' restricted loader, unless it is trusted.
 
         Raises:
             CheckpointError, UnsupportedModelError: It can't be used, or a teacher (`distill_model`) can't.
-            ConfigError: The target is out of reach: said now rather than after the training.
+            ConfigError: It has no such layers, or the target is out of reach: said now rather than after the training.
             ExportError: onnx or onnxruntime is missing.
         """
         check_onnx()
@@ -58,10 +63,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         for block in (self.config.train, self.config.fine_tune):
             if block.get("distill_model"):
                 load_model(block["distill_model"])
-        settings = self.config.prune
-        if settings.target is not None:
-            graph = trace_channels(model.model, settings.layers)
-            check_reachable(graph, CostModel(model.model, graph), Target.parse(settings.target), settings.limits)
+        self._planner(model).check(model.model)
         return model
 
     def train(self, model: Any) -> Any:
@@ -70,7 +72,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         A checkpoint of the data set's own classes is trained on gently, with itself as teacher (see `recipe.py`), and
         comes back as it was if no epoch was better.
         """
-        return self._trained(model, "trained", dict(self.config.train))
+        return self._trained(model, TRAINED, dict(self.config.train), str(TRAINED.folder))
 
     def fine_tune(self, model: Any) -> Any:
         """Train the cut model by Ultralytics for its part of `fine_tune.epochs`; 0 leaves it as it is.
@@ -78,7 +80,9 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         The gentler, the more of its mask mAP the cut has left, and taught by the model before the cut (see
         `recipe.py`); it comes back as it was if no epoch was better.
         """
-        return self._trained(model, "fine_tuned", {**self.config.fine_tune, "epochs": self._epochs()})
+        tuning = self.tuning or self._resumed_tuning()
+        settings = {**self.config.fine_tune, "epochs": tuning.epochs}
+        return self._trained(model, FINE_TUNED, settings, tuning.folder, tuning.teacher)
 
     def prune(self, model: Any) -> Any:
         """Cut in `prune.steps` steps towards the final widths, with `fine_tune` in between.
@@ -86,44 +90,40 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         All widths are planned from the unpruned ones, so that roundings don't add up. With `prune.max_map_drop` the
         last step is fine-tuned and measured too, and the last step within the allowed loss is what is returned.
         """
-        settings = self.config.prune
-        planner = Planner(self.config, self.dataset, self.folder, self.note)
-        scored = planner.scored(model)
-        planned = planner.started(model, scored)
+        settings, planner = self.config.prune, self._planner(model)
+        batches = self._calibration(model) if self._needs_images(planner) else []
+        unpruned = planner.score(copy.deepcopy(model.model), batches)
+        sensitivity = self._sensitivity(planner, unpruned, batches) if planner.amount.is_target else None
         reference = None if settings.max_map_drop is None else self.evaluate(model).map50_95_mask
-        done, whole, trajectory = 0, None, [self._point(0, model)]
+        done, trajectory = Step(0, model), [self._point(0, model)]
         if (kept := read_step(self.folder)) is not None:
-            done, model, whole, trajectory = kept.number, kept.model, kept.plan, kept.trajectory
-            self._remarks.notes, self._remarks.details = list(kept.notes), dict(kept.details)
-            self._write_plan(whole)
-            say(f"going on after step {done}")
-        for step in range(done + 1, settings.steps + 1):
-            scored = scored if step == 1 else planner.scored(model)
-            good = (model if reference is None else copy.deepcopy(model)), whole
-            plan = planned(scored, Fraction(step, settings.steps))
-            model = self._cut(model, plan, scored, step)
-            whole = plan if whole is None else whole.then(plan)
-            self._write_plan(whole)
-            trajectory.append(self._point(step, model))
-            if step < settings.steps or reference is not None:
-                self._between = step
-                model = self.fine_tune(model)
-                self._between = 0
-                self.folder.rename(TRAININGS["fine_tuned"], f"{TRAININGS['fine_tuned']}-{step}")
-                trajectory.append(self._point(step, model))
+            done, trajectory, self._notes = kept
+            self._write_plan(done.plan)
+            say(f"going on after step {done.number}")
+        for number in range(done.number + 1, settings.steps + 1):
+            scored = unpruned if number == 1 else planner.score(copy.deepcopy(done.model.model), batches)
+            plan = planner.plan(scored, sensitivity, Fraction(number, settings.steps), unpruned)
+            last_good = done if reference is None else replace(done, model=copy.deepcopy(done.model))
+            step = self._cut(done, plan, scored, batches)
+            self._write_plan(step.plan)
+            trajectory.append(self._point(number, step.model))
+            if number < settings.steps or reference is not None:
+                self.tuning = self._tuning(step, after=number)
+                step = replace(step, model=self.fine_tune(step.model))
+                self.folder.rename(str(FINE_TUNED.folder), self.tuning.folder)  # of a stage of a user's own
+                trajectory.append(self._point(number, step.model))
             if reference is not None:
-                change = self.evaluate(model).map50_95_mask - reference
-                self.note(f"step {step} of {settings.steps}: mask mAP50-95 {change:+.4f} against the unpruned model")
+                change = self.evaluate(step.model).map50_95_mask - reference
+                self.note(f"step {number} of {settings.steps}: mask mAP50-95 {change:+.4f} against the unpruned model")
                 if -change > (settings.max_map_drop or 0):
-                    model, whole = good
-                    self._write_plan(whole)
-                    self.note(f"stopped by max_map_drop={settings.max_map_drop:g}: step {step - 1} is kept")
+                    done = last_good
+                    self._write_plan(done.plan)
+                    self.note(f"stopped by max_map_drop={settings.max_map_drop:g}: step {done.number} is kept")
                     break
-            if step < settings.steps:
-                remarks = self._remarks.notes, self._remarks.details
-                model = keep_step(self.folder, Step(step, model, whole, trajectory, *remarks))
-        self.detail(trajectory=trajectory)
-        return model
+            done = step if number == settings.steps else keep_step(self.folder, step, trajectory, self._notes)
+        self.tuning = self._tuning(done)
+        self.detail(**done.details, trajectory=trajectory)
+        return done.model
 
     def export(self, model: Any) -> Exported:
         """Export to ONNX by Ultralytics and compare the file with PyTorch on validation images.
@@ -132,7 +132,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
             ExportError: The file does not do what the model does; the message has the figures.
         """
         settings = dict(self.config.export)
-        count, imgsz = settings.pop("images"), settings.pop("imgsz", None) or imgsz_of(model, self.config)
+        count, imgsz = settings.pop("images"), settings.pop("imgsz", None) or self.imgsz_of(model)
         path = export_onnx(model, self.folder.weights / "best.onnx", imgsz=imgsz, **settings)
         half = settings.get("quantize") in (16, "16", "fp16")
         limits = {"tolerance": 0.05, "min_mask_iou": 0.9} if half else {}
@@ -143,24 +143,67 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
             raise ExportError(f"{path}: expected the outputs of the model, got {parity}; the file was removed")
         return Exported(path, parity)
 
-    def _cut(self, model: Any, plan: PruningPlan, scored: Scored, step: int) -> Any:
-        """`model`, cut in place as planned, and recovered."""
-        settings = self.config.prune
-        scores = {name: s.tolist() for name, s in scored.measured.scores.items()}
-        stability = agreement(plan, scored.measured.halves)
-        self.callbacks.fire("on_prune_start", PruneEvent(step, settings.steps, model, plan, None))
+    def _planner(self, model: Any) -> Planner:
+        return self.config.planner(self.imgsz_of(model))
+
+    def _needs_images(self, planner: Planner) -> bool:
+        scored = planner.scorer.needs_batches or planner.amount.is_target
+        return scored or self.config.prune.recover != "none"
+
+    def _calibration(self, model: Any) -> list[dict[str, Any]]:
+        """Training images with their labels, letterboxed as in validation."""
+        images, imgsz = self.config.calibration["images"], self.imgsz_of(model)
+        return list(labelled_batches(self.dataset, images=images, imgsz=imgsz, batch=min(self.config.batch, images)))
+
+    def _sensitivity(self, planner: Planner, scored: Scored, batches: Sequence[Mapping[str, Any]]) -> Sensitivity:
+        """How much each width hurts: from the run folder where it was measured before on the same, else measured."""
+        network = scored.network.to(select_device(self.config.device))  # whose latency a target may be of
+        scores, images = scored.measured.scores, _images(batches)
+        key = fingerprint(network, list(scores.values()), [images], repr(planner.limits))
+        path = self.folder.path / _SENSITIVITY
+        if path.is_file() and (found := json.loads(path.read_text(encoding="utf-8"))).get("key") == key:
+            self.note("sensitivity of the widths: taken from the run folder, where it was measured on the same")
+            return Sensitivity.from_dict(found)
+        measured = planner.sensitivity(scored, images)
+        self.folder.write_json(_SENSITIVITY, {"key": key, **measured.to_dict()})
+        self.note(f"sensitivity of the widths: measured on {measured.images} images in {measured.seconds:.0f} s")
+        return measured
+
+    def _cut(self, done: Step, plan: PruningPlan, scored: Scored, batches: Sequence[Mapping[str, Any]]) -> Step:
+        """The next step: the model is cut in place as planned, and recovered."""
+        settings, model, number = self.config.prune, done.model, done.number + 1
         original = copy.deepcopy(model.model)
-        report = replace(apply_plan(model, plan), scores=scores, stability=stability)
+        self.callbacks.fire("on_prune_start", PruneEvent(number, settings.steps, model, plan, None))
+        found = cut(original, plan, scored.graph)
+        scores, stability = {n: s.tolist() for n, s in scored.measured.scores.items()}, scored.stability(plan)
+        before, after = measure_cost(original), measure_cost(found.network)
+        report = PruningReport(plan, before, after, scores, stability)
+        install(model, found.network)
+        details: dict[str, Any] = {"scores": scores, "stability": stability}
         if settings.recover != "none":
-            report = replace(report, recovery=self._recover(model, original, plan, scored.images))
-        self.detail(scores=scores, stability=stability)
+            if same_classes(model.names, self.dataset.names):
+                details["as_cut"] = self._as_cut(model)
+            seconds, seed = settings.distill_seconds, self.config.seed
+            recovery = recover_cut(
+                model.model, original, found.kept, _images(batches), method=settings.recover, seconds=seconds, seed=seed
+            )
+            details["recovery"] = recovery.to_dict()
+            self.note(f"recovered by {recovery}")
+            report = replace(report, recovery=recovery)
         if stability is not None:
             self.note(stability_text(stability))
-        self.callbacks.fire("on_prune_end", PruneEvent(step, settings.steps, model, plan, report))
-        return model
+        self.callbacks.fire("on_prune_end", PruneEvent(number, settings.steps, model, plan, report))
+        return done.then(model, plan, found.kept, details)
+
+    def _as_cut(self, model: Any) -> dict[str, float]:
+        """What a cut model is worth before its recovery."""
+        found = self.evaluate(model)
+        maps = {"map50_95_box": found.map50_95_box, "map50_95_mask": found.map50_95_mask}
+        self.note(f"as cut, before the recovery: mAP50-95 box {found.map50_95_box:.4f}, mask {found.map50_95_mask:.4f}")
+        return {"parameters": sum(p.numel() for p in model.model.parameters()), **maps}
 
     def _write_plan(self, plan: PruningPlan | None) -> None:
-        """Write what has been cut so far, which the fine-tuning goes by; nothing cut leaves no file."""
+        """Write what has been cut so far; nothing cut leaves no file."""
         if plan is None:
             (self.folder.path / _PLAN).unlink(missing_ok=True)
         else:
@@ -175,62 +218,60 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
             "map50_95_mask": self.evaluate(model).map50_95_mask if measured else None,
         }
 
-    def _recover(self, model: Any, original: Any, plan: PruningPlan, images: torch.Tensor) -> Recovery:
-        """Recover `model` in place, and put into the report what it was worth before and what was done."""
-        if same_classes(model.names, self.dataset.names):
-            found = self.evaluate(model)
-            parameters = sum(p.numel() for p in model.model.parameters())
-            maps = {"map50_95_box": found.map50_95_box, "map50_95_mask": found.map50_95_mask}
-            self.detail(as_cut={"parameters": parameters, **maps})
-            self.note(
-                f"as cut, before the recovery: mAP50-95 box {found.map50_95_box:.4f}, mask {found.map50_95_mask:.4f}"
-            )
-        method, seconds = self.config.prune.recover, self.config.prune.distill_seconds
-        recovery = recover(model, original, plan, images, method=method, seconds=seconds, seed=self.config.seed)
-        self.detail(recovery=recovery.to_dict())
-        self.note(f"recovered by {recovery}")
-        return recovery
+    def _tuning(self, step: Step, after: int | None = None) -> FineTuning:
+        """What a fine-tuning after a step is given."""
+        epochs = epochs_of(self.config.fine_tune["epochs"], self.config.prune.steps, between=after is not None)
+        unpruned = self.checkpoints.find(TRAINED) if step.plan is not None and epochs else None
+        teacher = unpruned and Teacher(self.checkpoints.path(TRAINED), unpruned, step.kept)
+        return FineTuning(epochs, teacher, after)
 
-    def _epochs(self) -> int:
-        """The epochs of the fine-tuning at hand: the last one has twice the share of those between the steps."""
-        total, steps = int(self.config.fine_tune["epochs"]), self.config.prune.steps
-        between = total // (steps + 1) or int(total >= steps > 1)
-        return between if self._between else total - between * (steps - 1)
+    def _resumed_tuning(self) -> FineTuning:
+        """What the last fine-tuning is given in a run that goes on after the cut, from what that has written."""
+        file, unpruned = self.folder.path / _PLAN, self.checkpoints.find(TRAINED)
+        if unpruned is None or not file.is_file():
+            return self._tuning(Step(0, None))
+        plan = PruningPlan.load(file)
+        return self._tuning(Step(self.config.prune.steps, None, plan, kept_channels(unpruned.model, plan)))
 
-    def _trained(self, model: Any, stage: str, settings: dict[str, Any]) -> Any:
+    def _trained(
+        self, model: Any, stage: Stage, settings: dict[str, Any], folder: str, teacher: Teacher | None = None
+    ) -> Any:
         """The better of a model and the best epoch of its training, by mask mAP50-95.
 
         Args:
             model: A `YOLO`.
-            stage: "trained" or "fine_tuned".
+            stage: The stage that it is trained in.
             settings: The user's train arguments.
+            folder: Name of the training's folder.
+            teacher: The model before it was cut; None for one that was not.
         """
         if settings["epochs"] == 0:
             return model
-        callbacks, given = self.callbacks, settings
-        scratch = self.folder.scratch / (f"{TRAININGS[stage]}-{self._between}" if self._between else TRAININGS[stage])
+        callbacks, given, scratch = self.callbacks, settings, self.folder.scratch / folder
         works = self._has_learnt(stage) and same_classes(model.names, self.dataset.names)
         if works:
-            recipe = self._recipe(model, stage, settings, scratch)
+            recipe = self._recipe(model, settings, scratch, teacher, cut=stage is FINE_TUNED)
             settings = {**recipe.arguments, **settings}
             callbacks = callbacks.with_others(recipe.callbacks)
             self.note(f"trained with {', '.join(f'{key}={value}' for key, value in settings.items())}")
         kept = {key: value for key, value in settings.items() if key != "distill_model" or key in given}
-        self.resolve(BLOCKS[stage], kept)  # without the teacher, which another run has in its own folder
+        self.resolve(str(stage.block), kept)  # without the teacher, which another run has in its own folder
         common = {key: getattr(self.config, key) for key in ("batch", "device", "workers", "seed")}
-        arguments = {**common, "imgsz": imgsz_of(model, self.config), **settings}
+        arguments = {**common, "imgsz": self.imgsz_of(model), **settings}
         arguments["data"] = self.dataset.file(self.folder.path)
-        trained = train_model(model, self.folder.path / TRAININGS[stage], arguments, callbacks, scratch=scratch)
+        trained = train_model(model, self.folder.path / folder, arguments, callbacks, scratch=scratch)
         if 0 < trained.batch < arguments["batch"]:
             self.note(f"the memory was too small for batch={arguments['batch']}: trained with batch={trained.batch}")
-        return self._better(model, trained) if works else trained.model
+        return self._better(model, trained, last=folder == stage.folder) if works else trained.model
 
-    def _has_learnt(self, stage: str) -> bool:
+    def _has_learnt(self, stage: Stage) -> bool:
         """Whether what a stage is given was trained before: it comes from a checkpoint, or from the first training."""
         from_yaml = Path(self.config.pretrained).suffix in {".yaml", ".yml"}
-        return not from_yaml or (stage == "fine_tuned" and self.config.train["epochs"] > 0)
+        return not from_yaml or (stage is FINE_TUNED and self.config.train["epochs"] > 0)
 
-    def _recipe(self, model: Any, stage: str, settings: Mapping[str, Any], scratch: Path) -> Recipe:
+    def _recipe(
+        self, model: Any, settings: Mapping[str, Any], scratch: Path, teacher: Teacher | None, *, cut: bool
+    ) -> Recipe:
         """How to train on a model that works: one that was cut is taught by the one before, any other by itself."""
         batch = int(settings.get("batch", self.config.batch))
         known, images = trained_on(model, self.dataset), len(self.dataset.images("train"))
@@ -238,23 +279,19 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         if known is not None:
             self.note("the checkpoint was trained on this data set, and goes on as it was trained")
         own = "distill_model" in settings
-        if stage == "trained":
-            if own or known is not None:
-                return make_recipe(model.model, start)
+        if teacher is not None and teacher.model is not None:
+            reference = self.evaluate(teacher.model).map50_95_mask
+            start = replace(start, kept=self.evaluate(model).map50_95_mask / reference if reference > 0 else 1.0)
+        elif not (cut or own or known):
             scratch.mkdir(parents=True, exist_ok=True)
             write_atomically(scratch / "teacher.pt", model.save)
-            return make_recipe(model.model, start, scratch / "teacher.pt")
-        teacher, cut = self.folder.weights / FILES["trained"], self.folder.path / _PLAN
-        if not (teacher.is_file() and cut.is_file()):
-            return make_recipe(model.model, start)
-        reference = self.evaluate(load_model(teacher)).map50_95_mask
-        start = replace(start, kept=self.evaluate(model).map50_95_mask / reference if reference > 0 else 1.0)
-        return make_recipe(model.model, start, None if own else teacher, PruningPlan.load(cut))
+            teacher = Teacher(scratch / "teacher.pt")
+        return make_recipe(model.model, start, None if own else teacher)
 
-    def _better(self, model: Any, trained: Trained) -> Any:
+    def _better(self, model: Any, trained: Trained, *, last: bool) -> Any:
         """The better of what went into a training and what came out."""
         before, after = self.evaluate(model).map50_95_mask, self.evaluate(trained.model).map50_95_mask
-        if not self._between:
+        if last:
             self.detail(selection={"input": before, "best": after, "best_epoch": trained.epoch, "last": trained.last})
         found = f"epoch {trained.epoch} of {trained.epochs} has the best mask mAP50-95, {after:.4f}"
         if after > before:
@@ -262,3 +299,8 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
             return trained.model
         self.note(f"{found}, which is no better than the {before:.4f} before: the model is kept as it was")
         return model
+
+
+def _images(batches: Sequence[Mapping[str, Any]]) -> torch.Tensor:
+    """The images of batches, (n, 3, h, w), float in [0, 1]."""
+    return torch.cat([batch["img"] for batch in batches])

@@ -1,15 +1,12 @@
 """The record of a run: after every stage its checkpoint is written and measured, and the report brought up to date."""
 
-import hashlib
+import copy
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from depgraph_hsic_only.data.dataset import Dataset, same_classes
 from depgraph_hsic_only.errors import ConfigError
@@ -20,23 +17,18 @@ from depgraph_hsic_only.evaluation.validation import Metrics, Validation
 from depgraph_hsic_only.report.figures.photographs import plot_pair, save_photograph
 from depgraph_hsic_only.report.page import write_html
 from depgraph_hsic_only.report.run_report import RunReport
+from depgraph_hsic_only.report.stage import BASELINE, EXPORTED, FINE_TUNED, PRUNED, STAGES, TRAINED, Stage
 from depgraph_hsic_only.report.stages import StageReport
 from depgraph_hsic_only.support.files import write_atomically
 from depgraph_hsic_only.support.progress import begin_stage, say
 from depgraph_hsic_only.training.results import read_epochs
+from depgraph_hsic_only.workflow.checkpoints import Checkpoints
 from depgraph_hsic_only.workflow.config import Config
 from depgraph_hsic_only.workflow.run_folder import RunFolder
 from depgraph_hsic_only.workflow.state import STATE, RunState
 from depgraph_hsic_only.yolo.architecture import layer_widths
 from depgraph_hsic_only.yolo.cost import measure_cost
-from depgraph_hsic_only.yolo.device import select_device, set_seed
-from depgraph_hsic_only.yolo.load import load_model, own_imgsz
-
-FILES = {"trained": "trained.pt", "pruned": "pruned.pt", "fine_tuned": "best.pt"}
-BLOCKS = {"trained": "train", "fine_tuned": "fine_tune"}  # of the configuration
-ACTIVITIES = {"trained": "training", "pruned": "pruning", "fine_tuned": "fine-tuning"}
-STAGES = (*ACTIVITIES.values(), "export", "latency", "pictures")  # of a run, as its display names them
-TRAININGS = {"trained": "train", "fine_tuned": "finetune"}  # folders that Ultralytics' trainings write
+from depgraph_hsic_only.yolo.device import select_device
 
 
 @dataclass(frozen=True)
@@ -52,18 +44,17 @@ class Exported:
     parity: OnnxParity
 
 
+@dataclass(frozen=True)
 class Remarks:
-    """What a stage has to say beside its result, until its row is written."""
+    """What a stage has to say beside its result.
 
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.details: dict[str, Any] = {}
+    Attributes:
+        notes: What a reader of the report must know.
+        details: Figures for its row, as plain values.
+    """
 
-    def taken(self) -> tuple[list[str], dict[str, Any]]:
-        """The notes and details so far, which are forgotten."""
-        taken = self.notes, self.details
-        self.notes, self.details = [], {}
-        return taken
+    notes: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 def check_classes(model: Any, dataset: Dataset, config: Config) -> None:
@@ -85,68 +76,64 @@ class Recorder:
 
     Args:
         folder: The run folder.
+        checkpoints: The models after the stages.
         dataset: The data set.
         config: The configuration.
         state: How far the run is; the rows of what is done are taken from the report in the folder.
-        model: The loaded `YOLO`, which becomes the baseline.
-        remarks: Where stages leave what goes into their rows.
+        imgsz: Side of the input image, pixels.
         evaluate: Measures a model's mAP.
     """
 
     def __init__(
         self,
         folder: RunFolder,
+        checkpoints: Checkpoints,
         dataset: Dataset,
         config: Config,
         state: RunState,
-        model: Any,
-        remarks: Remarks,
+        imgsz: int,
         evaluate: Callable[[Any], Metrics],
     ) -> None:
-        self._state = state
-        self._folder, self._config, self._dataset, self._remarks = folder, config, dataset, remarks
-        self._evaluate = evaluate
-        self._validation = Validation(imgsz_of(model, config), config.batch)
-        self._widths = layer_widths(model.model)
+        self._folder, self._checkpoints, self._config, self._dataset = folder, checkpoints, config, dataset
+        self._state, self._evaluate = state, evaluate
+        self._validation = Validation(imgsz, config.batch)
         self._images = {split: len(dataset.images(split)) for split in ("train", "val")}
         self._stages: list[StageReport] = []
-        if state.done:
-            rows = RunReport.load(folder.path).stages
-            self._stages = [row for row in rows if row.name in ("baseline", *state.done)]
+
+    def begin(self, model: Any) -> None:
+        """Take down the loaded model, the baseline, or in a resumed run the rows of what is done."""
+        self._baseline = copy.deepcopy(model)
+        self._widths = layer_widths(model.model)
+        if self._state.done:
+            rows = RunReport.load(self._folder.path).stages
+            self._stages = [row for row in rows if row.name in (BASELINE, *self._state.done)]
         else:
-            self._add("baseline", model, Path(model.ckpt_path).resolve() if model.ckpt_path else None, 0.0)
+            weights = Path(model.ckpt_path).resolve() if model.ckpt_path else None
+            self._stages = [self._row(BASELINE, model, weights, Remarks(), 0.0)]
             self._write(model)
 
-    def stage(self, name: str, run: Callable[[Any], Any], model: Any) -> Any:
-        """Run a stage, write its checkpoint and measure it; one that did and said nothing is left out of the report.
+    def is_done(self, stage: Stage) -> bool:
+        """Whether a stage was finished before."""
+        return stage.name in self._state.done
 
-        Every stage has the same random state at its start, and takes the model as the file before it holds it, so that
-        a run that was cut off between two stages goes on to the same result.
+    def record(self, stage: Stage, model: Any, remarks: Remarks, seconds: float, *, changed: bool) -> None:
+        """Write the checkpoint of a stage and measure it; one that did and said nothing has no row in the report.
 
         Args:
-            name: "trained", "pruned" or "fine_tuned".
-            run: The stage.
-            model: What the stage takes.
-
-        Returns:
-            What the stage returned, as its checkpoint holds it.
+            stage: The stage.
+            model: The `YOLO` that it has led to.
+            remarks: What it has to say.
+            seconds: Time it took.
+            changed: Whether the model is another one than before.
         """
-        begin_stage(ACTIVITIES[name])
-        if name in self._state.done:
-            say("done before")
-            return load_model(self._folder.weights / FILES[name])
-        set_seed(self._config.seed)
-        before, start = fingerprint(model.model), time.perf_counter()
-        result = run(model)
-        seconds = time.perf_counter() - start
-        weights = self._folder.save_model(FILES[name], result)
-        if name == "pruned":
-            self._folder.write_yaml("weights/pruned.yaml", result.model.yaml)
-        if fingerprint(result.model) != before or self._remarks.notes:
-            self._add(name, result, weights, seconds)
-        self._write(result)
-        self._finished(name)
-        return load_model(weights)
+        weights = self._checkpoints.save(stage, model)
+        if stage is PRUNED:
+            self._folder.write_yaml("weights/pruned.yaml", model.model.yaml)
+        saved = self._checkpoints.find(stage)
+        if changed or remarks.notes:
+            self._stages.append(self._row(stage.name, saved, weights, remarks, seconds, stage.folder))
+        self._write(saved)
+        self._finished(stage.name)
 
     def finish(self, model: Any, export: Callable[[Any], Exported]) -> RunReport:
         """Export the result, measure latency, compare it with the model before, and write the report and the page."""
@@ -157,7 +144,7 @@ class Recorder:
         begin_stage("pictures")
         report = self._write(model, exported, self._compare())
         write_html(self._folder.path)
-        self._finished("exported")
+        self._finished(EXPORTED)
         return report
 
     def _finished(self, stage: str) -> None:
@@ -166,11 +153,18 @@ class Recorder:
         self._folder.write_json(STATE, self._state.to_dict())
         self._folder.clear_scratch()
 
-    def _add(self, name: str, model: Any, weights: Path | None, seconds: float) -> None:
-        """Measure a model and add its row."""
-        cost = measure_cost(model.model, self._validation.imgsz)
-        notes, details = self._remarks.taken()
-        row = StageReport(name, seconds, cost.parameters, cost.gmacs, parts=cost.parts, details=details)
+    def _row(
+        self,
+        name: str,
+        model: Any,
+        weights: Path | None,
+        remarks: Remarks,
+        seconds: float,
+        training: str | None = None,
+    ) -> StageReport:
+        """Measure a model."""
+        cost, notes = measure_cost(model.model, self._validation.imgsz), list(remarks.notes)
+        row = StageReport(name, seconds, cost.parameters, cost.gmacs, parts=cost.parts, details=remarks.details)
         if weights is None:
             notes.append("built from its YAML and not trained, so its mAP was not measured")
         elif not same_classes(model.names, self._dataset.names):
@@ -185,9 +179,14 @@ class Recorder:
             inside = weights.is_relative_to(self._folder.path)
             shown = weights.relative_to(self._folder.path) if inside else weights
             row = replace(row, weights=str(shown), size_mb=weights.stat().st_size / 1e6)
-        if name in TRAININGS:
-            row = replace(row, epochs=tuple(read_epochs(self._folder.path / TRAININGS[name])))
-        self._stages.append(replace(row, notes=tuple(notes)))
+        if training is not None:
+            row = replace(row, epochs=tuple(read_epochs(self._folder.path / training)))
+        return replace(row, notes=tuple(notes))
+
+    def _model_of(self, row: StageReport) -> Any:
+        """The `YOLO` of a row, to be looked at."""
+        stage = next((stage for stage in STAGES if stage.name == row.name), None)
+        return self._baseline if stage is None else self._checkpoints.find(stage)
 
     def _measure_latency(self, onnx: Path) -> None:
         """Median latency of every stage with a checkpoint, all in turns."""
@@ -195,8 +194,7 @@ class Recorder:
         with tempfile.TemporaryDirectory() as scratch:
             for row in self._stages:
                 if row.weights is not None:
-                    trust = self._config.trust and row.name == "baseline"
-                    model = load_model(self._folder.path / row.weights, trust=trust)
+                    model = self._model_of(row)
                     last = row is self._stages[-1]
                     file = onnx if last else export_onnx(model, Path(scratch) / f"{row.name}.onnx", imgsz=imgsz)
                     runs[f"{row.name}/torch"] = torch_run(model, imgsz, self._config.device)
@@ -206,7 +204,7 @@ class Recorder:
 
     def _compare(self) -> SideBySide:
         """Let the model before the cut and the result see the same images, and write the pictures."""
-        before, after = (load_model(self._folder.weights / FILES[name]) for name in ("trained", "fine_tuned"))
+        before, after = self._checkpoints.copy(TRAINED), self._checkpoints.copy(FINE_TUNED)  # they will be fused
         device = select_device(self._config.device)
         images = self._dataset.images("val")
         comparison, pairs = compare_models(before, after, images, imgsz=self._validation.imgsz, device=device)
@@ -241,20 +239,3 @@ class Recorder:
 def _of_stage(found: Mapping[str, Latency], name: str) -> dict[str, Latency]:
     """The latencies of one stage by runtime, of those by stage and runtime."""
     return {key.removeprefix(f"{name}/"): latency for key, latency in found.items() if key.startswith(f"{name}/")}
-
-
-def imgsz_of(model: Any, config: Config) -> int:
-    """Side of the input image of a run, pixels: the configuration's, or the checkpoint's own."""
-    return config.imgsz or own_imgsz(model)
-
-
-def fingerprint(network: Any, *others: Sequence[torch.Tensor] | str) -> str:
-    """A digest of names, shapes and values of a network's tensors, and of other tensors and texts."""
-    digest = hashlib.sha256()
-    named = list(network.state_dict().items())
-    for part in others:
-        named += [(part, torch.empty(0))] if isinstance(part, str) else [("", tensor) for tensor in part]
-    for name, tensor in named:
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

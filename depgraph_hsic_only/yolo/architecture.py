@@ -8,25 +8,24 @@ import contextlib
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
-from ultralytics.nn.modules import SPPF, C2f, Concat, Conv, Detect, Segment
+from ultralytics.nn.modules import Conv, Segment
 from ultralytics.nn.tasks import DetectionModel, SegmentationModel, parse_model
 
-from depgraph_hsic_only.channels.groups import BACKBONE
 from depgraph_hsic_only.errors import UnsupportedModelError, one_line
+from depgraph_hsic_only.yolo.blocks import BLOCKS, block_of, sources, widths_of
 from depgraph_hsic_only.yolo.safe_load import restricted
 
 _SCALING = ("scales", "scale", "width_multiple", "depth_multiple")  # YAML keys that would scale explicit widths again
-_BACKBONE_TYPES = (Conv, C2f, SPPF)
-_HEAD_TYPES = (Conv, C2f, SPPF, Concat, nn.Upsample, Segment, Detect)
 _MOST_REPEATS, _MOST_PARAMETERS = 100, 10**9  # YOLOv8x has 6 and 72 million
 _CLASS_BRANCH = ".cv3."  # its hidden width may be that of the model it was transferred from
 
 
-def check_yolov8(model: Any) -> None:
+def check_architecture(model: Any) -> None:
     """Refuse anything but an unmodified, unfused YOLOv8 detection or segmentation model.
 
     Args:
@@ -38,23 +37,23 @@ def check_yolov8(model: Any) -> None:
     expected = "expected a YOLOv8 segmentation or detection model"
     if type(model) not in (SegmentationModel, DetectionModel):
         raise UnsupportedModelError(f"{expected}, got {type(model).__name__}; pass a YOLO or its .model")
-    layers = list(model.model)
+    layers, backbone = list(model.model), len(backbone_layers(model))
     for i, layer in enumerate(layers):
-        allowed = _BACKBONE_TYPES if i in BACKBONE else _HEAD_TYPES
+        allowed = [type_ for type_, block in BLOCKS.items() if i >= backbone or block.in_backbone]
         if type(layer) not in allowed:
             raise UnsupportedModelError(
                 f"{expected}, but layer {i} is {type(layer).__module__}.{type(layer).__name__} (not one of "
                 f"{', '.join(t.__name__ for t in allowed)}); only YOLOv8 can be pruned"
             )
-    heads = [i for i, layer in enumerate(layers) if isinstance(layer, Detect)]
-    if heads != [len(layers) - 1] or len(layers) <= len(BACKBONE):
+    heads = [i for i, layer in enumerate(layers) if block_of(layer).is_head]
+    if heads != [len(layers) - 1] or len(layers) <= backbone:
         raise UnsupportedModelError(
             f"{expected} with one Segment or Detect head at its end, but it has {len(layers)} layers, heads at {heads}"
         )
     foreign = {
         f"{type(m).__module__}.{type(m).__name__}"
         for m in model.modules()
-        if not type(m).__module__.startswith(("torch.", "ultralytics."))
+        if not type(m).__module__.startswith(("torch.", "ultralytics.")) and type(m) not in BLOCKS
     }
     if foreign:
         raise UnsupportedModelError(
@@ -136,37 +135,52 @@ def stock_yaml(model: Any) -> dict[str, Any]:
     yaml = {key: value for key, value in copy.deepcopy(model.yaml).items() if key not in _SCALING}
     rows = yaml["backbone"] + yaml["head"]
     explicit = [
-        [row[0], repeats(layer), row[2], _arguments(layer, row[3])]
+        [row[0], block_of(layer).repeats(layer), row[2], block_of(layer).row(layer, row[3])]
         for row, layer in zip(rows, model.model, strict=True)
     ]
     split = len(yaml["backbone"])
     return yaml | {"backbone": explicit[:split], "head": explicit[split:]}
 
 
-def is_written_out(yaml: dict[str, Any]) -> bool:
+def is_written_out(yaml: Mapping[str, Any]) -> bool:
     """Whether a YAML dict has the form of `stock_yaml`: no scale, and a hidden width of its own for every C2f."""
-    rows = [row for row in yaml["backbone"] + yaml["head"] if row[2] == "C2f"]
+    rows = [row for row in [*yaml["backbone"], *yaml["head"]] if row[2] == "C2f"]
     return not any(yaml.get(key) for key in _SCALING if key != "scale") and all(len(row[3]) > 3 for row in rows)
 
 
-def repeats(layer: nn.Module) -> int:
-    """How many times a layer's block is repeated, as its YAML row says it."""
-    return len(layer.m) if isinstance(layer, C2f) else 1
+def record_origin(yaml: dict[str, Any], original: Any) -> dict[str, Any]:
+    """The YAML dict of a cut network with what it was cut from under "pruned", which Ultralytics ignores.
+
+    Args:
+        yaml: Of the cut network.
+        original: The network before the cut; where that was cut itself, what it was cut from counts.
+    """
+    file = original.yaml.get("yaml_file")
+    parameters = sum(parameter.numel() for parameter in original.parameters())
+    found = {"from": Path(file).stem if file else None, "parameters": parameters, "widths": layer_widths(original)}
+    return {**yaml, "pruned": origin_of(original) or found}
 
 
-def _arguments(layer: Any, args: list[Any]) -> list[Any]:
-    """Arguments of one YAML row, with the widths that `layer` has."""
-    if isinstance(layer, Conv):
-        return [layer.conv.out_channels, *args[1:]]
-    if isinstance(layer, SPPF):
-        return [layer.cv2.conv.out_channels, *args[1:]]
-    if isinstance(layer, C2f):
-        c2 = layer.cv2.conv.out_channels
-        shortcut, groups = (args[1:3] + [False, 1][len(args[1:3]) :])[:2]
-        return [c2, shortcut, groups, (layer.c + 0.5) / c2]  # C2f takes int(c2 * e): half a channel beats the rounding
-    if isinstance(layer, Segment):
-        return [args[0], layer.nm, layer.npr]
-    return args
+def origin_of(model: Any) -> dict[str, Any] | None:
+    """What a network's YAML says that it was cut from: "from", "parameters" and "widths"; None where it doesn't say."""
+    found = model.yaml.get("pruned")
+    try:
+        widths = {str(name): int(width) for name, width in found["widths"].items()}
+        told = {"from": found["from"], "parameters": int(found["parameters"]), "widths": widths}
+    except (TypeError, KeyError, ValueError, AttributeError):  # a checkpoint may say anything
+        return None
+    return told if widths.keys() == layer_widths(model).keys() and told["parameters"] > 0 else None
+
+
+def backbone_layers(model: Any) -> range:
+    """Indices of the layers that the model's YAML calls its backbone."""
+    rows = model.yaml.get("backbone")
+    return range(len(rows) if isinstance(rows, list) else 0)
+
+
+def task_of(model: Any) -> str:
+    """What a SegmentationModel or DetectionModel is for: "segment" or "detect"."""
+    return "segment" if isinstance(model.model[-1], Segment) else "detect"
 
 
 @dataclass(frozen=True)
@@ -186,27 +200,9 @@ class Layer:
 
 def list_layers(model: Any) -> tuple[Layer, ...]:
     """The layers of a network, in its order."""
-    found = []
-    for i, layer in enumerate(model.model):
-        sources = layer.f if isinstance(layer.f, list) else [layer.f]
-        found.append(Layer(i, type(layer).__name__, tuple(i + j if j < 0 else j for j in sources)))
-    return tuple(found)
+    return tuple(Layer(i, type(m).__name__, sources(m, i)) for i, m in enumerate(model.model))
 
 
 def layer_widths(model: Any) -> dict[str, int]:
-    """All widths of a network by width group, in the order of the network; names as in `graph.WidthGroup`."""
-    widths: dict[str, int] = {}
-    for i, layer in enumerate(model.model):
-        if isinstance(layer, C2f):
-            widths[f"h{i}"] = layer.c
-        elif isinstance(layer, SPPF):
-            widths[f"h{i}"] = layer.cv1.conv.out_channels
-        if isinstance(layer, (Conv, C2f, SPPF)):
-            widths[f"w{i}"] = (layer if isinstance(layer, Conv) else layer.cv2).conv.out_channels
-        if isinstance(layer, Detect):
-            branches = {"box": layer.cv2, "class": layer.cv3}
-            branches |= {"mask": cast(Any, layer).cv4} if isinstance(layer, Segment) else {}
-            widths |= {name: cast(Any, branch)[0][0].conv.out_channels for name, branch in branches.items()}
-        if isinstance(layer, Segment):
-            widths["npr"] = layer.npr
-    return widths
+    """All widths of a network by name, in the order of the network; names as in `blocks.Width`."""
+    return {width.name: width.channels for _, width in widths_of(model)}

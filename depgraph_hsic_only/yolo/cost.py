@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from depgraph_hsic_only.channels.groups import BACKBONE
+from depgraph_hsic_only.yolo.architecture import backbone_layers
+from depgraph_hsic_only.yolo.blocks import block_at
 
 COUNT_SIZE = 64  # pixels; multiply-adds of a fully convolutional network grow with the area, exactly
-_BRANCHES = {"cv2": "boxes", "cv3": "classes", "cv4": "masks", "proto": "prototypes"}
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class PartCost:
     """The share of one part of a network.
 
     Attributes:
-        name: "backbone" (layers 0–9), "neck", or of the head "boxes", "classes", "masks" and "prototypes".
+        name: "backbone", "neck", or of the head "boxes", "classes", "masks" and "prototypes".
         parameters: Number of parameters.
         gmacs: Multiply-adds, in units of 10^9.
     """
@@ -65,7 +65,7 @@ def measure_cost(network: Any, imgsz: int = 640) -> Cost:
     for path, module in network.named_modules():
         own = sum(p.numel() for p in module.parameters(recurse=False))
         if own:
-            part = part_of(path, len(network.model) - 1)
+            part = part_of(network, path)
             parameters[part] = parameters.get(part, 0) + own
             gmacs[part] = gmacs.get(part, 0.0) + flops.get(f"{type(meta).__name__}.{path}", 0) * scale
     parts = tuple(PartCost(part, parameters[part], gmacs[part]) for part in parameters if part != "rest")
@@ -87,14 +87,15 @@ def on_meta(network: Any) -> Any:
     return meta
 
 
-def part_of(path: str, head: int) -> str:
-    """The part that a module belongs to; "rest" for the constant weights of the box distributions.
+def part_of(network: Any, path: str) -> str:
+    """The part of a network that a module belongs to; "rest" for the constant weights of the box distributions.
 
     Args:
-        path: Its path in the network, such as "model.22.cv3.0.0.conv".
-        head: Index of the last layer.
+        network: The network.
+        path: The module's path in it, such as "model.22.cv3.0.0.conv".
     """
     layer, _, inside = path.removeprefix("model.").partition(".")
-    if int(layer) in BACKBONE:
+    if int(layer) in backbone_layers(network):
         return "backbone"
-    return "neck" if int(layer) < head else _BRANCHES.get(inside.partition(".")[0], "rest")
+    branches = block_at(network, path).branches
+    return branches.get(inside.partition(".")[0], "rest") if branches else "neck"

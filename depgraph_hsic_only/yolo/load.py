@@ -6,11 +6,13 @@ from typing import Any
 
 import torch
 from ultralytics import YOLO
+from ultralytics.cfg import get_cfg
+from ultralytics.engine.model import Model
 from ultralytics.nn.tasks import yaml_model_load
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 
 from depgraph_hsic_only.errors import CheckpointError, UnsupportedModelError, one_line
-from depgraph_hsic_only.yolo.architecture import check_yolov8, skeleton
+from depgraph_hsic_only.yolo.architecture import check_architecture, skeleton
 from depgraph_hsic_only.yolo.patches import ensure_nms
 from depgraph_hsic_only.yolo.safe_load import restricted
 
@@ -60,7 +62,7 @@ def load_model(path: str | Path, *, task: str | None = "segment", trust: bool = 
     if task is not None and yolo.task != task:
         raise UnsupportedModelError(f"{expected}, got a model for the task '{yolo.task}'; pass one made to {task}")
     try:
-        check_yolov8(yolo.model)
+        check_architecture(yolo.model)
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"{path}: {error}") from error
     broken = next(
@@ -76,9 +78,64 @@ def load_model(path: str | Path, *, task: str | None = "segment", trust: bool = 
     return yolo
 
 
-def own_imgsz(yolo: Any) -> int:
-    """Side of the input image that a `YOLO` was trained for, pixels; 640 where it doesn't say."""
-    return int(yolo.overrides.get("imgsz") or 640)
+def network_of(model: Any) -> Any:
+    """The SegmentationModel or DetectionModel of a `YOLO`, or `model` itself where it is one.
+
+    Raises:
+        UnsupportedModelError: It is no unmodified YOLOv8 network (see `architecture.check_architecture`).
+    """
+    ensure_nms()  # so that a pruned YOLO predicts wherever it could be pruned
+    network = bare_network(model)
+    check_architecture(network)
+    return network
+
+
+def bare_network(model: Any) -> Any:
+    """The network of a `YOLO`, or `model` itself where it is none, without a check."""
+    return model.model if isinstance(model, Model) else model
+
+
+def install(model: Any, pruned: Any) -> None:
+    """Give a live model the layers of a cut network, so that the object in the caller's hands is as good as a file.
+
+    Args:
+        model: A `YOLO`, or a SegmentationModel or DetectionModel.
+        pruned: What its network was cut to.
+    """
+    network = bare_network(model)
+    network.model, network.yaml = pruned.model, pruned.yaml
+    network.__dict__.pop("criterion", None)  # a cached loss belongs to the old head
+    forget_predictor(model)
+    if isinstance(model, Model):
+        # train() continues from the live network only where ckpt is truthy; the epoch and optimizer of an interrupted
+        # training, and the file that resume would read, belong to the old one.
+        model.ckpt = {**(model.ckpt or {}), "epoch": -1, "optimizer": None, "ema": None, "model": network}
+        model.ckpt_path = None
+
+
+def forget_predictor(model: Any) -> None:
+    """Drop the fused copy of the network that a `YOLO` predicts with: its weights have changed."""
+    if isinstance(model, Model):
+        model.predictor = None
+
+
+def own_arguments(model: Any) -> dict[str, Any]:
+    """The arguments that a `YOLO` or its network was trained with, as far as it says."""
+    args = getattr(bare_network(model), "args", None) or {}
+    return dict(args if isinstance(args, dict) else vars(args))
+
+
+def own_imgsz(model: Any) -> int:
+    """Side of the input image that a `YOLO` or its network was trained for, pixels; 640 where it doesn't say."""
+    return int(own_arguments(model).get("imgsz") or 640)
+
+
+def with_loss_arguments(network: Any) -> Any:
+    """The network, whose training loss reads its weights as attributes of `args`."""
+    known = own_arguments(network)
+    keys = ("box", "cls", "dfl", "overlap_mask")
+    network.args = get_cfg(overrides={key: known[key] for key in keys if key in known})
+    return network
 
 
 _NAMES = {"segment": "segmentation", "detect": "detection"}

@@ -1,0 +1,44 @@
+"""The models after the stages of a run: saved once, loaded once."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from depgraph_hsic_only.report.stage import Stage
+from depgraph_hsic_only.workflow.run_folder import RunFolder
+from depgraph_hsic_only.yolo.load import load_model
+
+
+class Checkpoints:
+    """The checkpoints of the stages in one run folder.
+
+    Args:
+        folder: The run folder.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._loaded: dict[str, Any] = {}
+
+    def path(self, stage: Stage) -> Path:
+        """The file of a stage, which is there when the stage is done."""
+        return self._folder.weights / stage.weights
+
+    def save(self, stage: Stage, model: Any) -> Path:
+        """Write the `YOLO` that a stage has led to, and return its file."""
+        self._loaded.pop(stage.name, None)
+        return self._folder.save_model(stage.weights, model)
+
+    def find(self, stage: Stage) -> Any:
+        """The `YOLO` after a stage as its file holds it, to be looked at and not to be changed; None where it is not.
+
+        Raises:
+            CheckpointError: The file is damaged.
+        """
+        if stage.name not in self._loaded and self.path(stage).is_file():
+            self._loaded[stage.name] = load_model(self.path(stage))
+        return self._loaded.get(stage.name)
+
+    def copy(self, stage: Stage) -> Any:
+        """The `YOLO` after a stage that is done, for the next one to change."""
+        return copy.deepcopy(self.find(stage))

@@ -1,0 +1,19 @@
+"""What a network holds, as a digest."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+
+def fingerprint(network: Any, *others: Sequence[torch.Tensor] | str) -> str:
+    """A digest of names, shapes and values of a network's tensors, and of other tensors and texts."""
+    digest = hashlib.sha256()
+    named = list(network.state_dict().items())
+    for part in others:
+        named += [(part, torch.empty(0))] if isinstance(part, str) else [("", tensor) for tensor in part]
+    for name, tensor in named:
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
