@@ -17,9 +17,14 @@ Each message is one line: what was expected, what came, what to do next. The com
 import textwrap
 
 
-def one_line(error: BaseException) -> str:
-    """What an error of another library says, on one line, at most 300 characters; its type where it says nothing."""
-    return textwrap.shorten(str(error), 300) or type(error).__name__
+def one_line(message: BaseException | str, most: int = 300) -> str:
+    """A message, such as another library's error, on one line.
+
+    Args:
+        message: What is said; of an error that says nothing, the name of its type stands for it.
+        most: Characters; what is longer ends with "[...]".
+    """
+    return textwrap.shorten(str(message), most) or type(message).__name__
 
 
 class PruningError(Exception):

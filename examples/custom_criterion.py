@@ -19,12 +19,12 @@ from depgraph_hsic_only import (
     PruningError,
     PruningPlan,
     apply_plan,
+    find_dataset,
+    load_images,
     load_model,
     plan_pruning,
     register_criterion,
 )
-from depgraph_hsic_only.data.dataset import find_dataset
-from depgraph_hsic_only.data.images import load_images
 
 BUILT_IN = ("magnitude", "random")
 

@@ -11,8 +11,7 @@ import argparse
 import sys
 from typing import Any
 
-from depgraph_hsic_only import DefaultYolov8SegPruner, PruningError, apply_plan, plan_pruning
-from depgraph_hsic_only.data.images import load_images
+from depgraph_hsic_only import DefaultYolov8SegPruner, PruningError, apply_plan, load_images, plan_pruning
 
 AMOUNTS = {"backbone": 0.125, "prototypes": 0.5}
 LAYERS = {"backbone": "backbone", "prototypes": [22]}

@@ -23,8 +23,8 @@ os.environ.setdefault("YOLO_AUTOINSTALL", "false")  # before ultralytics is impo
 import torch
 from ultralytics import YOLO
 
-from depgraph_hsic_only import PruningError, load_model
-from depgraph_hsic_only.data.dataset import Dataset, find_dataset
+from depgraph_hsic_only import PruningError, find_dataset, load_model
+from depgraph_hsic_only.data.dataset import Dataset
 from depgraph_hsic_only.evaluation.latency import measure_latency, onnx_run, torch_run
 from depgraph_hsic_only.utils.conversion import export_onnx, quantize_onnx
 from depgraph_hsic_only.yolo.patches import patient_nms

@@ -299,7 +299,7 @@ def test_an_error_of_our_own_keeps_its_traceback(checkpoint: Path, monkeypatch: 
     def broken(*_: Any) -> None:
         raise KeyError("a\nbug")
 
-    monkeypatch.setattr("depgraph_hsic_only.cli.info.describe", broken)
+    monkeypatch.setattr("depgraph_hsic_only.pruning.describe.describe", broken)
     assert main(["info", str(checkpoint)]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "internal error (KeyError: 'a\\nbug'); please report it with " in error

@@ -1,9 +1,12 @@
 """The command line: three ways in, every mistake one line on stderr, exit code 2, nothing left behind; completion."""
 
+import contextlib
+import json
 import os
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -232,3 +235,60 @@ def test_version(capsys: Any) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["--version"])
     assert caught.value.code == 0 and "depgraph_hsic_only 0." in capsys.readouterr().out
+
+
+WITHOUT_TORCH = """
+import sys
+from depgraph_hsic_only.cli import main
+try:
+    code = main(sys.argv[2:])
+except SystemExit as left:
+    code = left.code
+assert code == int(sys.argv[1]), code
+heavy = {"torch", "ultralytics", "matplotlib", "numpy", "cv2"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--help"], 0),
+        (["--version"], 0),
+        (["completion", "bash"], 0),
+        *(([name, "--help"], 0) for name in _COMMANDS),
+        (["--colour", "red"], 2),
+        (["inof"], 2),
+        (["info", "--jsno", "x.pt"], 2),
+    ],
+)
+def test_what_needs_no_model_is_answered_without_torch(arguments: list[str], code: int) -> None:
+    command = [sys.executable, "-c", WITHOUT_TORCH, str(code), *arguments]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["completion", "bash"], ["--version"], ["info", "missing.pt"]])
+def test_warnings_are_shown_as_before_afterwards(arguments: list[str], capsys: Any) -> None:
+    show, filters = warnings.showwarning, list(warnings.filters)
+    with contextlib.suppress(SystemExit):
+        main(arguments)
+    assert warnings.showwarning is show and warnings.filters == filters
+
+
+LOUD_IMPORTS = """
+import sys, warnings
+from depgraph_hsic_only.cli import main
+class Loud:
+    def find_spec(self, *_):
+        warnings.warn("old", FutureWarning, stacklevel=1)
+sys.meta_path.insert(0, Loud())
+sys.exit(main(["info", "--json", sys.argv[1]]))
+"""
+
+
+def test_imports_that_warn_leave_stdout_to_the_answer(files: Path) -> None:
+    options = ["-W", "ignore", "-W", "once::FutureWarning"]
+    command = [sys.executable, *options, "-c", LOUD_IMPORTS, str(files / "good.pt")]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode == 0 and json.loads(done.stdout)["parameters"] and "warning: old" in done.stderr, done.stderr

@@ -23,8 +23,9 @@ from ultralytics.utils.metrics import SegmentMetrics
 
 from depgraph_hsic_only import Comparison, ConfigError, compare, register_criterion
 from depgraph_hsic_only.cli import main
-from depgraph_hsic_only.comparison import Row, recommend, summarize
+from depgraph_hsic_only.comparison.recommendation import recommend
 from depgraph_hsic_only.comparison.study import make_study, parse_amounts
+from depgraph_hsic_only.comparison.table import Row, summarize
 from depgraph_hsic_only.data.shapes import shapes_dataset
 from depgraph_hsic_only.evaluation.bootstrap import Matches, mask_map, paired_interval
 from depgraph_hsic_only.report.figures.pareto import pareto_front, plot_pareto

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from depgraph_hsic_only import ConfigError
-from depgraph_hsic_only.support.yaml import parse_override
+from depgraph_hsic_only.training.arguments import parse_override
 from depgraph_hsic_only.workflow.config import DEFAULTS, load_config
 
 ROOT = Path(__file__).parents[1]
@@ -98,9 +98,22 @@ def test_all_faults_are_named_at_once_with_the_nearest_name() -> None:
     assert "\n" not in message
 
 
+def test_yaml_is_read_as_people_mean_it(tmp_path: Path) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text(
+        "exist_ok: yes\ntrust: off\nverbose: On\nlr0: 1e-4\nmomentum: 9.e-1\nproject: 'no'\nname: y\n"
+        "fine_tune: {lrf: 1E-2}\n"
+    )
+    config = load_config(path)
+    assert (config.exist_ok, config.trust, config.verbose) == (True, False, True)
+    assert (config.project, config.name) == ("no", "y")
+    assert dict(config.fine_tune) == {"epochs": 10, "lr0": 1e-4, "momentum": 0.9, "lrf": 0.01}
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
+        ("train: &a {epochs: 3}\nfine_tune: {<<: *a, lr0: 0.1, lr0: 0.2}\n", "'lr0' is given twice"),
         ("- a\n- b\n", "got a list"),
         ("\ttrain: 3\n", "expected YAML"),
         ("just text", "got a str"),

@@ -23,6 +23,7 @@ from depgraph_hsic_only.support.resource_errors import out_of_memory
 ROOT = Path(__file__).parents[1]
 LIMITED = """
 import resource, sys, psutil
+from depgraph_hsic_only import DefaultYolov8SegPruner, compare  # the libraries themselves are not what is limited
 from depgraph_hsic_only.cli import main
 what, more = getattr(resource, sys.argv[1]), int(sys.argv[2])
 limit = more + (psutil.Process().memory_info().vms if what == resource.RLIMIT_AS else 0)

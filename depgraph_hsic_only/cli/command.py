@@ -1,7 +1,9 @@
 """What a command of the command line is, and a parser whose every mistake is one line."""
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any, NoReturn, cast
 
@@ -92,3 +94,13 @@ def given_settings(arguments: argparse.Namespace, flags: Flags) -> dict[str, Any
 def complete_as(action: argparse.Action, how: Any) -> None:
     """Say how a shell completes the value of an argument: `MODEL_FILES`, or anything of `shtab`."""
     cast(Any, action).complete = how  # where shtab looks
+
+
+@contextmanager
+def nothing_else_on_stdout() -> Iterator[None]:
+    """Stdout is for the answer of a command: what is said on the way goes to stderr, from the imports' warnings on."""
+    with redirect_stdout(sys.stderr):
+        from depgraph_hsic_only.yolo.logs import aside
+
+        with aside():
+            yield

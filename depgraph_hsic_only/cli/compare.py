@@ -12,13 +12,11 @@ from depgraph_hsic_only.cli.command import (
     add_flags,
     complete_as,
     given_settings,
+    nothing_else_on_stdout,
 )
-from depgraph_hsic_only.comparison.backends import BACKENDS
-from depgraph_hsic_only.comparison.recommendation import MAX_MAP_DROP
-from depgraph_hsic_only.comparison.run import CRITERIA, compare
+from depgraph_hsic_only.comparison.options import BACKENDS, CRITERIA, MAX_MAP_DROP
 from depgraph_hsic_only.errors import ComparisonError
 from depgraph_hsic_only.support.progress import show
-from depgraph_hsic_only.support.yaml import parse_override
 
 _EPILOG = f"""\
 example:
@@ -70,12 +68,16 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="any other setting of default.yaml")
 
 
+@nothing_else_on_stdout()
 def _run(arguments: argparse.Namespace) -> Any:
     """What was found, to be shown.
 
     Raises:
         ComparisonError: Some parts failed; what the others found has been shown.
     """
+    from depgraph_hsic_only.comparison.run import compare
+    from depgraph_hsic_only.training.arguments import parse_override
+
     given = given_settings(arguments, _SETTINGS)
     given |= dict(parse_override(text) for text in arguments.overrides)
     if "prune.layers" in given:

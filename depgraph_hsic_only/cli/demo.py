@@ -2,20 +2,23 @@
 
 from typing import Any, Final
 
-from depgraph_hsic_only.data.shapes import SHAPES_RECIPE
-
 _FINE_TUNE: Final = {
     "epochs": 5,
     "lr0": 0.001,
     "warmup_epochs": 0.25,
 }  # a shorter and gentler training of the same kind
 
-DEMO: Final[dict[str, Any]] = {
-    "pretrained": "yolov8n-seg.yaml",
-    "data": "shapes",
-    "imgsz": 160,
-    "name": "demo",
-    "workers": 2,
-    **{f"train.{key}": value for key, value in SHAPES_RECIPE.items()},
-    **{f"fine_tune.{key}": value for key, value in (SHAPES_RECIPE | _FINE_TUNE).items()},
-}
+
+def demo_settings() -> dict[str, Any]:
+    """The settings, by their dotted keys."""
+    from depgraph_hsic_only.data.shapes import SHAPES_RECIPE
+
+    return {
+        "pretrained": "yolov8n-seg.yaml",
+        "data": "shapes",
+        "imgsz": 160,
+        "name": "demo",
+        "workers": 2,
+        **{f"train.{key}": value for key, value in SHAPES_RECIPE.items()},
+        **{f"fine_tune.{key}": value for key, value in (SHAPES_RECIPE | _FINE_TUNE).items()},
+    }

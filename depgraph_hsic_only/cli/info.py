@@ -5,9 +5,7 @@ import json
 
 from rich.console import RenderableType
 
-from depgraph_hsic_only.cli.command import MODEL_FILES, Command, complete_as
-from depgraph_hsic_only.pruning.describe import describe
-from depgraph_hsic_only.yolo.load import load_model
+from depgraph_hsic_only.cli.command import MODEL_FILES, Command, complete_as, nothing_else_on_stdout
 
 _EPILOG = """\
 For segmentation and detection models. Runs no code from the file.
@@ -26,7 +24,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
+@nothing_else_on_stdout()
 def _run(arguments: argparse.Namespace) -> RenderableType:
+    from depgraph_hsic_only.pruning.describe import describe
+    from depgraph_hsic_only.yolo.load import load_model
+
     found = describe(load_model(arguments.model, task=None), arguments.imgsz)
     return json.dumps(found.to_dict(), indent=1, ensure_ascii=False) if arguments.json else found
 

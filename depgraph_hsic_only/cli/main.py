@@ -1,10 +1,13 @@
-"""The command line: names, flags and exit codes; no logic."""
+"""The command line: names, flags and exit codes; no logic.
+
+torch and Ultralytics take seconds to import, so what needs them is imported where it is called: help, completion and
+mistakes are answered at once.
+"""
 
 import argparse
 import signal
 import sys
 import tempfile
-import textwrap
 import threading
 import traceback
 import warnings
@@ -28,18 +31,12 @@ from depgraph_hsic_only.cli.command import (
     given_settings,
 )
 from depgraph_hsic_only.cli.completion import completion
-from depgraph_hsic_only.cli.demo import DEMO
-from depgraph_hsic_only.cli.dry_run import dry_run
+from depgraph_hsic_only.cli.demo import demo_settings
 from depgraph_hsic_only.criteria import list_criteria
 from depgraph_hsic_only.errors import PruningError, one_line
 from depgraph_hsic_only.support.nearest import nearest
 from depgraph_hsic_only.support.progress import say, show
 from depgraph_hsic_only.support.resource_errors import out_of_memory, storage_reason
-from depgraph_hsic_only.support.yaml import parse_override
-from depgraph_hsic_only.workflow.config import DEFAULT_CFG
-from depgraph_hsic_only.workflow.default import DefaultYolov8SegPruner
-from depgraph_hsic_only.workflow.state import read_state
-from depgraph_hsic_only.yolo.logs import aside
 
 _FLAGS: Flags = {
     "pretrained": ("pretrained", str, "FILE", "checkpoint (.pt), or a YOLOv8 YAML to train from scratch"),
@@ -130,9 +127,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         can't be used, 130 after Ctrl-C, or 143 after SIGTERM.
     """
     given = list(sys.argv[1:] if argv is None else argv)
-    warnings.showwarning = lambda message, *_: say(f"warning: {message}")
     try:
-        with _terminable():
+        with _terminable(), _warnings_said():
             if given and given[0] in _COMMANDS:
                 _answer(_COMMANDS[given[0]], given[1:])
             else:
@@ -146,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if (shortage := _shortage(error)) is not None:
             print(f"{PROGRAM}: error: {shortage}", file=sys.stderr)
             return 2
-        what = textwrap.shorten(f"{type(error).__name__}: {error}", 300)
+        what = f"{type(error).__name__}: {one_line(error)}"
         print(f"{PROGRAM}: internal error ({what}); please report it with {_kept_traceback()}", file=sys.stderr)
         return 1
     return 0
@@ -182,6 +178,16 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def _warnings_said() -> Iterator[None]:
+    """Warnings are lines as everything else that is said. Their filters stay: libraries set their own when imported."""
+    before, warnings.showwarning = warnings.showwarning, lambda message, *_: say(f"warning: {message}")
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
+
+
 def _kept_traceback() -> str:
     """The file that the traceback of the error at hand is kept in."""
     with tempfile.NamedTemporaryFile("w", prefix=f"{PROGRAM}-", suffix=".txt", encoding="utf-8", delete=False) as file:
@@ -191,9 +197,7 @@ def _kept_traceback() -> str:
 
 def _answer(command: Command, given: Sequence[str]) -> None:
     """Run a command and print what it returns, and nothing else, on stdout."""
-    arguments = command.parser().parse(given)
-    with aside():
-        answer = command.run(arguments)
+    answer = command.run(command.parser().parse(given))
     if isinstance(answer, str):
         print(answer)
     elif answer is not None:
@@ -209,7 +213,13 @@ def _prune(words: Sequence[str]) -> None:
             f"expected a command ({known}), a flag or key=value, got {words[0]!r}{nearest(words[0], _COMMANDS)}"
         )
     arguments = parser.parse(words)
-    given: dict[str, Any] = dict(DEMO) if arguments.demo else {}
+    from depgraph_hsic_only.cli.dry_run import dry_run
+    from depgraph_hsic_only.training.arguments import parse_override
+    from depgraph_hsic_only.workflow.config import DEFAULT_CFG
+    from depgraph_hsic_only.workflow.default import DefaultYolov8SegPruner
+    from depgraph_hsic_only.workflow.state import read_state
+
+    given: dict[str, Any] = demo_settings() if arguments.demo else {}
     given |= given_settings(arguments, _FLAGS)
     given |= {flag: True for flag in ("exist_ok", "trust", "verbose") if getattr(arguments, flag)}
     given |= dict(parse_override(text) for text in arguments.overrides)  # they may stand between flags

@@ -6,13 +6,13 @@ from typing import Any, Protocol
 
 import torch
 
+from depgraph_hsic_only.comparison.options import BACKENDS
 from depgraph_hsic_only.comparison.parts import Part
 from depgraph_hsic_only.criteria.registry import list_criteria, register_criterion, registered_criterion
 from depgraph_hsic_only.errors import ConfigError, one_line
 from depgraph_hsic_only.support.nearest import nearest
 from depgraph_hsic_only.support.progress import say
 
-BACKENDS = ("serial", "ray")
 _LOST = 3  # times that a part is tried again where its worker was lost
 
 
@@ -104,7 +104,7 @@ class _OnRay:
             try:
                 error = self._ray.get(done)
             except self._ray.exceptions.RayError as lost:
-                error = f"its worker was lost {1 + _LOST} times ({' '.join(str(lost).split())})"
+                error = f"its worker was lost {1 + _LOST} times ({one_line(lost)})"
             if error is None:
                 say(f"{part.name} is done ({len(running)} to go)")
             else:

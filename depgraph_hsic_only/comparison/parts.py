@@ -23,7 +23,7 @@ from depgraph_hsic_only.channels.selection import make_plan
 from depgraph_hsic_only.comparison.study import REFERENCE, UNPRUNED, Study
 from depgraph_hsic_only.comparison.table import Row
 from depgraph_hsic_only.data.dataset import find_dataset, labelled_batches
-from depgraph_hsic_only.errors import ComparisonError, PruningError
+from depgraph_hsic_only.errors import ComparisonError, PruningError, one_line
 from depgraph_hsic_only.evaluation.bootstrap import DRAWS
 from depgraph_hsic_only.evaluation.validation import Metrics, Validation, validate_model
 from depgraph_hsic_only.pruning.api import cut_in_place
@@ -95,7 +95,7 @@ class Part(abc.ABC):
             log.parent.mkdir(parents=True, exist_ok=True)
             log.write_text(traceback.format_exc(), encoding="utf-8")
             kind = "" if isinstance(error, PruningError) else f"{type(error).__name__}: "
-            return kind + " ".join(str(error).split())
+            return kind + one_line(error, 1000)
         self.file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.file, partial(Path.write_text, data=text, encoding="utf-8"))
         return None

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from depgraph_hsic_only.comparison.options import MAX_MAP_DROP
 from depgraph_hsic_only.comparison.table import Row
 from depgraph_hsic_only.evaluation.bootstrap import Interval, paired_interval
 from depgraph_hsic_only.evaluation.validation import PRIMARY
 
-MAX_MAP_DROP = 0.02
 _SIZES = {"params": "parameters", "gmacs": "gmacs", "latency": "latency_ms"}  # a target's metric: what sizes go by
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from depgraph_hsic_only.comparison.backends import Backend, in_turn, open_backend
+from depgraph_hsic_only.comparison.options import CRITERIA, MAX_MAP_DROP
 from depgraph_hsic_only.comparison.parts import Control, Cut, Part, Result, Scan, Scores, WidthChoice
-from depgraph_hsic_only.comparison.recommendation import MAX_MAP_DROP, recommend
+from depgraph_hsic_only.comparison.recommendation import recommend
 from depgraph_hsic_only.comparison.result import Comparison
 from depgraph_hsic_only.comparison.study import REFERENCE, Study, make_study
 from depgraph_hsic_only.comparison.table import Row
@@ -26,7 +27,6 @@ from depgraph_hsic_only.yolo.device import check_device
 from depgraph_hsic_only.yolo.load import load_model, own_imgsz
 from depgraph_hsic_only.yolo.logs import run_display
 
-CRITERIA = ("magnitude", "hsic_lasso", "reconstruction", "random")
 _STUDY = "study.json"
 
 

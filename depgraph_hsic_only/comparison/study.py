@@ -3,11 +3,11 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-import ultralytics
 
 from depgraph_hsic_only._version import __version__
 from depgraph_hsic_only.channels.amount import NOTHING, TARGETS, Amount
@@ -99,7 +99,7 @@ class Study:
         prune = {key: value for key, value in kept["prune"].items() if f"prune.{key}" not in _REPLACED}
         versions = {
             "depgraph_hsic_only": __version__,
-            "ultralytics": ultralytics.__version__,
+            "ultralytics": metadata.version("ultralytics"),
             "torch": torch.__version__,
         }
         content = fingerprint(model.model) if model.ckpt else self.config.pretrained

@@ -1,6 +1,5 @@
-"""Criteria: how important is each channel of a group? A registry, and the criteria that need no images."""
+"""Criteria: how important is each channel of a group? A registry, and the built-in criteria, imported on first use."""
 
-from depgraph_hsic_only.criteria import gradient, hsic_lasso, reconstruction, weights  # noqa: F401  (importing registers them)
 from depgraph_hsic_only.criteria.registry import (
     Criterion,
     PerGroup,

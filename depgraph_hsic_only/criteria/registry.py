@@ -1,16 +1,24 @@
-"""The registry of criteria. A criterion of one's own is one function: channel group in, tensor (C,) out."""
+"""The registry of criteria. A criterion of one's own is one function: channel group in, tensor (C,) out.
+
+The built-in ones are known by name, and imported when they are first used: a list of names costs no import of torch.
+"""
+
+from __future__ import annotations
 
 import abc
+import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast, final
+from typing import TYPE_CHECKING, Any, TypeVar, cast, final
 
-import torch
-
-from depgraph_hsic_only.channels.groups import ChannelGraph, ChannelGroup
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.support.nearest import nearest
+
+if TYPE_CHECKING:
+    import torch
+
+    from depgraph_hsic_only.channels.groups import ChannelGraph, ChannelGroup
 
 Batches = Iterable[Mapping[str, Any]]
 """Labelled batches as Ultralytics' data loaders give them; "img" is (B, 3, H, W), uint8 or float in [0, 1]."""
@@ -68,6 +76,13 @@ class PerGroup(Criterion):
 
 Registered = TypeVar("Registered", bound=Callable[..., Any])
 _registry: dict[str, Callable[..., Any]] = {}
+_ROOM = __name__.rpartition(".")[0]
+_BUILT_IN = {  # by name: the module that registers it when it is imported
+    **dict.fromkeys(("magnitude", "l1", "bn_scale", "random"), f"{_ROOM}.weights"),
+    "taylor": f"{_ROOM}.gradient",
+    "hsic_lasso": f"{_ROOM}.hsic_lasso",
+    "reconstruction": f"{_ROOM}.reconstruction",
+}
 
 
 def register_criterion(name: str) -> Callable[[Registered], Registered]:
@@ -81,7 +96,8 @@ def register_criterion(name: str) -> Callable[[Registered], Registered]:
     """
 
     def register(criterion: Registered) -> Registered:
-        if name in _registry:
+        reserved = name in _BUILT_IN and getattr(criterion, "__module__", None) != _BUILT_IN[name]
+        if reserved or name in _registry:
             raise ConfigError(f"criterion {name!r}: expected a new name, but it is taken; choose another")
         _registry[name] = criterion
         return criterion
@@ -90,12 +106,14 @@ def register_criterion(name: str) -> Callable[[Registered], Registered]:
 
 
 def list_criteria() -> tuple[str, ...]:
-    """Names of all registered criteria, sorted."""
-    return tuple(sorted(_registry))
+    """Names of all criteria, built in and registered, sorted."""
+    return tuple(sorted({*_BUILT_IN, *_registry}))
 
 
 def registered_criterion(name: str) -> Callable[..., Any]:
     """What was registered under a name of `list_criteria`: another process can register it again."""
+    if name not in _registry:
+        importlib.import_module(_BUILT_IN[name])
     return _registry[name]
 
 
@@ -105,11 +123,10 @@ def create_criterion(name: str, **options: Any) -> Criterion:
     Raises:
         ConfigError: No such criterion, or it has no such option.
     """
-    if name not in _registry:
-        raise ConfigError(
-            f"criterion: expected one of {', '.join(list_criteria())}, got {name!r}{nearest(str(name), _registry)}"
-        )
-    registered = _registry[name]
+    names = list_criteria()
+    if name not in names:
+        raise ConfigError(f"criterion: expected one of {', '.join(names)}, got {name!r}{nearest(str(name), names)}")
+    registered = registered_criterion(name)
     known = option_names(name)
     for option in options:
         if option not in known:
@@ -121,5 +138,5 @@ def create_criterion(name: str, **options: Any) -> Criterion:
 
 def option_names(name: str) -> tuple[str, ...]:
     """Names of the options of a registered criterion."""
-    parameters = inspect.signature(_registry[name]).parameters.values()
+    parameters = inspect.signature(registered_criterion(name)).parameters.values()
     return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)

@@ -39,21 +39,6 @@ def bn_scale(group: ChannelGroup) -> torch.Tensor:
     return scores
 
 
-@register_criterion("lamp")
-def lamp(group: ChannelGroup) -> torch.Tensor:
-    """Layer-adaptive magnitude: the squared norm over the sum of all that are no smaller (Lee et al. 2021, eq. 2).
-
-    Within a group it ranks as `magnitude`. Not torch-pruning's, which divides by a difference of float32 sums and is
-    NaN for an all-zero group.
-    """
-    squared = magnitude(group).double()
-    ascending, order = torch.sort(squared, stable=True)
-    no_smaller = ascending.flip(0).cumsum(0).flip(0)
-    scores = torch.zeros_like(squared)
-    scores[order] = ascending / no_smaller.clamp_min(torch.finfo(torch.float64).tiny)
-    return scores
-
-
 @register_criterion("random")
 def random(group: ChannelGroup, *, seed: int = 0) -> torch.Tensor:
     """Uniform random scores: the control. The same seed gives a group the same scores whatever else is pruned."""

@@ -1,14 +1,19 @@
-"""Settings as people write them: YAML files, and key=value on the command line."""
+"""Settings as people write them: YAML 1.2, and blocks of settings as dotted keys."""
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-from ultralytics.cfg import smart_value
+from ruamel.yaml import YAML
+from ruamel.yaml.composer import Composer, ComposerError
+from ruamel.yaml.events import AliasEvent
+from ruamel.yaml.nodes import ScalarNode
 
 from depgraph_hsic_only.errors import ConfigError, one_line
+
+_MOST = 100_000  # values of a file, its anchors written out
+_SWITCHES = re.compile("^(?:yes|Yes|YES|no|No|NO|on|On|ON|off|Off|OFF)$")
 
 
 def read_yaml(cfg: str | Path) -> dict[str, Any]:
@@ -23,7 +28,7 @@ def read_yaml(cfg: str | Path) -> dict[str, Any]:
             f"{cfg}: expected a YAML file with settings, but there is none; copy default.yaml and edit it"
         )
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        data = _reader().load(path.read_text(encoding="utf-8"))
     except Exception as error:  # malformed YAML raises anything: ValueError for a date, RecursionError for a deep nest
         raise ConfigError(f"{path}: expected YAML, got something else ({one_line(error)}); mend that line") from error
     if data is None:
@@ -33,70 +38,53 @@ def read_yaml(cfg: str | Path) -> dict[str, Any]:
     return data
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML's safe loader that reads 1e-4 as a number, as YAML 1.2 does and everybody expects.
+def _reader() -> YAML:
+    """A reader of plain values that takes yes, no, on and off for true and false too, as YAML 1.1 did."""
+    reader = YAML(typ="safe", pure=True)
+    reader.Composer = _Composer
+    reader.composer.warn_double_anchors = False  # YAML has the later one count
+    resolvers = reader.resolver.versioned_resolver  # by first character
+    for letter in "yYnNoO":
+        resolvers.setdefault(letter, []).append(("tag:yaml.org,2002:bool", _SWITCHES))
+    return reader
 
-    A key that is given twice is refused, since one of the two would be dropped silently; so are anchors that stand for
-    themselves, or for more settings than anybody writes.
-    """
 
-    def get_single_data(self) -> Any:
-        """The settings of the one document."""
-        node = self.get_single_node()
-        if node is None:
-            return None
-        _weight(node, {})
-        return self.construct_document(node)
+class _Composer(Composer):
+    """Refuses anchors that stand for themselves or for more values than anybody writes, and keys given twice."""
 
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """A mapping, with each key once."""
+    def __init__(self, loader: Any = None) -> None:
+        super().__init__(loader)
+        self._count = 0
+        self._weights: dict[int, int] = {}  # of every finished node, by its id
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """A node, counted with all that is in it."""
+        event, before = self.parser.peek_event(), self._count
+        node = super().compose_node(parent, index)
+        if isinstance(event, AliasEvent):
+            if id(node) not in self._weights:
+                raise ComposerError(None, None, "an anchor that stands for itself", event.start_mark)
+            self._count += self._weights[id(node)]
+        else:
+            self._count += 1
+            self._weights[id(node)] = self._count - before
+        if self._count > _MOST:
+            raise ComposerError(None, None, f"an anchor that stands for more than {_MOST} values", event.start_mark)
+        return node
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        """A mapping, with each key once: one of two would be dropped. Beside a merge key, ruamel.yaml lets it pass."""
         node = super().compose_mapping_node(anchor)
         seen: set[tuple[str, str]] = set()
         for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if (key.tag, key.value) in seen:
-                    raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
-                seen.add((key.tag, key.value))
+            if isinstance(key, ScalarNode) and (key.tag, key.value) in seen:
+                raise ComposerError(None, None, f"{key.value!r} is given twice", key.start_mark)
+            seen.add((key.tag, str(key.value)))
         return node
 
 
-_MOST = 100_000  # nodes of a file, its anchors written out
-
-
-def _weight(node: Any, known: dict[int, int]) -> int:
-    """Nodes below and with a node, its anchors written out; `known` holds those of others, 0 for what is under way."""
-    if id(node) not in known:
-        known[id(node)] = 0
-        below = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
-        parts = [] if isinstance(node, yaml.ScalarNode) else [_weight(part, known) for part in below]
-        known[id(node)] = 1 + sum(parts)
-    if not 0 < known[id(node)] <= _MOST:
-        what = "stands for itself" if known[id(node)] == 0 else f"stands for more than {_MOST} values"
-        raise yaml.constructor.ConstructorError(None, None, f"an anchor that {what}", node.start_mark)
-    return known[id(node)]
-
-
-_Loader.yaml_implicit_resolvers = {key: list(value) for key, value in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
-def parse_override(text: str) -> tuple[str, Any]:
-    """A command-line override "block.key=value" as the dotted key and the value.
-
-    Raises:
-        ConfigError: It has another form.
-    """
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"expected an override such as train.epochs=5, got {text!r}; write key=value without spaces")
-    value = value.strip()
-    return key.strip(), None if value.lower() == "null" else smart_value(value)  # which knows "none" only
-
-
 def flattened(settings: Mapping[str, Any], depth: int = 9) -> dict[str, Any]:
-    """Nested settings with dotted keys, as `parse_override` reads them; a data set's own keys stay together.
+    """Nested settings with dotted keys, as they are given on the command line; a data set's own keys stay together.
 
     Args:
         settings: Nested ones.

@@ -4,21 +4,19 @@ Three layers, each over the one before: the defaults below, the YAML file, the o
 train arguments at the top level apply to both training stages, and the blocks `train` and `fine_tune` go over them.
 """
 
-import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ultralytics.utils import DEFAULT_CFG_DICT
-
 from depgraph_hsic_only.channels.amount import Amount, default_criterion
 from depgraph_hsic_only.channels.limits import Limits, MaxRatio
-from depgraph_hsic_only.errors import ConfigError
+from depgraph_hsic_only.errors import ConfigError, one_line
 from depgraph_hsic_only.pruning.planner import Planner
 from depgraph_hsic_only.support.nearest import nearest
 from depgraph_hsic_only.support.yaml import read_yaml
-from depgraph_hsic_only.workflow.config_checks import OWNED, STAGES, amount_of, find_faults, owned_elsewhere
+from depgraph_hsic_only.training.arguments import OWNED, TRAIN_ARGUMENTS, owned_elsewhere
+from depgraph_hsic_only.workflow.config_checks import TRAININGS, amount_of, find_faults
 
 DEFAULT_CFG = "default.yaml"
 _VALUES = ("data", "target", "max_ratio")  # mappings that are one value: replaced, not merged
@@ -165,7 +163,7 @@ def load_config(cfg: str | Path | None = None, overrides: Mapping[str, Any] | No
     merged = _plain(merged)
     faults += find_faults(merged, DEFAULTS)
     if faults:
-        raise ConfigError("; ".join(dict.fromkeys(textwrap.shorten(fault, 400, placeholder=" …") for fault in faults)))
+        raise ConfigError("; ".join(dict.fromkeys(one_line(fault, 400) for fault in faults)))
     return Config(**{**merged, "prune": PruneConfig(**merged["prune"])})
 
 
@@ -209,12 +207,12 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 def _spread_flat(layer: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
     """A layer with its flat train arguments moved into both training stages, under the stages' own."""
     flat = {key: value for key, value in layer.items() if key not in DEFAULTS}
-    for key in [key for key in flat if key not in DEFAULT_CFG_DICT or key in OWNED]:
-        known = [*DEFAULTS, *DEFAULT_CFG_DICT]
+    for key in [key for key in flat if key not in TRAIN_ARGUMENTS or key in OWNED]:
+        known = [*DEFAULTS, *TRAIN_ARGUMENTS]
         faults.append(f"{key}: unknown setting{nearest(key, known)}" if key not in OWNED else owned_elsewhere(key, key))
         del flat[key]
     spread = {key: value for key, value in layer.items() if key in DEFAULTS}
-    for stage in STAGES if flat else ():
-        own = spread.get(stage, {})
-        spread[stage] = {**flat, **own} if isinstance(own, Mapping) else own
+    for block in TRAININGS if flat else ():
+        own = spread.get(block, {})
+        spread[block] = {**flat, **own} if isinstance(own, Mapping) else own
     return spread

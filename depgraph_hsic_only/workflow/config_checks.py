@@ -1,11 +1,9 @@
 """What is wrong with settings: every fault by its key, with what was expected and what came."""
 
 from collections.abc import Callable, Container, Iterable, Mapping
+from math import inf
 from pathlib import Path
 from typing import Any
-
-from ultralytics.cfg import check_cfg
-from ultralytics.utils import DEFAULT_CFG_DICT
 
 from depgraph_hsic_only.channels.amount import Amount
 from depgraph_hsic_only.channels.groups import check_layers
@@ -14,27 +12,11 @@ from depgraph_hsic_only.criteria import create_criterion, list_criteria
 from depgraph_hsic_only.errors import PruningError
 from depgraph_hsic_only.recovery.recover import check_method
 from depgraph_hsic_only.support.nearest import nearest
+from depgraph_hsic_only.training.arguments import OWNED, TRAIN_ARGUMENTS, owned_elsewhere, value_fault
 
-STAGES = ("train", "fine_tune")
-OWNED = {  # train arguments that the run sets itself: where they are set instead
-    "model": "pretrained at the top level",
-    "data": "data at the top level",
-    "task": "the checkpoint",
-    "mode": "the workflow",
-    "project": "project at the top level",
-    "name": "name at the top level",
-    "exist_ok": "exist_ok at the top level",
-    "cfg": "the train arguments themselves",
-    "resume": "a new run",
-    "save": "the workflow, which needs the checkpoints",
-}
+TRAININGS = ("train", "fine_tune")  # the blocks of train arguments
 _EXPORT_OWNED = dict.fromkeys(("format", "model", "data", "mode", "task", "project", "name"), "the workflow")
 _EXPORT_KEYS = ("imgsz", "batch", "opset", "dynamic", "simplify", "quantize", "device")
-
-
-def owned_elsewhere(name: str, key: str) -> str:
-    """What to say of a train argument that the run sets itself."""
-    return f"{name}: not a setting here; it comes from {OWNED[key]}"
 
 
 def find_faults(merged: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
@@ -44,28 +26,25 @@ def find_faults(merged: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[
         merged: The settings, with every key of the defaults.
         defaults: The defaults, whose keys are the known ones.
     """
-    faults: list[str] = []
+    faults = _unexpected("", merged, _TOP)
     blocks = [key for key, value in defaults.items() if isinstance(value, dict)]
-    for key, (check, expected) in _TOP.items():
-        if not check(merged[key]):
-            faults.append(f"{key}: expected {expected}, got {merged[key]!r}")
-    for block in blocks:
-        if not isinstance(merged[block], Mapping):
-            faults.append(f"{block}: expected a block of settings, got {merged[block]!r}")
-    if all(isinstance(merged[block], Mapping) for block in blocks):
-        for stage in STAGES:
-            faults += _train_faults(stage, merged[stage])
+    broken = [block for block in blocks if not isinstance(merged[block], Mapping)]
+    faults += [f"{block}: expected a block of settings, got {merged[block]!r}" for block in broken]
+    if not broken:
+        for block in TRAININGS:
+            faults += _train_faults(block, merged[block])
         faults += [*_prune_faults(merged["prune"], defaults["prune"]), *_export_faults(merged["export"])]
         faults += _unknown("calibration", merged["calibration"], defaults["calibration"])
-        if not _at_least(1)(merged["calibration"].get("images")):
-            faults.append(
-                f"calibration.images: expected an integer of at least 1, got {merged['calibration']['images']!r}"
-            )
+        faults += _unexpected("calibration.", merged["calibration"], {"images": _POSITIVE})
     return faults
 
 
 def _at_least(smallest: int) -> Callable[[Any], bool]:
     return lambda value: type(value) is int and value >= smallest
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _is_text(value: Any) -> bool:
@@ -81,20 +60,41 @@ def _is_device(value: Any) -> bool:
     return value is None or type(value) in (int, str) or several
 
 
-_TOP: dict[str, tuple[Callable[[Any], bool], str]] = {
+def _is_options(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+
+
+_Checks = Mapping[str, tuple[Callable[[Any], bool], str]]
+"""By setting: whether a value is good, and what is expected."""
+_POSITIVE = (_at_least(1), "an integer of at least 1")
+_NATURAL = (_at_least(0), "an integer of at least 0")
+_SWITCH = (lambda value: isinstance(value, bool), "true or false")
+_TOP: _Checks = {
     "pretrained": (_is_text, "the path of a checkpoint"),
     "data": (_is_data, "a data set's name or YAML, or its keys with at least train, val and names"),
     "imgsz": (lambda v: v is None or _at_least(32)(v), "a side in pixels of at least 32, or null"),
-    "batch": (_at_least(1), "an integer of at least 1"),
+    "batch": _POSITIVE,
     "device": (_is_device, "cpu, 0, [0, 1], mps or null"),
-    "workers": (_at_least(0), "an integer of at least 0"),
-    "seed": (_at_least(0), "an integer of at least 0"),
+    "workers": _NATURAL,
+    "seed": _NATURAL,
     "project": (_is_text, "a folder"),
     "name": (lambda v: _is_text(v) and Path(str(v)).name == str(v), "the name of a folder, without slashes"),
-    "exist_ok": (lambda v: isinstance(v, bool), "true or false"),
-    "trust": (lambda v: isinstance(v, bool), "true or false"),
-    "verbose": (lambda v: isinstance(v, bool), "true or false"),
+    "exist_ok": _SWITCH,
+    "trust": _SWITCH,
+    "verbose": _SWITCH,
 }
+_PRUNE: _Checks = {
+    "distill_seconds": (lambda v: _is_number(v) and 0 < v < inf, "a number of seconds above 0"),
+    "steps": _POSITIVE,
+    "max_map_drop": (lambda v: v is None or (_is_number(v) and 0 <= v <= 1), "a number in [0, 1] or null"),
+    "options": (_is_options, "the criterion's options as a block"),
+}
+
+
+def _unexpected(block: str, settings: Mapping[str, Any], checks: _Checks) -> list[str]:
+    """The settings that are not what is expected; `block` is "" or ends with a dot."""
+    found = {key: settings.get(key) for key in checks}
+    return [f"{block}{k}: expected {checks[k][1]}, got {v!r}" for k, v in found.items() if not checks[k][0](v)]
 
 
 def _unknown(block: str, settings: Mapping[str, Any], known: Iterable[str]) -> list[str]:
@@ -102,24 +102,17 @@ def _unknown(block: str, settings: Mapping[str, Any], known: Iterable[str]) -> l
     return [f"{block}.{key}: unknown setting{nearest(str(key), known)}" for key in settings if key not in known]
 
 
-def _train_faults(stage: str, settings: Mapping[str, Any]) -> list[str]:
-    faults = [owned_elsewhere(f"{stage}.{key}", key) for key in settings if key in OWNED]
-    faults += _unknown(stage, {k: v for k, v in settings.items() if k not in OWNED}, DEFAULT_CFG_DICT)
-    if not _at_least(0)(settings.get("epochs")):
-        faults.append(f"{stage}.epochs: expected an integer of at least 0, got {settings.get('epochs')!r}")
-    return faults + _value_faults(stage, settings, set(DEFAULT_CFG_DICT) - set(OWNED) - {"epochs"})
+def _train_faults(block: str, settings: Mapping[str, Any]) -> list[str]:
+    faults = [owned_elsewhere(f"{block}.{key}", key) for key in settings if key in OWNED]
+    faults += _unknown(block, {k: v for k, v in settings.items() if k not in OWNED}, TRAIN_ARGUMENTS)
+    faults += _unexpected(f"{block}.", settings, {"epochs": _NATURAL})
+    return faults + _value_faults(block, settings, set(TRAIN_ARGUMENTS) - set(OWNED) - {"epochs"})
 
 
 def _value_faults(block: str, settings: Mapping[str, Any], checked: Container[str]) -> list[str]:
     """What Ultralytics has against the values of its own arguments."""
-    faults = []
-    for key, value in settings.items():
-        if key in checked:
-            try:
-                check_cfg({key: value})
-            except (TypeError, ValueError) as error:
-                faults.append(f"{block}.{key}: {' '.join(str(error).split())}")
-    return faults
+    found = {key: value_fault(key, value) for key, value in settings.items() if key in checked}
+    return [f"{block}.{key}: {fault}" for key, fault in found.items() if fault is not None]
 
 
 def amount_of(ratio: object, threshold: object, target: object) -> Amount:
@@ -132,30 +125,20 @@ def amount_of(ratio: object, threshold: object, target: object) -> Amount:
 
 
 def _prune_faults(settings: Mapping[str, Any], known: Mapping[str, Any]) -> list[str]:
-    faults = _unknown("prune", settings, known)
+    faults = _unknown("prune", settings, known) + _unexpected("prune.", settings, _PRUNE)
     if settings["threshold"] is not None and settings["steps"] != 1:
         faults.append("prune.steps: expected 1 with a threshold, since steps go towards a ratio; leave one of them out")
-    seconds = settings["distill_seconds"]
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 < seconds < float("inf"):
-        faults.append(f"prune.distill_seconds: expected a number of seconds above 0, got {seconds!r}")
-    drop, options = settings["max_map_drop"], settings["options"]
-    if not _at_least(1)(settings["steps"]):
-        faults.append(f"prune.steps: expected an integer of at least 1, got {settings['steps']!r}")
-    if drop is not None and (isinstance(drop, bool) or not isinstance(drop, (int, float)) or not 0 <= drop <= 1):
-        faults.append(f"prune.max_map_drop: expected a number in [0, 1] or null, got {drop!r}")
-    named = isinstance(options, Mapping) and all(isinstance(key, str) for key in options)
-    if not named:
-        faults.append(f"prune.options: expected the criterion's options as a block, got {options!r}")
-    if not isinstance(settings["criterion"], str):
-        faults.append(f"prune.criterion: expected one of {', '.join(list_criteria())}, got {settings['criterion']!r}")
+    criterion, options = settings["criterion"], settings["options"]
+    if not isinstance(criterion, str):
+        faults.append(f"prune.criterion: expected one of {', '.join(list_criteria())}, got {criterion!r}")
     checks: list[Callable[[], object]] = [
         lambda: amount_of(settings["ratio"], settings["threshold"], settings["target"]),
         lambda: check_layers(settings["layers"]),
         lambda: Limits(*(settings[key] for key in ("round_to", "min_channels", "max_ratio"))),
         lambda: check_method(settings["recover"]),
     ]
-    if named and isinstance(settings["criterion"], str):
-        checks.append(lambda: create_criterion(settings["criterion"], **options))
+    if isinstance(criterion, str) and _is_options(options):
+        checks.append(lambda: create_criterion(criterion, **options))
     for check in checks:
         try:
             check()
@@ -171,6 +154,5 @@ def _export_faults(settings: Mapping[str, Any]) -> list[str]:
     ]
     rest = {k: v for k, v in settings.items() if k not in _EXPORT_OWNED}
     faults += _unknown("export", rest, [*_EXPORT_KEYS, "images"])
-    if not _at_least(1)(settings.get("images")):
-        faults.append(f"export.images: expected an integer of at least 1, got {settings.get('images')!r}")
+    faults += _unexpected("export.", settings, {"images": _POSITIVE})
     return faults + _value_faults("export", rest, _EXPORT_KEYS)

@@ -13,7 +13,7 @@ from ultralytics.nn.tasks import yaml_model_load
 from ultralytics.utils.callbacks.base import get_default_callbacks
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 
-from depgraph_hsic_only.errors import CheckpointError, UnsupportedModelError
+from depgraph_hsic_only.errors import CheckpointError, UnsupportedModelError, one_line
 from depgraph_hsic_only.yolo.architecture import check_architecture, skeleton
 from depgraph_hsic_only.yolo.patches import ensure_nms, safe_load
 
@@ -53,14 +53,13 @@ def load_model(path: str | Path, *, task: str | None = "segment", trust: bool = 
         with safe_load(not trust):
             yolo = YOLO(str(path))
     except Exception as error:  # a damaged pickle raises anything
+        reason = f"{type(error).__name__}: {one_line(error)}"
         if downloadable and not path.exists():
             raise CheckpointError(
-                f"{expected}, which is not on this machine and could not be downloaded ({_first_line(error)}); pass "
+                f"{expected}, which is not on this machine and could not be downloaded ({reason}); pass "
                 "the path of a checkpoint that you have"
             ) from error
-        raise CheckpointError(
-            f"{expected}, but it could not be loaded ({_first_line(error)}); pass another file"
-        ) from error
+        raise CheckpointError(f"{expected}, but it could not be loaded ({reason}); pass another file") from error
     if task is not None and yolo.task != task:
         raise UnsupportedModelError(f"{expected}, got a model for the task '{yolo.task}'; pass one made to {task}")
     try:
@@ -153,7 +152,3 @@ def with_loss_arguments(network: Any) -> Any:
 
 
 _NAMES = {"segment": "segmentation", "detect": "detection"}
-
-
-def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"

@@ -26,6 +26,8 @@ from ultralytics.nn import tasks
 from ultralytics.utils import TQDM, nms
 from ultralytics.utils.nms import TorchNMS
 
+from depgraph_hsic_only.errors import one_line
+
 _SECONDS_PER_IMAGE = 2.0
 _SECONDS_PER_LINE = 60.0  # between two states of a bar in a file
 _SAFE_LOAD = "ULTRALYTICS_SAFE_LOAD"  # what Ultralytics reads at its import, so in the processes that it starts
@@ -176,7 +178,7 @@ def ensure_nms() -> bool:
         stand_in.ops, stand_in.is_stand_in = ops, True  # type: ignore[attr-defined]
         sys.modules |= {"torchvision": stand_in, "torchvision.ops": ops}
         warnings.warn(
-            f"torchvision can't be loaded ({str(error).splitlines()[0]}); using Ultralytics' own NMS in its place. "
+            f"torchvision can't be loaded ({one_line(error)}); using Ultralytics' own NMS in its place. "
             "Install the torchvision build that matches your torch to be rid of this warning.",
             RuntimeWarning,
             stacklevel=2,
