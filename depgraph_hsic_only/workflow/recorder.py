@@ -160,7 +160,7 @@ class Recorder:
         weights: Path | None,
         remarks: Remarks,
         seconds: float,
-        training: str | None = None,
+        training: str = "",
     ) -> StageReport:
         """Measure a model."""
         cost, notes = measure_cost(model.model, self._validation.imgsz), list(remarks.notes)
@@ -179,7 +179,7 @@ class Recorder:
             inside = weights.is_relative_to(self._folder.path)
             shown = weights.relative_to(self._folder.path) if inside else weights
             row = replace(row, weights=str(shown), size_mb=weights.stat().st_size / 1e6)
-        if training is not None:
+        if training:
             row = replace(row, epochs=tuple(read_epochs(self._folder.path / training)))
         return replace(row, notes=tuple(notes))
 
