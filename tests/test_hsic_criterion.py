@@ -181,7 +181,8 @@ def test_settings_come_from_yaml(tmp_path: Path) -> None:
         ({"threshold": float("nan")}, "threshold: expected"),
         ({"ratio": 1.5}, "ratio: expected"),
         ({"gama": 1}, "unknown option 'gama'"),
-        ({"layers": [11]}, "got 11"),
+        ({"layers": "neck"}, "'backbone', 'all' or a list"),
+        ({"layers": [3, -1]}, "got -1"),
         ({"max_images": 0}, "max_images: expected"),
         ({"kernel": "cubic"}, "kernel"),
         ({"centering": "none"}, "centering"),
@@ -192,6 +193,13 @@ def test_settings_come_from_yaml(tmp_path: Path) -> None:
 def test_wrong_settings(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         HsicLassoPruner(**settings)
+
+
+def test_layers_that_the_model_has_not_are_refused_before_an_image_is_read(tmp_path: Path) -> None:
+    pruner = HsicLassoPruner(layers=[11], images=tmp_path / "missing")
+    for use in (pruner.prune, pruner.score):
+        with pytest.raises(ConfigError, match="layers: expected some of 0-9, 12, 15, .*got 11"):
+            use(build())
 
 
 def test_bad_input_is_refused_and_the_model_unchanged(tmp_path: Path) -> None:

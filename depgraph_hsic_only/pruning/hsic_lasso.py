@@ -112,6 +112,7 @@ class HsicLassoPruner:
             DataError: The images can't be used.
         """
         network = network_of(model)
+        self._planner.check(network)
         return self._planner.score(network, in_batches(self._calibration(network), self._batch)).measured.scores
 
     def prune(self, model: Any) -> PruningReport:
@@ -128,6 +129,7 @@ class HsicLassoPruner:
             DataError: The images can't be used.
         """
         network = network_of(model)
+        self._planner.check(network)
         images = self._calibration(network)
         planner = replace(self._planner, imgsz=images.shape[-1])
         scored = planner.score(network, in_batches(images, self._batch))
