@@ -56,7 +56,7 @@ class Yolov8SegPruner(abc.ABC):
         self.callbacks = Callbacks()
         self._notes: list[str] = []
         self._details: dict[str, Any] = {}
-        self._evaluated: dict[str, Metrics] = {}
+        self._evaluated: dict[tuple[str, int | None], Metrics] = {}
         self._resolved: dict[str, Any] = {}
 
     @abc.abstractmethod
@@ -215,12 +215,16 @@ class Yolov8SegPruner(abc.ABC):
         return self.config.imgsz or own_imgsz(model)
 
     @final
-    def evaluate(self, model: Any) -> Metrics:
+    def evaluate(self, model: Any, draws: int | None = None) -> Metrics:
         """mAP of a model on the validation split, as a fresh `YOLO(weights).val()` measures it from its file.
 
         The same weights are measured once in a run.
+
+        Args:
+            model: A `YOLO`.
+            draws: On how many samples of the images too (see `bootstrap.py`); None for as many as a deviation needs.
         """
-        key = fingerprint(model.model)
+        key = fingerprint(model.model), draws
         if key not in self._evaluated:
             config = self.config
             self._evaluated[key] = validate_model(
@@ -229,7 +233,7 @@ class Yolov8SegPruner(abc.ABC):
                 Validation(self.imgsz_of(model), config.batch),
                 device=config.device,
                 workers=config.workers,
-                draws=draws_for_deviation(len(self.dataset.images("val"))),
+                draws=draws_for_deviation(len(self.dataset.images("val"))) if draws is None else draws,
             )
         return self._evaluated[key]
 
