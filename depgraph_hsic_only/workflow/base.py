@@ -4,7 +4,7 @@ import abc
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, final
@@ -21,7 +21,7 @@ from depgraph_hsic_only.support.yaml import read_yaml
 from depgraph_hsic_only.training.callbacks import Callbacks
 from depgraph_hsic_only.workflow.checkpoints import Checkpoints
 from depgraph_hsic_only.workflow.config import DEFAULT_CFG, Config, load_config
-from depgraph_hsic_only.workflow.recorder import Exported, Recorder, Remarks, check_classes
+from depgraph_hsic_only.workflow.recorder import Exported, Recorder, check_classes
 from depgraph_hsic_only.workflow.run_folder import RunFolder
 from depgraph_hsic_only.workflow.state import STATE, RunState, read_state
 from depgraph_hsic_only.yolo.device import check_device, set_seed
@@ -46,6 +46,9 @@ class Yolov8SegPruner(abc.ABC):
     Raises:
         ConfigError: There are faults in the configuration; all are named at once.
     """
+
+    checkpoints: Checkpoints
+    """The models after the stages that are done, while the workflow runs."""
 
     @final
     def __init__(
@@ -113,7 +116,7 @@ class Yolov8SegPruner(abc.ABC):
                 if resume is None:
                     folder.clear_scratch()
                     folder.write_yaml("args.yaml", self.config.to_dict())
-                folder.write_json(STATE, state.to_dict())
+                folder.write_json(STATE, asdict(state))
                 if batch != self.config.batch:
                     self.note(f"batches of {self.config.batch} images from here on instead of {batch}")
                 return self._run(model, state)
@@ -127,8 +130,7 @@ class Yolov8SegPruner(abc.ABC):
             return RunReport.load(self.folder.path)
         if state.done:
             before = read_yaml(self.folder.path / "args.yaml")
-            blocks = [stage.block for stage in STAGES if stage.block and stage.name in state.done]
-            self._resolved = {block: before[block] for block in blocks}
+            self._resolved = {s.block: before[s.block] for s in STAGES if s.block and s.name in state.done}
         recorder = Recorder(
             self.folder, self.checkpoints, self.dataset, self.config, state, self.imgsz_of(model), self.evaluate
         )
@@ -144,16 +146,15 @@ class Yolov8SegPruner(abc.ABC):
         a run that was cut off between two stages goes on to the same result.
         """
         begin_stage(stage.activity)
-        if recorder.is_done(stage):
+        if stage.name in recorder.state.done:
             say("done before")
             return self.checkpoints.copy(stage)
         set_seed(self.config.seed)
         before, start = fingerprint(model.model), time.perf_counter()
         result = run(model)
-        seconds = time.perf_counter() - start
-        remarks = Remarks(tuple(self._notes), self._details)
+        seconds, changed = time.perf_counter() - start, fingerprint(result.model) != before
+        recorder.record(stage, result, self._notes, self._details, seconds, changed)
         self._notes, self._details = [], {}
-        recorder.record(stage, result, remarks, seconds, changed=fingerprint(result.model) != before)
         return self.checkpoints.copy(stage)
 
     @final
@@ -188,21 +189,17 @@ class Yolov8SegPruner(abc.ABC):
         Raises:
             ConfigError: It can't be made.
         """
-        config = self.config
-        made = RunFolder.create(config.project, config.name, exist_ok=config.exist_ok) if path is None else None
-        self._folder = made or RunFolder(Path(path or "").resolve())
-        self._checkpoints = Checkpoints(self._folder)
+        if path is None:
+            self._folder = RunFolder.create(self.config.project, self.config.name, exist_ok=self.config.exist_ok)
+        else:
+            self._folder = RunFolder(Path(path).resolve())
+        self.checkpoints = Checkpoints(self._folder)
         return self._folder
 
     @property
     def folder(self) -> RunFolder:
         """The run folder, which is there while the workflow runs."""
         return self._folder
-
-    @property
-    def checkpoints(self) -> Checkpoints:
-        """The models after the stages that are done."""
-        return self._checkpoints
 
     @cached_property
     def dataset(self) -> Dataset:

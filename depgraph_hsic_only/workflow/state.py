@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,6 @@ class RunState:
     settings: Mapping[str, Any]
     sources: Mapping[str, str]
     done: tuple[str, ...] = ()
-
-    def finished(self, stage: str) -> "RunState":
-        """The state after a stage."""
-        return replace(self, done=(*self.done, stage))
-
-    def to_dict(self) -> dict[str, Any]:
-        """The content of `state.json`."""
-        return asdict(self)
 
     def check_same(self, settings: Mapping[str, Any], sources: Mapping[str, str], folder: Path) -> None:
         """Refuse to go on with other settings or on something else.
