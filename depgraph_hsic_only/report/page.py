@@ -17,8 +17,6 @@ from depgraph_hsic_only.report.tables import figure_text
 from depgraph_hsic_only.report.warnings import find_warnings
 from depgraph_hsic_only.support.files import write_atomically
 
-REPORT = "report.html"
-
 
 def write_html(run_folder: str | Path) -> Path:
     """Draw the figures of a run anew and write `report.html` from what its folder holds.
@@ -32,13 +30,13 @@ def write_html(run_folder: str | Path) -> Path:
     Raises:
         DataError: The folder holds no report.
     """
-    from depgraph_hsic_only.report.figures.run import plot_metrics  # matplotlib takes a while to import
+    from depgraph_hsic_only.report.figures.run_folder import plot_metrics  # matplotlib takes a while to import
 
     report = RunReport.load(run_folder)
-    figures = {path.stem: path.read_bytes() for path in plot_metrics(report.folder)}
-    figures |= {name: (report.folder / "plots" / f"{name}.png").read_bytes() for name in _picture_names(report)}
-    page = render_html(report, figures)
-    path = report.folder / REPORT
+    pictures = [f"{name}.png" for kind in ("example", "difference") for name, _ in _pictures(report, kind)]
+    files = [*plot_metrics(report.folder), *(report.folder / "plots" / name for name in pictures)]
+    page = render_html(report, {file.stem: file.read_bytes() for file in files})
+    path = report.folder / "report.html"
     write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
     return path
 
@@ -98,10 +96,6 @@ def _pictures(report: RunReport, kind: str) -> list[tuple[str, ImageAgreement]]:
         return []
     rows = {"example": report.agreement.examples, "difference": report.agreement.differing}[kind]
     return [(f"{kind}-{k}", row) for k, row in enumerate(rows, 1)]
-
-
-def _picture_names(report: RunReport) -> list[str]:
-    return [name for kind in ("example", "difference") for name, _ in _pictures(report, kind)]
 
 
 def _machine(report: RunReport) -> list[tuple[str, Any]]:
