@@ -134,9 +134,8 @@ def _checked(study: Study) -> tuple[DefaultYolov8SegPruner, Any, dict[str, Any]]
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else identity
     other = [key for key in {**before, **identity} if before.get(key) != identity.get(key)]
     if other:
-        differences = "; ".join(
-            f"{key}: {_short(before.get(key))} there, {_short(identity.get(key))} now" for key in other
-        )
+        shown = {key: [_short(found.get(key)) for found in (before, identity)] for key in other}
+        differences = "; ".join(f"{key}: {there} there, {now} now" for key, (there, now) in shown.items())
         raise ConfigError(
             f"{study.folder}: expected the comparison of the same settings that it holds, but {differences}; pass "
             "another --name, or the settings that it was made with"

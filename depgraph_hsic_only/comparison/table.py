@@ -116,27 +116,24 @@ def summarize(rows: Sequence[Row]) -> tuple[Summary, ...]:
 
 def row_table(rows: Sequence[Row], validation: Validation) -> Sheet:
     """Every model; "-" where a figure was not measured."""
-    stages = {"recovered": "recovered"}
-    if any(row.fine_tuned is not None for row in rows):
-        stages["fine_tuned"] = "fine-tuned"
-    cells = []
-    for row in rows:
-        figures = ((getattr(row, stage) or {}).get(kind) for stage in stages for kind in KINDS)
-        cells.append(
-            (
-                row.criterion,
-                row.target or "-",
-                figure_text(row.seed, "d"),
-                f"{row.parameters:,}",
-                f"{row.gmacs:.3f}",
-                *(figure_text(value, ".4f") for value in figures),
-                figure_text(row.latency_ms, ".1f"),
-                f"{row.seconds:,.1f}",
-            )
+    tuned = any(row.fine_tuned is not None for row in rows)
+    stages = _STAGES if tuned else _STAGES[:1]
+    cells = tuple(
+        (
+            row.criterion,
+            row.target or "-",
+            figure_text(row.seed, "d"),
+            f"{row.parameters:,}",
+            f"{row.gmacs:.3f}",
+            *(figure_text((getattr(row, stage) or {}).get(kind), ".4f") for stage in stages for kind in KINDS),
+            figure_text(row.latency_ms, ".1f"),
+            f"{row.seconds:,.1f}",
         )
-    maps = (f"{title}\n{kind}" for title in stages.values() for kind in KINDS)
+        for row in rows
+    )
+    maps = (f"{stage.replace('_', '-')}\n{kind}" for stage in stages for kind in KINDS)
     headings = ("criterion", "target", "seed", "parameters", "GMACs", *maps, "onnxruntime\nms", "time\ns")
-    return Sheet(f"Models ({validation})", headings, tuple(cells), "ll" + "r" * (len(headings) - 2))
+    return Sheet(f"Models ({validation})", headings, cells, "ll" + "r" * (len(headings) - 2))
 
 
 def summary_table(summaries: Sequence[Summary]) -> Sheet:
@@ -148,7 +145,7 @@ def summary_table(summaries: Sequence[Summary]) -> Sheet:
             str(s.seeds),
             f"{s.parameters:,.0f}",
             f"{s.gmacs:.3f}",
-            *(_with_spread(s.map50_95[kind], s.spread[kind]) for kind in KINDS),
+            *(f"{s.map50_95[kind]:.4f}" + _spread_text(s.spread[kind]) for kind in KINDS),
             figure_text(s.kept, ".3f"),
             figure_text(s.latency_ms, ".1f"),
         )
@@ -159,5 +156,5 @@ def summary_table(summaries: Sequence[Summary]) -> Sheet:
     return Sheet("Means over the seeds ± standard deviation", headings, rows, "ll" + "r" * (len(headings) - 2))
 
 
-def _with_spread(mean: float, spread: float | None) -> str:
-    return f"{mean:.4f}" if spread is None else f"{mean:.4f} ± {spread:.4f}"
+def _spread_text(spread: float | None) -> str:
+    return "" if spread is None else f" ± {spread:.4f}"
