@@ -13,7 +13,7 @@ class Stage:
         title: The same for people.
         activity: What is said while it runs.
         weights: Checkpoint after it, in the run folder's `weights`.
-        folder: Folder of its training in the run folder; None where it trains nothing.
+        folder: Folder of its training in the run folder; empty where it trains nothing.
         block: Block of the settings that it goes by, where it trains.
     """
 
@@ -21,8 +21,8 @@ class Stage:
     title: str
     activity: str
     weights: str
-    folder: str | None = None
-    block: str | None = None
+    folder: str = ""
+    block: str = ""
 
 
 BASELINE: Final = "baseline"  # the loaded model, before all stages

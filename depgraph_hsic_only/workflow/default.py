@@ -73,7 +73,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         A checkpoint of the data set's own classes is trained on gently, with itself as teacher (see `recipe.py`), and
         comes back as it was if no epoch was better.
         """
-        return self._trained(model, TRAINED, dict(self.config.train), str(TRAINED.folder))
+        return self._trained(model, TRAINED, dict(self.config.train), TRAINED.folder)
 
     def fine_tune(self, model: Any) -> Any:
         """Train the cut model by Ultralytics for its part of `fine_tune.epochs`; 0 leaves it as it is.
@@ -83,7 +83,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         """
         tuning = self.tuning or self._resumed_tuning()
         settings = {**self.config.fine_tune, "epochs": tuning.epochs}
-        return self._trained(model, FINE_TUNED, settings, tuning.folder, tuning.teacher)
+        return self._trained(model, FINE_TUNED, settings, tuning.name, tuning.teacher)
 
     def prune(self, model: Any) -> Any:
         """Cut in `prune.steps` steps towards the final widths, with `fine_tune` in between.
@@ -114,7 +114,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
             if number < settings.steps or reference is not None:
                 self.tuning = self._tuning(step, after=number)
                 step = replace(step, model=self.fine_tune(step.model))
-                self.folder.rename(str(FINE_TUNED.folder), self.tuning.folder)  # of a stage of a user's own
+                self.folder.rename(FINE_TUNED.folder, self.tuning.name)
                 trajectory.append(self._point(number, step.model))
             if reference is not None:
                 change = self.evaluate(step.model)[PRIMARY].map50_95 - reference
@@ -228,12 +228,12 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         return self._tuning(Step(self.config.prune.steps, None, plan, kept_channels(unpruned.model, plan)))
 
     def _trained(
-        self, model: Any, stage: Stage, settings: dict[str, Any], folder: str, teacher: Teacher | None = None
+        self, model: Any, stage: Stage, settings: dict[str, Any], name: str, teacher: Teacher | None = None
     ) -> Any:
         """The better of a model and the best epoch of its training by the user's arguments, by mask mAP50-95."""
         if settings["epochs"] == 0:
             return model
-        callbacks, given, scratch = self.callbacks, settings, self.folder.scratch / folder
+        callbacks, given, scratch = self.callbacks, settings, self.folder.scratch / name
         learnt = stage is FINE_TUNED and self.config.train["epochs"] > 0
         learnt |= Path(self.config.pretrained).suffix not in {".yaml", ".yml"}
         works = learnt and same_classes(model.names, self.dataset.names)
@@ -243,14 +243,14 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
             callbacks = callbacks.with_others(recipe.callbacks)
             self.note(f"trained with {', '.join(f'{key}={value}' for key, value in settings.items())}")
         kept = {key: value for key, value in settings.items() if key != "distill_model" or key in given}
-        self.resolve(str(stage.block), kept)  # without the teacher, which another run has in its own folder
+        self.resolve(stage.block, kept)  # without the teacher, which another run has in its own folder
         common = {key: getattr(self.config, key) for key in ("batch", "device", "workers", "seed")}
         arguments = {**common, "imgsz": self.imgsz_of(model), **settings}
-        arguments["data"], place = self.dataset.write_keys(self.folder.path), self.folder.path / folder
+        arguments["data"], place = self.dataset.write_keys(self.folder.path), self.folder.path / stage.folder
         trained = train_model(model, place, arguments, callbacks, dataset=self.dataset, scratch=scratch)
         if 0 < trained.batch < arguments["batch"]:
             self.note(f"the memory was too small for batch={arguments['batch']}: trained with batch={trained.batch}")
-        return self._better(model, trained, last=folder == stage.folder) if works else trained.model
+        return self._better(model, trained, last=name == stage.folder) if works else trained.model
 
     def _recipe(
         self, model: Any, settings: Mapping[str, Any], scratch: Path, teacher: Teacher | None, *, cut: bool

@@ -52,9 +52,9 @@ class FineTuning:
     after: int | None = None
 
     @property
-    def folder(self) -> str:
-        """Folder of its training in the run folder."""
-        return str(FINE_TUNED.folder) if self.after is None else f"{FINE_TUNED.folder}-{self.after}"
+    def name(self) -> str:
+        """Name of the folder of its training in the run folder, once the cut goes on."""
+        return FINE_TUNED.folder if self.after is None else f"{FINE_TUNED.folder}-{self.after}"
 
 
 def epochs_of(total: int, steps: int, *, between: bool) -> int:

@@ -142,7 +142,7 @@ class Recorder:
         said: Sequence[str] = (),
         details: Mapping[str, Any] = MappingProxyType({}),
         seconds: float = 0.0,
-        training: str | None = None,
+        training: str = "",
     ) -> StageReport:
         """Measure a model."""
         cost, notes = measure_cost(model.model, self.imgsz), list(said)
@@ -161,7 +161,7 @@ class Recorder:
             inside = weights.is_relative_to(self.folder.path)
             shown = weights.relative_to(self.folder.path) if inside else weights
             row = replace(row, weights=str(shown), size_mb=weights.stat().st_size / 1e6)
-        if training is not None:
+        if training:
             row = replace(row, epochs=tuple(read_epochs(self.folder.path / training)))
         return replace(row, notes=tuple(notes))
 

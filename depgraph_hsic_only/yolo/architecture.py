@@ -174,7 +174,7 @@ def origin_of(model: Any) -> dict[str, Any] | None:
 
 def backbone_layers(model: Any) -> range:
     """Indices of the layers that the model's YAML calls its backbone."""
-    rows = model.yaml.get("backbone")
+    rows = model.yaml.get("backbone") if isinstance(model.yaml, Mapping) else None  # a checkpoint may hold anything
     return range(len(rows) if isinstance(rows, list) else 0)
 
 
