@@ -148,28 +148,24 @@ def main(argv: Sequence[str] | None = None) -> int:
                     show(answer)
             else:
                 _prune(given)
+        return 0
     except PruningError as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 2
+        code, said = 2, f"error: {error}"
     except KeyboardInterrupt as interrupt:
         return 128 + (signal.SIGTERM if isinstance(interrupt, _Terminated) else signal.SIGINT)  # as a shell says it
     except Exception as error:
-        if (shortage := _shortage(error)) is not None:
-            print(f"{PROGRAM}: error: {shortage}", file=sys.stderr)
-            return 2
-        what = f"{type(error).__name__}: {one_line(error)}"
-        print(f"{PROGRAM}: internal error ({what}); please report it with {_kept_traceback()}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _shortage(error: Exception) -> str | None:
-    """What to say of an error that tells of a full disk or of too little memory; None for any other."""
-    if (reason := storage_reason(error)) is not None:
-        return f"expected to write files, but {reason}; make room, or pass another folder"
-    if out_of_memory(error):
-        return f"expected more memory than there is ({one_line(error)}); pass a smaller imgsz or batch, or fewer images"
-    return None
+        code, what = 2, one_line(error)
+        if (reason := storage_reason(error)) is not None:
+            said = f"error: expected to write files, but {reason}; make room, or pass another folder"
+        elif out_of_memory(error):
+            said = f"error: expected more memory than there is ({what}); pass a smaller imgsz or batch, or fewer images"
+        else:
+            prefix = f"{PROGRAM}-"
+            with tempfile.NamedTemporaryFile("w", prefix=prefix, suffix=".txt", encoding="utf-8", delete=False) as file:
+                traceback.print_exc(file=file)
+            code, said = 1, f"internal error ({type(error).__name__}: {what}); please report it with {file.name}"
+    print(f"{PROGRAM}: {said}", file=sys.stderr)
+    return code
 
 
 class _Terminated(KeyboardInterrupt):
@@ -201,13 +197,6 @@ def _warnings_said() -> Iterator[None]:
         yield
     finally:
         warnings.showwarning = before
-
-
-def _kept_traceback() -> str:
-    """The file that the traceback of the error at hand is kept in."""
-    with tempfile.NamedTemporaryFile("w", prefix=f"{PROGRAM}-", suffix=".txt", encoding="utf-8", delete=False) as file:
-        traceback.print_exc(file=file)
-        return file.name
 
 
 def _prune(words: Sequence[str]) -> None:

@@ -40,15 +40,10 @@ from depgraph_hsic_only.yolo.load import load_model, own_imgsz
 
 @dataclass(frozen=True)
 class Part(abc.ABC):
-    """One part, which can be sent to another process.
-
-    Attributes:
-        study: What it is a part of.
-        seed: Of its random choices.
-    """
+    """One part, which can be sent to another process."""
 
     study: Study
-    seed: int
+    seed: int  # of its random choices
 
     pattern: ClassVar[str]  # of its name
     local: ClassVar[bool] = False  # whether it belongs into the process that asks for it

@@ -43,21 +43,13 @@ _OWN = ("project", "name", "exist_ok", "trust", "workers", "pretrained", "data")
 
 @dataclass(frozen=True)
 class Study:
-    """A comparison that is to be made. It can be pickled, and holds nothing that is large.
+    """A comparison that is to be made. It can be pickled, and holds nothing that is large; names have no repeats."""
 
-    Attributes:
-        folder: Its folder, absolute.
-        config: What is the same for all: `seed` is the first one.
-        criteria: Names of criteria, without repeats.
-        amounts: How much is cut, without repeats.
-        seeds: Of the draw of calibration images, sampled positions, mosaics, random scores and fine-tuning.
-    """
-
-    folder: Path
-    config: Config
+    folder: Path  # absolute
+    config: Config  # what is the same for all: `seed` is the first one
     criteria: tuple[str, ...]
     amounts: tuple[Amount, ...]
-    seeds: tuple[int, ...]
+    seeds: tuple[int, ...]  # of the draw of calibration images, positions, mosaics, random scores and fine-tuning
 
     @property
     def trained(self) -> Path:

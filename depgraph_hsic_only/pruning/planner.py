@@ -23,19 +23,12 @@ from depgraph_hsic_only.evaluation.relative_latency import relative_latency
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """A network's channel groups, what they cost, and how much each channel matters.
+    """A network's channel groups, what they cost, and how much each channel matters."""
 
-    Attributes:
-        network: The network; it is not changed, and must not be while the latency of its widths is measured.
-        graph: Its channel groups.
-        costs: Its parameters and multiply-adds as functions of the widths.
-        measured: The scores.
-    """
-
-    network: Any
+    network: Any  # it is not changed, and must not be while the latency of its widths is measured
     graph: ChannelGraph
-    costs: CostModel
-    measured: Measured
+    costs: CostModel  # its parameters and multiply-adds as functions of the widths
+    measured: Measured  # the scores
 
     def stability(self, plan: PruningPlan) -> float | None:
         """How well two halves of the images agree on a plan: see `selection.selection_stability`."""

@@ -51,12 +51,7 @@ def _map(before: StageReport, after: StageReport) -> str:
 
 
 def find_warnings(stages: Sequence[StageReport], images: Mapping[str, int]) -> list[str]:
-    """What a reader should know before the figures are trusted, the gravest first.
-
-    Args:
-        stages: The stages of a run.
-        images: Number of images by split.
-    """
+    """What a reader should know before the figures are trusted, the gravest first; `images` are numbers by split."""
     before, after, found = before_stage(stages), stages[-1], []
     if names := ", ".join(TITLES[stage.name] for stage in stages if stage.complete is False):
         found.append(f"NMS ran out of time on this machine ({names}): the mAP is too low there; measure it again.")

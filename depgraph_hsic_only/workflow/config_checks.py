@@ -21,12 +21,7 @@ _EXPORT_KEYS = ("imgsz", "batch", "opset", "dynamic", "simplify", "quantize", "d
 
 
 def find_faults(merged: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
-    """Everything that is wrong with merged settings, a line each.
-
-    Args:
-        merged: The settings, with every key of the defaults.
-        defaults: The defaults, whose keys are the known ones.
-    """
+    """Everything that is wrong with settings that were merged over the defaults, a line each."""
     faults = _unexpected("", merged, _TOP)
     blocks = [key for key, value in defaults.items() if isinstance(value, dict)]
     broken = [block for block in blocks if not isinstance(merged[block], Mapping)]
@@ -121,11 +116,7 @@ def _block_faults(
 
 
 def amount_of(ratio: object, threshold: object, target: object) -> Amount:
-    """How much is cut, by the settings: the ratio has a default, so the others go over it.
-
-    Raises:
-        ConfigError: They are out of range, or a threshold and a target are given.
-    """
+    """How much is cut, by settings that are checked here: the ratio has a default, so the others go over it."""
     return Amount.of(ratio if threshold is None and target is None else None, threshold, target)
 
 

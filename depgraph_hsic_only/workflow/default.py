@@ -30,7 +30,7 @@ from depgraph_hsic_only.training.provenance import trained_on
 from depgraph_hsic_only.training.recipe import Start
 from depgraph_hsic_only.training.train import Recipe, Teacher, Trained, make_recipe, train_model
 from depgraph_hsic_only.workflow.base import Yolov8SegPruner
-from depgraph_hsic_only.workflow.prune_steps import FineTuning, PruneEvent, Step, epochs_of, keep_step, read_step
+from depgraph_hsic_only.workflow.prune_steps import FineTuning, PruneEvent, Step, keep_step, read_step
 from depgraph_hsic_only.workflow.recorder import Exported
 from depgraph_hsic_only.yolo.device import select_device
 from depgraph_hsic_only.yolo.fingerprint import fingerprint
@@ -214,7 +214,9 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
 
     def _tuning(self, step: Step, after: int | None = None) -> FineTuning:
         """What a fine-tuning after a step is given."""
-        epochs = epochs_of(self.config.fine_tune["epochs"], self.config.prune.steps, between=after is not None)
+        total, steps = int(self.config.fine_tune["epochs"]), self.config.prune.steps
+        share = total // (steps + 1) or int(total >= steps > 1)  # the last one has twice the share of those between
+        epochs = share if after is not None else total - share * (steps - 1)
         unpruned = self.checkpoints.find(TRAINED) if step.plan is not None and epochs else None
         teacher = unpruned and Teacher(self.checkpoints.path(TRAINED), unpruned, step.kept)
         return FineTuning(epochs, teacher, after)

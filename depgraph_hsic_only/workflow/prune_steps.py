@@ -57,29 +57,15 @@ class FineTuning:
         return FINE_TUNED.folder if self.after is None else f"{FINE_TUNED.folder}-{self.after}"
 
 
-def epochs_of(total: int, steps: int, *, between: bool) -> int:
-    """The epochs of a fine-tuning, of all together: the last one has twice the share of those between the steps."""
-    share = total // (steps + 1) or int(total >= steps > 1)
-    return share if between else total - share * (steps - 1)
-
-
 @dataclass(frozen=True, eq=False)
 class Step:
-    """Where the cut is.
-
-    Attributes:
-        number: The steps that are done.
-        model: The `YOLO` after the last of them.
-        plan: All that was cut by then; None for nothing.
-        kept: What is left of the unpruned model.
-        details: What was measured of the last of them, for the report.
-    """
+    """Where the cut is, after so many steps."""
 
     number: int
-    model: Any
-    plan: PruningPlan | None = None
-    kept: Kept = field(default_factory=dict)
-    details: Mapping[str, Any] = field(default_factory=dict)
+    model: Any  # the `YOLO`
+    plan: PruningPlan | None = None  # all that was cut by then; None for nothing
+    kept: Kept = field(default_factory=dict)  # what is left of the unpruned model
+    details: Mapping[str, Any] = field(default_factory=dict)  # what was measured of the last step, for the report
 
     def then(self, model: Any, plan: PruningPlan, kept: Kept, details: Mapping[str, Any]) -> "Step":
         """The next step, of which the plan and what its convolutions have kept are against this one."""

@@ -61,20 +61,14 @@ def check_classes(model: Any, dataset: Dataset, config: Config) -> None:
 
 @dataclass(eq=False)
 class Recorder:
-    """Measures the stages of one run and writes what the run folder holds of them.
-
-    Attributes:
-        state: How far the run is; the rows of what is done are taken from the report in the folder.
-        imgsz: Side of the input image, pixels.
-        evaluate: Measures a model's mAP.
-    """
+    """Measures the stages of one run and writes what the run folder holds of them."""
 
     folder: RunFolder
     checkpoints: Checkpoints
     dataset: Dataset
     config: Config
-    state: RunState
-    imgsz: int
+    state: RunState  # the rows of what is done are taken from the report in the folder
+    imgsz: int  # side of the input image, pixels
     evaluate: Callable[[Any], Metrics]
 
     def __post_init__(self) -> None:
@@ -97,15 +91,9 @@ class Recorder:
     def record(
         self, stage: Stage, model: Any, notes: Sequence[str], details: Mapping[str, Any], seconds: float, changed: bool
     ) -> None:
-        """Write the checkpoint of a stage and measure it; one that did and said nothing has no row in the report.
+        """Write the checkpoint of a stage and measure it, with what it has said and its own figures, as plain values.
 
-        Args:
-            stage: The stage.
-            model: The `YOLO` that it has led to.
-            notes: What a reader of the report must know.
-            details: Figures for its row, as plain values.
-            seconds: Time it took.
-            changed: Whether the model is another one than before.
+        One that has left the model as it was, which `changed` tells, and said nothing has no row in the report.
         """
         weights = self.checkpoints.save(stage, model)
         if stage is PRUNED:

@@ -20,13 +20,9 @@ from depgraph_hsic_only.support.files import temporary_name, write_atomically
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of one run under one folder.
+    """The files of one run under one folder."""
 
-    Attributes:
-        path: The folder, absolute: Ultralytics puts relative projects under a folder of its own.
-    """
-
-    path: Path
+    path: Path  # absolute: Ultralytics puts relative projects under a folder of its own
 
     @property
     def weights(self) -> Path:

@@ -16,17 +16,11 @@ _FREE = ("project", "name", "exist_ok", "device", "workers", "batch", "trust", "
 
 @dataclass(frozen=True)
 class RunState:
-    """How far a run is.
+    """How far a run is."""
 
-    Attributes:
-        settings: The configuration, resolved, as it was given.
-        sources: Digests of what is read: "checkpoint" (the network) and "data" (files and labels).
-        done: The stages that are finished, and "exported" in the end.
-    """
-
-    settings: Mapping[str, Any]
-    sources: Mapping[str, str]
-    done: tuple[str, ...] = ()
+    settings: Mapping[str, Any]  # the configuration, resolved, as it was given
+    sources: Mapping[str, str]  # digests of what is read: "checkpoint" (the network) and "data" (files and labels)
+    done: tuple[str, ...] = ()  # the stages that are finished, and "exported" in the end
 
     def check_same(self, settings: Mapping[str, Any], sources: Mapping[str, str], folder: Path) -> None:
         """Refuse to go on with other settings or on something else.
