@@ -5,7 +5,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from typing import Any, NoReturn, cast
+from functools import partial
+from typing import Any, NamedTuple, NoReturn, cast
 
 import shtab
 from rich.console import RenderableType
@@ -14,9 +15,17 @@ from depgraph_hsic_only.support.nearest import nearest
 
 PROGRAM = "depgraph-hsic"
 MODEL_FILES = shtab.glob("*.pt", "*.yaml", "*.yml")
-Flags = Mapping[str, tuple[str, Callable[[str], Any], str, str]]
-"""By flag: the key of the configuration, the type, what the value is called, and the meaning."""
 YAML_FILES = shtab.glob("*.yaml", "*.yml")
+
+
+class Flag(NamedTuple):
+    """A flag that stands for a setting: its key, the type, what the value is called, and how a shell completes it."""
+
+    key: str
+    kind: Callable[[str], Any]
+    metavar: str
+    meaning: str
+    complete: Any = None
 
 
 @dataclass(frozen=True)
@@ -24,18 +33,14 @@ class Command:
     """One command: `depgraph-hsic NAME ...`.
 
     Attributes:
-        name: What it is called by.
-        summary: One line for the list of commands.
-        epilog: What follows the flags in its help: examples.
-        add_arguments: Adds its arguments to a parser.
-        run: Does it. Returns what is printed: a string as it is, anything else as rich draws it, None for nothing.
+        run: Does it. Returns what is printed: a string as it is, anything else as rich draws it.
     """
 
     name: str
     summary: str
     epilog: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], RenderableType | None]
+    run: Callable[[argparse.Namespace], RenderableType]
 
     def parser(self) -> "Parser":
         """The parser of its arguments."""
@@ -52,7 +57,8 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=_Formatter, **settings)
+        kept = partial(argparse.RawDescriptionHelpFormatter, max_help_position=22)
+        super().__init__(allow_abbrev=False, formatter_class=kept, **settings)
 
     def parse(self, given: Sequence[str]) -> argparse.Namespace:
         """The arguments; positional ones may stand between flags. Leaves with code 2 where one is unknown."""
@@ -72,28 +78,26 @@ class Parser(argparse.ArgumentParser):
         return nearest(begun[0] if len(begun) == 1 else word, flags)
 
 
-class _Formatter(argparse.RawDescriptionHelpFormatter):
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=22)
+def add_flags(parser: argparse.ArgumentParser, flags: Mapping[str, Flag]) -> None:
+    """Add flags that stand for settings, by name."""
+    for name, (_, kind, metavar, meaning, complete) in flags.items():
+        add_argument(parser, f"--{name}", type=kind, metavar=metavar, help=meaning, complete=complete)
 
 
-def add_flags(parser: argparse.ArgumentParser, flags: Flags, completed: Mapping[str, Any]) -> None:
-    """Add flags that stand for settings, and say how a shell completes their values."""
-    for flag, (_, kind, metavar, meaning) in flags.items():
-        action = parser.add_argument(f"--{flag}", type=kind, metavar=metavar, help=meaning)
-        if flag in completed:
-            complete_as(action, completed[flag])
+def add_argument(parser: argparse.ArgumentParser, *names: str, complete: Any = None, **settings: Any) -> None:
+    """Add an argument that a shell completes: `MODEL_FILES`, or anything of `shtab`."""
+    action = parser.add_argument(*names, **settings)
+    if complete is not None:
+        cast(Any, action).complete = complete  # where shtab looks
 
 
-def given_settings(arguments: argparse.Namespace, flags: Flags) -> dict[str, Any]:
-    """The settings that flags were given for, by their keys in the configuration."""
-    found = {key: getattr(arguments, flag.replace("-", "_")) for flag, (key, *_) in flags.items()}
-    return {key: value for key, value in found.items() if value is not None}
+def given_settings(arguments: argparse.Namespace, flags: Mapping[str, Flag]) -> dict[str, Any]:
+    """The settings that flags or words such as key=value were given for, by their keys in the configuration."""
+    from depgraph_hsic_only.training.arguments import parse_override  # Ultralytics takes a while to import
 
-
-def complete_as(action: argparse.Action, how: Any) -> None:
-    """Say how a shell completes the value of an argument: `MODEL_FILES`, or anything of `shtab`."""
-    cast(Any, action).complete = how  # where shtab looks
+    found = {flag.key: getattr(arguments, name.replace("-", "_")) for name, flag in flags.items()}
+    given = {key: value for key, value in found.items() if value is not None}
+    return given | dict(parse_override(text) for text in arguments.overrides)
 
 
 @contextmanager

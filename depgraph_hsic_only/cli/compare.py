@@ -8,9 +8,9 @@ from depgraph_hsic_only.cli.command import (
     PROGRAM,
     YAML_FILES,
     Command,
-    Flags,
+    Flag,
+    add_argument,
     add_flags,
-    complete_as,
     given_settings,
     nothing_else_on_stdout,
 )
@@ -25,21 +25,20 @@ example:
 At one target all criteria cut the same widths. Interrupted, the same command
 goes on where it was; criteria, targets and seeds can be added.
 """
-_SETTINGS: Flags = {
-    "pretrained": ("pretrained", str, "FILE", "checkpoint that everything is cut from"),
-    "data": ("data", str, "NAME", "data set: a name, its data.yaml, or 'shapes'"),
-    "train-epochs": ("train.epochs", int, "N", "before everything, once (default: 0)"),
-    "fine-tune-epochs": ("fine_tune.epochs", int, "N", "after each cut, and of the control (default: 0)"),
-    "layers": ("prune.layers", str, "WHICH", "backbone (default), all, or a list: [6,7,22]"),
-    "imgsz": ("imgsz", int, "PX", "side of the image (default: the checkpoint's own)"),
-    "batch": ("batch", int, "N", "images per batch"),
-    "device": ("device", str, "NAME", "cpu, 0, 0,1 or mps"),
-    "workers": ("workers", int, "N", "data loading processes"),
-    "seed": ("seed", int, "N", "the first of the seeds (default: 0)"),
-    "project": ("project", str, "FOLDER", "of the comparisons (default: runs/compare)"),
-    "name": ("name", str, "NAME", "of the comparison's folder (default: exp)"),
+_SETTINGS = {
+    "pretrained": Flag("pretrained", str, "FILE", "checkpoint that everything is cut from", MODEL_FILES),
+    "data": Flag("data", str, "NAME", "data set: a name, its data.yaml, or 'shapes'", YAML_FILES),
+    "train-epochs": Flag("train.epochs", int, "N", "before everything, once (default: 0)"),
+    "fine-tune-epochs": Flag("fine_tune.epochs", int, "N", "after each cut, and of the control (default: 0)"),
+    "layers": Flag("prune.layers", str, "WHICH", "backbone (default), all, or a list: [6,7,22]"),
+    "imgsz": Flag("imgsz", int, "PX", "side of the image (default: the checkpoint's own)"),
+    "batch": Flag("batch", int, "N", "images per batch"),
+    "device": Flag("device", str, "NAME", "cpu, 0, 0,1 or mps"),
+    "workers": Flag("workers", int, "N", "data loading processes"),
+    "seed": Flag("seed", int, "N", "the first of the seeds (default: 0)"),
+    "project": Flag("project", str, "FOLDER", "of the comparisons (default: runs/compare)"),
+    "name": Flag("name", str, "NAME", "of the comparison's folder (default: exp)"),
 }
-_COMPLETED = {"pretrained": MODEL_FILES, "data": YAML_FILES}
 _ARGUMENTS = (
     *("criteria", "targets", "ratios", "seeds", "max_map_drop"),
     *("backend", "address", "task_cpus", "task_gpus", "cfg"),
@@ -47,24 +46,18 @@ _ARGUMENTS = (
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_flags(parser, _SETTINGS, _COMPLETED)
+    add_flags(parser, _SETTINGS)
     parser.add_argument("--criteria", default=",".join(CRITERIA), metavar="A,B", help="names with commas")
     parser.add_argument("--targets", metavar="WHAT=R", help="what is left: params=0.9,0.8,gmacs=0.75")
     parser.add_argument("--ratios", metavar="R,R", help="instead: shares to cut of each width: 0.25,0.5")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="how many (default: 1)")
-    parser.add_argument(
-        "--max-map-drop",
-        type=float,
-        default=MAX_MAP_DROP,
-        metavar="D",
-        help="mask mAP that a size may cost (%(default)s)",
-    )
-    parser.add_argument("--backend", default="serial", metavar="NAME", help=f"{' or '.join(BACKENDS)}")
+    drop = "mask mAP that a size may cost (%(default)s)"
+    parser.add_argument("--max-map-drop", type=float, default=MAX_MAP_DROP, metavar="D", help=drop)
+    parser.add_argument("--backend", default="serial", metavar="NAME", help=" or ".join(BACKENDS))
     parser.add_argument("--address", metavar="WHERE", help="of Ray: auto, host:port, ray://host:port")
     parser.add_argument("--task-cpus", type=float, default=1, metavar="N", help="cores of a part on Ray (default: 1)")
     parser.add_argument("--task-gpus", type=float, metavar="N", help="GPUs of a part on Ray")
-    cfg = parser.add_argument("--cfg", metavar="FILE", help="other settings")
-    complete_as(cfg, YAML_FILES)
+    add_argument(parser, "--cfg", metavar="FILE", help="other settings", complete=YAML_FILES)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="any other setting of default.yaml")
 
 
@@ -79,7 +72,6 @@ def _run(arguments: argparse.Namespace) -> Any:
     from depgraph_hsic_only.training.arguments import parse_override
 
     given = given_settings(arguments, _SETTINGS)
-    given |= dict(parse_override(text) for text in arguments.overrides)
     if "prune.layers" in given:
         given["prune.layers"] = parse_override(f"layers={given['prune.layers']}")[1]
     found = compare(**{name: getattr(arguments, name) for name in _ARGUMENTS}, **given)
@@ -92,10 +84,4 @@ def _run(arguments: argparse.Namespace) -> Any:
     return found
 
 
-COMMAND = Command(
-    "compare",
-    "Which criterion, and how far? Many cuts, side by side.",
-    _EPILOG,
-    _add_arguments,
-    _run,
-)
+COMMAND = Command("compare", "Which criterion, and how far? Many cuts, side by side.", _EPILOG, _add_arguments, _run)

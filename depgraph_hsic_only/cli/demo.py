@@ -2,11 +2,7 @@
 
 from typing import Any, Final
 
-_FINE_TUNE: Final = {
-    "epochs": 5,
-    "lr0": 0.001,
-    "warmup_epochs": 0.25,
-}  # a shorter and gentler training of the same kind
+_FINE_TUNE: Final = {"epochs": 5, "lr0": 0.001, "warmup_epochs": 0.25}  # shorter and gentler, of the same kind
 
 
 def demo_settings() -> dict[str, Any]:

@@ -1,18 +1,14 @@
 """`--dry-run`: what a run would cut, without running it."""
 
-from typing import Any
-
 from rich.console import Group
 from rich.text import Text
 
 from depgraph_hsic_only.budget.allocation import smallest_widths
 from depgraph_hsic_only.channels.cut import cut
-from depgraph_hsic_only.channels.plan import PruningPlan
 from depgraph_hsic_only.data.calibration import in_batches
 from depgraph_hsic_only.data.dataset import find_dataset
 from depgraph_hsic_only.data.images import load_images
 from depgraph_hsic_only.errors import ConfigError
-from depgraph_hsic_only.pruning.planner import Planner, Scored
 from depgraph_hsic_only.report.pruning_report import cost_table, part_table, width_table
 from depgraph_hsic_only.workflow.config import Config
 from depgraph_hsic_only.yolo.cost import measure_cost
@@ -44,10 +40,18 @@ def dry_run(config: Config) -> Group:
     planner.check(network)
     said = []
     if planner.amount.is_target:
-        scored, plan, images = _quick_plan(planner, network, config)
+        if planner.scorer.needs_batches and planner.scorer.needs_labels:
+            raise ConfigError(
+                f"prune.criterion: expected one without labels for a target with --dry-run, got {planner.criterion}, "
+                "whose labels Ultralytics would cache on the disk; leave out --dry-run, or pass another criterion"
+            )
+        files = find_dataset(config.data).images("train")
+        images = load_images(files, planner.imgsz, limit=min(_QUICK_IMAGES, config.calibration["images"]))
+        scored = planner.score(network, in_batches(images, 8))
+        plan = planner.plan(scored, planner.sensitivity(scored, images, quick=True))
         said.append(
-            f"Planned from a quick scan ({images} images, one size for each width): a run measures more and may choose "
-            "other widths."
+            f"Planned from a quick scan ({len(images)} images, one size for each width): a run measures more and may "
+            "choose other widths."
         )
     else:
         scored = planner.with_scores(network)
@@ -62,16 +66,3 @@ def dry_run(config: Config) -> Group:
     after = measure_cost(cut(network, plan, scored.graph).network, planner.imgsz)
     tables = cost_table(before, after), part_table(before.parts, after.parts), width_table(plan)
     return Group(*tables, *map(Text, [*said, "Nothing was written."]))
-
-
-def _quick_plan(planner: Planner, network: Any, config: Config) -> tuple[Scored, PruningPlan, int]:
-    """The plan for a target from a quick scan, and the number of images."""
-    if planner.scorer.needs_batches and planner.scorer.needs_labels:
-        raise ConfigError(
-            f"prune.criterion: expected one without labels for a target with --dry-run, got {planner.criterion}, "
-            "whose labels Ultralytics would cache on the disk; leave out --dry-run, or pass another criterion"
-        )
-    files = find_dataset(config.data).images("train")
-    images = load_images(files, planner.imgsz, limit=min(_QUICK_IMAGES, config.calibration["images"]))
-    scored = planner.score(network, in_batches(images, 8))
-    return scored, planner.plan(scored, planner.sensitivity(scored, images, quick=True)), len(images)

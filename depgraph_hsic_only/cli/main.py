@@ -24,13 +24,12 @@ from depgraph_hsic_only.cli.command import (
     PROGRAM,
     YAML_FILES,
     Command,
-    Flags,
+    Flag,
     Parser,
+    add_argument,
     add_flags,
-    complete_as,
     given_settings,
 )
-from depgraph_hsic_only.cli.completion import completion
 from depgraph_hsic_only.cli.demo import demo_settings
 from depgraph_hsic_only.criteria import list_criteria
 from depgraph_hsic_only.errors import PruningError, one_line
@@ -38,26 +37,32 @@ from depgraph_hsic_only.support.nearest import nearest
 from depgraph_hsic_only.support.progress import say, show
 from depgraph_hsic_only.support.resource_errors import out_of_memory, storage_reason
 
-_FLAGS: Flags = {
-    "pretrained": ("pretrained", str, "FILE", "checkpoint (.pt), or a YOLOv8 YAML to train from scratch"),
-    "data": ("data", str, "NAME", "data set: a name, the path of its data.yaml, or 'shapes'"),
-    "criterion": ("prune.criterion", str, "NAME", "what ranks channels, such as magnitude or hsic_lasso"),
-    "ratio": ("prune.ratio", float, "R", "share of the channels to cut from each width, 0 <= R < 1"),
-    "threshold": ("prune.threshold", float, "T", "instead of a ratio: the smallest score that stays"),
-    "target": ("prune.target", str, "WHAT=R", "instead: the share left, of params, gmacs or latency"),
-    "imgsz": ("imgsz", int, "PX", "side of the input image (default: the checkpoint's own)"),
-    "batch": ("batch", int, "N", "images per batch"),
-    "device": ("device", str, "NAME", "cpu, 0, 0,1 or mps (default: Ultralytics' choice)"),
-    "workers": ("workers", int, "N", "data loading processes"),
-    "seed": ("seed", int, "N", "of every random choice"),
-    "project": ("project", str, "FOLDER", "folder of the run folders"),
-    "name": ("name", str, "NAME", "name of the run folder"),
+_CRITERIA = shtab.cmd(f"echo {' '.join(list_criteria())}")
+_FLAGS = {
+    "pretrained": Flag(
+        "pretrained", str, "FILE", "checkpoint (.pt), or a YOLOv8 YAML to train from scratch", MODEL_FILES
+    ),
+    "data": Flag("data", str, "NAME", "data set: a name, the path of its data.yaml, or 'shapes'", YAML_FILES),
+    "criterion": Flag(
+        "prune.criterion", str, "NAME", "what ranks channels, such as magnitude or hsic_lasso", _CRITERIA
+    ),
+    "ratio": Flag("prune.ratio", float, "R", "share of the channels to cut from each width, 0 <= R < 1"),
+    "threshold": Flag("prune.threshold", float, "T", "instead of a ratio: the smallest score that stays"),
+    "target": Flag("prune.target", str, "WHAT=R", "instead: the share left, of params, gmacs or latency"),
+    "imgsz": Flag("imgsz", int, "PX", "side of the input image (default: the checkpoint's own)"),
+    "batch": Flag("batch", int, "N", "images per batch"),
+    "device": Flag("device", str, "NAME", "cpu, 0, 0,1 or mps (default: Ultralytics' choice)"),
+    "workers": Flag("workers", int, "N", "data loading processes"),
+    "seed": Flag("seed", int, "N", "of every random choice"),
+    "project": Flag("project", str, "FOLDER", "folder of the run folders", shtab.DIRECTORY),
+    "name": Flag("name", str, "NAME", "name of the run folder"),
 }
-_COMPLETED = {  # how a shell completes a flag's value
-    "pretrained": MODEL_FILES,
-    "data": YAML_FILES,
-    "criterion": shtab.cmd(f"echo {' '.join(list_criteria())}"),
-    "project": shtab.DIRECTORY,
+_SWITCHES = {
+    "exist-ok": "use an existing run folder again",
+    "verbose": "Ultralytics' output too, not only in run.log",
+    "trust": "let code in the checkpoint run: only one of your own",
+    "dry-run": "print what would be cut and write nothing",
+    "demo": "train, prune and export on drawn shapes, in minutes",
 }
 _EXAMPLES = f"""\
 examples:
@@ -69,23 +74,14 @@ examples:
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags of the plain run."""
-    add_flags(parser, _FLAGS, _COMPLETED)
-    cfg = parser.add_argument("--cfg", metavar="FILE", help="settings (default: default.yaml)")
-    complete_as(cfg, YAML_FILES)
-    resume = parser.add_argument("--resume", metavar="FOLDER", help="go on with a run that was cut off")
-    complete_as(resume, shtab.DIRECTORY)
-    parser.add_argument("--exist-ok", action="store_true", default=None, help="use an existing run folder again")
-    parser.add_argument(
-        "--verbose", action="store_true", default=None, help="Ultralytics' output too, not only in run.log"
-    )
-    parser.add_argument(
-        "--trust", action="store_true", default=None, help="let code in the checkpoint run: only one of your own"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="print what would be cut and write nothing")
-    parser.add_argument("--demo", action="store_true", help="train, prune and export on drawn shapes, in minutes")
-    parser.add_argument(
-        "--version", action="version", version=f"depgraph_hsic_only {__version__}", help="print the version"
-    )
+    add_flags(parser, _FLAGS)
+    cfg, resume = "settings (default: default.yaml)", "go on with a run that was cut off"
+    add_argument(parser, "--cfg", metavar="FILE", help=cfg, complete=YAML_FILES)
+    add_argument(parser, "--resume", metavar="FOLDER", help=resume, complete=shtab.DIRECTORY)
+    for switch, meaning in _SWITCHES.items():
+        parser.add_argument(f"--{switch}", action="store_true", help=meaning)
+    version = f"depgraph_hsic_only {__version__}"
+    parser.add_argument("--version", action="version", version=version, help="print the version")
 
 
 def _parser() -> Parser:
@@ -113,7 +109,21 @@ def _whole() -> Parser:
     return parser
 
 
-_COMMANDS = {command.name: command for command in (info.COMMAND, compare.COMMAND, completion(_whole))}
+_COMPLETION = Command(
+    "completion",
+    "Print the script for completion in bash or zsh.",
+    f"""\
+Completes the installed {PROGRAM}, not python -m depgraph_hsic_only.
+
+examples:
+  {PROGRAM} completion bash \\
+      > ~/.local/share/bash-completion/completions/{PROGRAM}
+  {PROGRAM} completion zsh > "${{fpath[1]}}/_{PROGRAM}"
+""",
+    lambda parser: add_argument(parser, "shell", choices=("bash", "zsh"), help="whose script to print"),
+    lambda arguments: shtab.complete(_whole(), arguments.shell),
+)
+_COMMANDS = {command.name: command for command in (info.COMMAND, compare.COMMAND, _COMPLETION)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -130,31 +140,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _terminable(), _warnings_said():
             if given and given[0] in _COMMANDS:
-                _answer(_COMMANDS[given[0]], given[1:])
+                command = _COMMANDS[given[0]]
+                answer = command.run(command.parser().parse(given[1:]))
+                if isinstance(answer, str):
+                    print(answer)
+                else:
+                    show(answer)
             else:
                 _prune(given)
+        return 0
     except PruningError as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
-        return 2
+        code, said = 2, f"error: {error}"
     except KeyboardInterrupt as interrupt:
         return 128 + (signal.SIGTERM if isinstance(interrupt, _Terminated) else signal.SIGINT)  # as a shell says it
     except Exception as error:
-        if (shortage := _shortage(error)) is not None:
-            print(f"{PROGRAM}: error: {shortage}", file=sys.stderr)
-            return 2
-        what = f"{type(error).__name__}: {one_line(error)}"
-        print(f"{PROGRAM}: internal error ({what}); please report it with {_kept_traceback()}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _shortage(error: Exception) -> str | None:
-    """What to say of an error that tells of a full disk or of too little memory; None for any other."""
-    if (reason := storage_reason(error)) is not None:
-        return f"expected to write files, but {reason}; make room, or pass another folder"
-    if out_of_memory(error):
-        return f"expected more memory than there is ({one_line(error)}); pass a smaller imgsz or batch, or fewer images"
-    return None
+        code, what = 2, one_line(error)
+        if (reason := storage_reason(error)) is not None:
+            said = f"error: expected to write files, but {reason}; make room, or pass another folder"
+        elif out_of_memory(error):
+            said = f"error: expected more memory than there is ({what}); pass a smaller imgsz or batch, or fewer images"
+        else:
+            prefix = f"{PROGRAM}-"
+            with tempfile.NamedTemporaryFile("w", prefix=prefix, suffix=".txt", encoding="utf-8", delete=False) as file:
+                traceback.print_exc(file=file)
+            code, said = 1, f"internal error ({type(error).__name__}: {what}); please report it with {file.name}"
+    print(f"{PROGRAM}: {said}", file=sys.stderr)
+    return code
 
 
 class _Terminated(KeyboardInterrupt):
@@ -188,22 +199,6 @@ def _warnings_said() -> Iterator[None]:
         warnings.showwarning = before
 
 
-def _kept_traceback() -> str:
-    """The file that the traceback of the error at hand is kept in."""
-    with tempfile.NamedTemporaryFile("w", prefix=f"{PROGRAM}-", suffix=".txt", encoding="utf-8", delete=False) as file:
-        traceback.print_exc(file=file)
-        return file.name
-
-
-def _answer(command: Command, given: Sequence[str]) -> None:
-    """Run a command and print what it returns, and nothing else, on stdout."""
-    answer = command.run(command.parser().parse(given))
-    if isinstance(answer, str):
-        print(answer)
-    elif answer is not None:
-        show(answer)
-
-
 def _prune(words: Sequence[str]) -> None:
     """The plain run."""
     parser = _parser()
@@ -214,15 +209,13 @@ def _prune(words: Sequence[str]) -> None:
         )
     arguments = parser.parse(words)
     from depgraph_hsic_only.cli.dry_run import dry_run
-    from depgraph_hsic_only.training.arguments import parse_override
     from depgraph_hsic_only.workflow.config import DEFAULT_CFG
     from depgraph_hsic_only.workflow.default import DefaultYolov8SegPruner
     from depgraph_hsic_only.workflow.state import read_state
 
     given: dict[str, Any] = demo_settings() if arguments.demo else {}
-    given |= given_settings(arguments, _FLAGS)
     given |= {flag: True for flag in ("exist_ok", "trust", "verbose") if getattr(arguments, flag)}
-    given |= dict(parse_override(text) for text in arguments.overrides)  # they may stand between flags
+    given |= given_settings(arguments, _FLAGS)
     cfg = arguments.cfg or DEFAULT_CFG
     if arguments.resume is not None and arguments.cfg is None:
         cfg, given = None, {**read_state(arguments.resume).settings, "trust": False, **given}

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 import torch
 
@@ -16,10 +17,8 @@ from depgraph_hsic_only.support.progress import say
 _LOST = 3  # times that a part is tried again where its worker was lost
 
 
-class Backend(Protocol):
-    """Does parts that don't need each other, and says of those that failed why, by name."""
-
-    def __call__(self, parts: Sequence[Part]) -> dict[str, str]: ...
+Backend = Callable[[Sequence[Part]], dict[str, str]]
+"""Does parts that don't need each other, and says of those that failed why, by name."""
 
 
 def in_turn(parts: Sequence[Part]) -> dict[str, str]:
@@ -27,9 +26,9 @@ def in_turn(parts: Sequence[Part]) -> dict[str, str]:
     failed: dict[str, str] = {}
     for k, part in enumerate(parts, 1):
         say(f"{part.name} ({k} of {len(parts)})")
-        error = part.attempt()
-        if error is not None:
-            failed[part.name] = _said(part, error)
+        if (error := part.attempt()) is not None:
+            say(f"{part.name} failed: {error}")
+            failed[part.name] = error
     return failed
 
 
@@ -58,7 +57,13 @@ def open_backend(
             raise ConfigError(f"address: expected none without Ray, got {address!r}; pass --backend ray too")
         yield in_turn
         return
-    ray = _imported()
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError(
+            "backend: expected the package ray for 'ray', but it is not installed; "
+            "pip install 'depgraph-hsic-only[ray]'"
+        ) from error
     ours = not ray.is_initialized()
     if ours:
         try:
@@ -70,46 +75,29 @@ def open_backend(
             ) from error
     gpus = float(device != "cpu" and torch.cuda.is_available()) if task_gpus is None else task_gpus
     try:
-        yield _OnRay(ray, task_cpus, gpus)
+        task = ray.remote(num_cpus=task_cpus, num_gpus=gpus, max_retries=_LOST)(_attempt)
+        yield partial(_on_ray, ray, task)
     finally:
         if ours:
             ray.shutdown()
 
 
-def _imported() -> Any:
-    try:
-        import ray
-    except ImportError as error:
-        raise ConfigError(
-            "backend: expected the package ray for 'ray', but it is not installed; "
-            "pip install 'depgraph-hsic-only[ray]'"
-        ) from error
-    return ray
-
-
-class _OnRay:
-    """Does parts as Ray tasks. What a part raises is its failure; a part whose worker is lost is tried again."""
-
-    def __init__(self, ray: Any, cpus: float, gpus: float) -> None:
-        self._ray = ray
-        self._task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=_LOST)(_attempt)
-
-    def __call__(self, parts: Sequence[Part]) -> dict[str, str]:
-        own = {name: registered_criterion(name) for name in list_criteria()}
-        running = {self._task.remote(part, own): part for part in parts}
-        failed: dict[str, str] = {}
-        while running:
-            (done,), _ = self._ray.wait(list(running), num_returns=1)
-            part = running.pop(done)
-            try:
-                error = self._ray.get(done)
-            except self._ray.exceptions.RayError as lost:
-                error = f"its worker was lost {1 + _LOST} times ({one_line(lost)})"
-            if error is None:
-                say(f"{part.name} is done ({len(running)} to go)")
-            else:
-                failed[part.name] = _said(part, error)
-        return failed
+def _on_ray(ray: Any, task: Any, parts: Sequence[Part]) -> dict[str, str]:
+    """Do parts as Ray tasks. What a part raises is its failure; a part whose worker is lost is tried again."""
+    own = {name: registered_criterion(name) for name in list_criteria()}
+    running = {task.remote(part, own): part for part in parts}
+    failed: dict[str, str] = {}
+    while running:
+        (done,), _ = ray.wait(list(running), num_returns=1)
+        part = running.pop(done)
+        try:
+            error = ray.get(done)
+        except ray.exceptions.RayError as lost:
+            error = f"its worker was lost {1 + _LOST} times ({one_line(lost)})"
+        if error is not None:
+            failed[part.name] = error
+        say(f"{part.name} failed: {error}" if error is not None else f"{part.name} is done ({len(running)} to go)")
+    return failed
 
 
 def _attempt(part: Part, criteria: Mapping[str, Callable[..., Any]]) -> str | None:
@@ -118,8 +106,3 @@ def _attempt(part: Part, criteria: Mapping[str, Callable[..., Any]]) -> str | No
         if name not in list_criteria():
             register_criterion(name)(registered)
     return part.attempt()
-
-
-def _said(part: Part, error: str) -> str:
-    say(f"{part.name} failed: {error}")
-    return error

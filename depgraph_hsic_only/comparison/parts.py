@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -25,7 +25,6 @@ from depgraph_hsic_only.comparison.table import Row
 from depgraph_hsic_only.data.dataset import find_dataset, labelled_batches
 from depgraph_hsic_only.errors import ComparisonError, PruningError, one_line
 from depgraph_hsic_only.evaluation.bootstrap import DRAWS
-from depgraph_hsic_only.evaluation.validation import Metrics, Validation, validate_model
 from depgraph_hsic_only.pruning.api import cut_in_place
 from depgraph_hsic_only.pruning.planner import Planner
 from depgraph_hsic_only.report.stage import FINE_TUNED
@@ -41,29 +40,22 @@ from depgraph_hsic_only.yolo.load import load_model, own_imgsz
 
 @dataclass(frozen=True)
 class Part(abc.ABC):
-    """One part, which can be sent to another process.
-
-    Attributes:
-        study: What it is a part of.
-        seed: Of its random choices.
-    """
+    """One part, which can be sent to another process."""
 
     study: Study
-    seed: int
+    seed: int  # of its random choices
 
-    @property
-    @abc.abstractmethod
-    def name(self) -> str:
-        """Its name, which is that of its file."""
-
-    @property
-    def local(self) -> bool:
-        """Whether it belongs into the process that asks for it."""
-        return False
+    pattern: ClassVar[str]  # of its name
+    local: ClassVar[bool] = False  # whether it belongs into the process that asks for it
 
     @abc.abstractmethod
     def measure(self) -> Mapping[str, Any]:
         """Do it; what comes back is written."""
+
+    @property
+    def name(self) -> str:
+        """Its name, which is that of its file."""
+        return self.pattern.format(**vars(self))
 
     @property
     def file(self) -> Path:
@@ -96,8 +88,7 @@ class Part(abc.ABC):
             log.write_text(traceback.format_exc(), encoding="utf-8")
             kind = "" if isinstance(error, PruningError) else f"{type(error).__name__}: "
             return kind + one_line(error, 1000)
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.file, partial(Path.write_text, data=text, encoding="utf-8"))
+        _write(self.file, text)
         return None
 
     def _model(self) -> Any:
@@ -118,11 +109,8 @@ class Part(abc.ABC):
         dataset, count = find_dataset(config.data), config.calibration["images"]
         files = dataset.images("train")
         order = torch.randperm(len(files), generator=torch.Generator().manual_seed(self.seed)).tolist()
-        listing = self.study.folder / "parts" / f"images-seed{self.seed}.txt"
-        listing.parent.mkdir(parents=True, exist_ok=True)
         chosen = [files[k] for k in sorted(order[:count])]
-        text = "\n".join(map(str, chosen))
-        write_atomically(listing, partial(Path.write_text, data=text, encoding="utf-8"))
+        _write(self.file.with_name(f"images-seed{self.seed}.txt"), "\n".join(map(str, chosen)))
         drawn = dataset.with_training_images(chosen)
         return list(labelled_batches(drawn, images=count, imgsz=self._imgsz(model), batch=min(config.batch, count)))
 
@@ -136,10 +124,7 @@ class Scores(Part):
 
     criterion: str
 
-    @property
-    def name(self) -> str:
-        """Its name."""
-        return f"scores-{self.criterion}-seed{self.seed}"
+    pattern = "scores-{criterion}-seed{seed}"
 
     def measure(self) -> Mapping[str, Any]:
         """Seconds, and a score for each channel of each group."""
@@ -159,17 +144,13 @@ class Scores(Part):
 class Scan(Part):
     """The damage of each width, with the channels of the reference criterion: widths are chosen by it for all."""
 
-    @property
-    def name(self) -> str:
-        """Its name."""
-        return f"sensitivity-seed{self.seed}"
+    pattern = "sensitivity-seed{seed}"
 
     def measure(self) -> Mapping[str, Any]:
         """The damage: see `sensitivity.Sensitivity`."""
         model, scores = self._model(), Scores(self.study, self.seed, REFERENCE).scores()
         planner = self._planner(model, REFERENCE)
-        scored = planner.with_scores(model.model, scores)
-        return planner.sensitivity(scored, self._images(model)).to_dict()
+        return planner.sensitivity(planner.with_scores(model.model, scores), self._images(model)).to_dict()
 
 
 @dataclass(frozen=True)
@@ -178,15 +159,8 @@ class WidthChoice(Part):
 
     amount: Amount
 
-    @property
-    def name(self) -> str:
-        """Its name."""
-        return f"widths-{self.amount}-seed{self.seed}"
-
-    @property
-    def local(self) -> bool:
-        """Latency is measured where the results' is, in the end."""
-        return True
+    pattern = "widths-{amount}-seed{seed}"
+    local = True  # latency is measured where the results' is, in the end
 
     def measure(self) -> Mapping[str, Any]:
         """All widths, and why each was chosen."""
@@ -212,49 +186,29 @@ class Result(Part):
 
     def _pruner(self, **changes: Any) -> DefaultYolov8SegPruner:
         """What trains and measures in a folder of the part's own."""
-        pruner = DefaultYolov8SegPruner(cfg=None, **self.study.settings(self.name, self.seed, **changes))
+        folder = {"project": str(self.study.folder / "runs"), "name": self.name, "exist_ok": True}
+        own = {**folder, "pretrained": str(self.study.trained), "seed": self.seed}
+        pruner = DefaultYolov8SegPruner(cfg=None, **{**self.study.config.to_dict(), **own, **changes})
         pruner.open_folder()
         return pruner
 
     def _measured(self, row: Row, recovered: Any, tuned: Any, pruner: DefaultYolov8SegPruner) -> dict[str, Any]:
-        """The content of the file.
-
-        Args:
-            row: What is known of the row.
-            recovered: The `YOLO` after the recovery.
-            tuned: The same after the fine-tuning; None where there is none.
-            pruner: Whose folder holds the result.
-        """
-        imgsz, last = self._imgsz(recovered), tuned or recovered
-        cost, weights = measure_cost(last.model, imgsz), pruner.folder.save_model(FINE_TUNED.weights, last)
-        found = self._validated(recovered, pruner)
-        row = replace(row, recovered=found.map50_95)
-        complete = found.complete
-        if tuned is not None:
-            found = self._validated(tuned, pruner)
-            row = replace(row, fine_tuned=found.map50_95)
+        """The content of the file, of the `YOLO` after the recovery and after the fine-tuning, where there is one."""
+        last = tuned or recovered
+        cost, weights = measure_cost(last.model, self._imgsz(last)), pruner.folder.save_model(FINE_TUNED.weights, last)
+        found = [pruner.evaluate(model, DRAWS) for model in (recovered, tuned) if model is not None]
         row = replace(
             row,
             parameters=cost.parameters,
             gmacs=cost.gmacs,
+            recovered=found[0].map50_95,
+            fine_tuned=None if tuned is None else found[1].map50_95,
             weights=str(weights.relative_to(self.study.folder)),
-            samples=found.resampled,
-            complete=complete and found.complete,
+            samples=found[-1].resampled,
+            complete=all(metrics.complete for metrics in found),
         )
         pruner.folder.clear_scratch()  # what a training that is cut off goes on from
         return {"row": row.to_dict(), "widths": layer_widths(last.model)}
-
-    def _validated(self, model: Any, pruner: DefaultYolov8SegPruner) -> Metrics:
-        """mAP as in `DefaultYolov8SegPruner.evaluate`, on samples of the images too."""
-        config = self.study.config
-        return validate_model(
-            model,
-            pruner.dataset.write_keys(pruner.folder.path),
-            Validation(self._imgsz(model), config.batch),
-            device=config.device,
-            workers=config.workers,
-            draws=DRAWS,
-        )
 
 
 @dataclass(frozen=True)
@@ -264,21 +218,18 @@ class Cut(Result):
     criterion: str
     amount: Amount
 
-    @property
-    def name(self) -> str:
-        """Its name."""
-        return f"{self.criterion}-{self.amount}-seed{self.seed}"
+    pattern = "{criterion}-{amount}-seed{seed}"
 
     def measure(self) -> Mapping[str, Any]:
         """Its row, and the widths."""
-        scored, chosen = Scores(self.study, self.seed, self.criterion), WidthChoice(self.study, self.seed, self.amount)
-        scores, widths, scoring = scored.scores(), chosen.read(), float(scored.read()["seconds"])
+        scored, widths = Scores(self.study, self.seed, self.criterion), WidthChoice(self.study, self.seed, self.amount)
+        scores, chosen, scoring = scored.scores(), widths.read(), float(scored.read()["seconds"])
         model, settings = self._model(), self.study.config.prune
         pruner = self._pruner(prune={**asdict(settings), "criterion": self.criterion, "options": {}})
         images = torch.empty(0) if settings.recover == "none" else self._images(model)
         start = time.perf_counter()
         graph = self._planner(model, self.criterion).with_scores(model.model, scores).graph
-        plan = make_plan(graph, scores, widths["widths"], criterion=self.criterion, reasons=widths["reasons"])
+        plan = make_plan(graph, scores, chosen["widths"], criterion=self.criterion, reasons=chosen["reasons"])
         limits = {"seconds": settings.distill_seconds, "seed": self.seed}
         _, kept = cut_in_place(model, model.model, plan, graph, settings.recover, images, **limits)
         pruner.folder.write_json("plan.json", plan.to_dict())
@@ -296,10 +247,7 @@ class Cut(Result):
 class Control(Result):
     """The unpruned model: trained on as the cut ones are, where these are; as it is otherwise, for all seeds alike."""
 
-    @property
-    def name(self) -> str:
-        """Its name."""
-        return f"{UNPRUNED}-seed{self.seed}"
+    pattern = UNPRUNED + "-seed{seed}"
 
     def measure(self) -> Mapping[str, Any]:
         """Its row, and the widths."""
@@ -309,3 +257,8 @@ class Control(Result):
         tuned = pruner.train(model) if self.study.epochs else None
         row = Row(UNPRUNED, None, self.seed if self.study.epochs else None, seconds=time.perf_counter() - start)
         return self._measured(row, model, tuned, pruner)
+
+
+def _write(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, partial(Path.write_text, data=text, encoding="utf-8"))

@@ -25,15 +25,10 @@ _SIZES = {"params": "parameters", "gmacs": "gmacs", "latency": "latency_ms"}  # 
 
 @dataclass(frozen=True)
 class Difference:
-    """Of two mAP50-95, in the mean over seeds.
+    """Of two mAP50-95, in the mean over seeds."""
 
-    Attributes:
-        mean: As measured on all validation images.
-        interval: 95 %, by paired bootstrap over these.
-    """
-
-    mean: float
-    interval: Interval
+    mean: float  # as measured on all validation images
+    interval: Interval  # 95 %, by paired bootstrap over these
 
     def __str__(self) -> str:
         return f"{self.mean:.3f} [{self.interval[0]:.3f}, {self.interval[1]:.3f}]"
@@ -41,31 +36,18 @@ class Difference:
 
 @dataclass(frozen=True)
 class Choice:
-    """The best criterion at one target.
-
-    Attributes:
-        target: As in the table.
-        criterion: The best.
-        map50_95: Its mAP50-95, in the mean over seeds.
-        size: What sizes are compared by: parameters, GMACs or milliseconds.
-        seeds: How many it is the mean of.
-        unpruned: mAP50-95 of the control; None where it is missing or 0.
-        loss: The control's mAP50-95 less its own; None where that is.
-        runner_up: The next criterion; None where only one was compared.
-        lead: Its mAP50-95 less the next one's.
-        told_apart: Whether it can be told apart from the next one.
-    """
+    """The best criterion at one target, with means over seeds."""
 
     target: str
     criterion: str
     map50_95: float
-    size: float
+    size: float  # what sizes are compared by: parameters, GMACs or milliseconds
     seeds: int
-    unpruned: float | None
-    loss: Difference | None
-    runner_up: str | None
-    lead: Difference | None
-    told_apart: bool
+    unpruned: float | None  # mAP50-95 of the control; None, as is the loss, where it is missing or 0
+    loss: Difference | None  # of the control's mAP50-95
+    runner_up: str | None  # the next criterion; None where only one was compared
+    lead: Difference | None  # over the next one's mAP50-95
+    told_apart: bool  # whether it can be told apart from the next one
 
     def __str__(self) -> str:
         kept = f", {self.map50_95 / self.unpruned:.2f} of the unpruned {self.unpruned:.3f}" if self.unpruned else ""
@@ -83,13 +65,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """What to take.
-
-    Attributes:
-        max_map_drop: Largest loss of primary mAP50-95 that is allowed.
-        choices: The best criterion at each target.
-        chosen: The smallest of them within the allowed loss; None where none is.
-    """
+    """What to take: the smallest of the choices within the allowed loss of primary mAP50-95; None where none is."""
 
     max_map_drop: float
     choices: tuple[Choice, ...]
@@ -137,10 +113,10 @@ class Recommendation:
 
 
 def recommend(rows: Sequence[Row], max_map_drop: float = MAX_MAP_DROP) -> Recommendation:
-    """Apply the rule to a table.
+    """Apply the rule to a table of cut models and controls.
 
     Args:
-        rows: Cut models and controls.
+        rows: The table.
         max_map_drop: Largest loss of primary mAP50-95 that is allowed, in [0, 1].
     """
     control = [row for row in rows if row.target is None]
@@ -161,30 +137,29 @@ def _choose(rows: Sequence[Row], control: Sequence[Row], size: str) -> Choice | 
     by_criterion: dict[str, dict[int | None, Row]] = {}
     for row in rows:
         by_criterion.setdefault(row.criterion, {})[row.seed] = row
-    shared = set.intersection(*(set(found) for found in by_criterion.values()))
-    seeds = [row.seed for row in next(iter(by_criterion.values())).values() if row.seed in shared]
+    first, *others = by_criterion.values()
+    seeds = [seed for seed in first if all(seed in found for found in others)]
     if not seeds:
         return None
     cells = {criterion: [found[seed] for seed in seeds] for criterion, found in by_criterion.items()}
-    ranked = sorted(cells, key=lambda criterion: -_mean(cells[criterion]))  # stable: of equal ones the first
-    best, runner_up = ranked[0], next(iter(ranked[1:]), None)
-    unpruned = [row for row in control if row.seed is None or row.seed in shared]
-    if not any(row.primary > 0 for row in unpruned):
-        unpruned = []  # a share or a loss of nothing means nothing
-    lead = None if runner_up is None else _difference(cells[best], cells[runner_up])
-    pairs = zip(cells[best], cells[runner_up], strict=True) if runner_up else ()
-    ahead = all(first.primary > second.primary for first, second in pairs)
+    best, *rest = sorted(cells, key=lambda criterion: -_mean(cells[criterion]))  # stable: of equal ones the first
+    lead, ahead = _difference(cells[best], cells[rest[0]]) if rest else None, False
+    if lead is not None:
+        pairs = zip(cells[best], cells[rest[0]], strict=True)
+        ahead = lead.interval[0] > 0 and all(own.primary > other.primary for own, other in pairs)
+    unpruned = [row for row in control if row.seed is None or row.seed in seeds]
+    works = any(row.primary > 0 for row in unpruned)  # a share or a loss of nothing means nothing
     return Choice(
         str(rows[0].target),
         best,
         _mean(cells[best]),
         statistics.mean(getattr(row, size) for row in cells[best]),
         len(seeds),
-        _mean(unpruned) if unpruned else None,
-        _difference(unpruned, cells[best]) if unpruned else None,
-        runner_up,
+        _mean(unpruned) if works else None,
+        _difference(unpruned, cells[best]) if works else None,
+        rest[0] if rest else None,
         lead,
-        lead is not None and lead.interval[0] > 0 and ahead,
+        ahead,
     )
 
 

@@ -1,5 +1,6 @@
 """A comparison from beginning to end; interrupted, the same call goes on where it was."""
 
+import itertools
 import json
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -82,8 +83,7 @@ def compare(
     """
     if isinstance(max_map_drop, bool) or not isinstance(max_map_drop, (int, float)) or not 0 <= max_map_drop <= 1:
         raise ConfigError(f"max_map_drop: expected a number in [0, 1], got {max_map_drop!r}")
-    named = {"pretrained": pretrained, "data": data}
-    given = {key: str(v) if isinstance(v, Path) else v for key, v in named.items() if v is not None}
+    given = {key: value for key, value in {"pretrained": pretrained, "data": data}.items() if value is not None}
     study = make_study(criteria, targets, ratios, seeds, cfg, {**settings, **given})
     pruner, model, identity = _checked(study)
     validation = Validation(study.config.imgsz or own_imgsz(model), study.config.batch)
@@ -113,7 +113,11 @@ def compare(
 
 
 def _checked(study: Study) -> tuple[DefaultYolov8SegPruner, Any, dict[str, Any]]:
-    """The pruner that trains before everything, the loaded `YOLO`, and the study's identity: all are good."""
+    """The pruner that trains before everything, the loaded `YOLO`, and the study's identity: all are good.
+
+    Raises:
+        PruningError: They are not, or the folder holds a comparison of other settings; the message has what differs.
+    """
     config = study.config
     whole = {**config.to_dict(), "project": str(study.folder), "name": "training", "exist_ok": True}
     pruner = DefaultYolov8SegPruner(cfg=None, **whole)
@@ -126,30 +130,17 @@ def _checked(study: Study) -> tuple[DefaultYolov8SegPruner, Any, dict[str, Any]]
         )
     for amount in study.amounts:
         study.planner(REFERENCE, study.seeds[0], pruner.imgsz_of(model), amount).check(model.model)
-    identity = study.identity(model, pruner.dataset)
-    _check_same(study.folder, identity)
-    return pruner, model, identity
-
-
-def _check_same(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Refuse a folder with a comparison of other settings.
-
-    Raises:
-        ConfigError: It holds one; the message has what differs.
-    """
-    path = folder / _STUDY
-    if not path.is_file():
-        return
-    before = json.loads(path.read_text(encoding="utf-8"))
+    identity, path = study.identity(model, pruner.dataset), study.folder / _STUDY
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else identity
     other = [key for key in {**before, **identity} if before.get(key) != identity.get(key)]
     if other:
-        differences = "; ".join(
-            f"{key}: {_short(before.get(key))} there, {_short(identity.get(key))} now" for key in other
-        )
+        shown = {key: [_short(found.get(key)) for found in (before, identity)] for key in other}
+        differences = "; ".join(f"{key}: {there} there, {now} now" for key, (there, now) in shown.items())
         raise ConfigError(
-            f"{folder}: expected the comparison of the same settings that it holds, but {differences}; pass another "
-            "--name, or the settings that it was made with"
+            f"{study.folder}: expected the comparison of the same settings that it holds, but {differences}; pass "
+            "another --name, or the settings that it was made with"
         )
+    return pruner, model, identity
 
 
 def _short(value: object) -> str:
@@ -161,12 +152,12 @@ def _short(value: object) -> str:
 def _done(study: Study, do: Backend) -> dict[str, str]:
     """Do all parts that are not done, each kind after those that it needs."""
     by_target = any(amount.is_target for amount in study.amounts)
-    scored = list(dict.fromkeys([*([REFERENCE] if by_target else []), *study.criteria]))
-    stages: list[list[Part]] = [
+    scored = dict.fromkeys([*([REFERENCE] if by_target else []), *study.criteria])
+    stages: list[Sequence[Part]] = [
         [Scores(study, seed, criterion) for seed in study.seeds for criterion in scored],
         [Scan(study, seed) for seed in study.seeds] if by_target else [],
         [WidthChoice(study, seed, amount) for seed in study.seeds for amount in study.amounts],
-        list(_results(study)),
+        _results(study),
     ]
     failures: dict[str, str] = {}
     for parts in stages:
@@ -175,16 +166,11 @@ def _done(study: Study, do: Backend) -> dict[str, str]:
     return failures
 
 
-def _results(study: Study) -> Sequence[Result]:
+def _results(study: Study) -> list[Result]:
     """The parts that are rows, the control first."""
+    cells = itertools.product(study.amounts, study.criteria, study.seeds)
     controls = [Control(study, seed) for seed in (study.seeds if study.epochs else study.seeds[:1])]
-    cuts = [
-        Cut(study, seed, criterion, amount)
-        for amount in study.amounts
-        for criterion in study.criteria
-        for seed in study.seeds
-    ]
-    return [*controls, *cuts]
+    return [*controls, *(Cut(study, seed, criterion, amount) for amount, criterion, seed in cells)]
 
 
 def _rows(study: Study) -> tuple[Row, ...]:

@@ -1,7 +1,7 @@
 """What is compared, as a value: the criteria, the amounts, the seeds, and everything that is the same for all."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -37,34 +37,19 @@ _REPLACED = {  # settings of a single run: what says it here
     "prune.max_map_drop": "max_map_drop",
     "exist_ok": "name: an existing comparison of the same settings goes on",
 }
-_OWN = (
-    "project",
-    "name",
-    "exist_ok",
-    "trust",
-    "workers",
-    "pretrained",
-    "data",
-)  # what figures don't depend on, or told apart
+# What figures don't depend on, or what is told apart by its content.
+_OWN = ("project", "name", "exist_ok", "trust", "workers", "pretrained", "data")
 
 
 @dataclass(frozen=True)
 class Study:
-    """A comparison that is to be made. It can be pickled, and holds nothing that is large.
+    """A comparison that is to be made. It can be pickled, and holds nothing that is large; names have no repeats."""
 
-    Attributes:
-        folder: Its folder, absolute.
-        config: What is the same for all: `seed` is the first one.
-        criteria: Names of criteria, without repeats.
-        amounts: How much is cut, without repeats.
-        seeds: Of the draw of calibration images, sampled positions, mosaics, random scores and fine-tuning.
-    """
-
-    folder: Path
-    config: Config
+    folder: Path  # absolute
+    config: Config  # what is the same for all: `seed` is the first one
     criteria: tuple[str, ...]
     amounts: tuple[Amount, ...]
-    seeds: tuple[int, ...]
+    seeds: tuple[int, ...]  # of the draw of calibration images, positions, mosaics, random scores and fine-tuning
 
     @property
     def trained(self) -> Path:
@@ -81,27 +66,15 @@ class Study:
         settings = self.config.prune
         return Planner(criterion, amount, settings.limits, settings.layers, seed=seed, imgsz=imgsz)
 
-    def settings(self, name: str, seed: int, **changes: Any) -> dict[str, Any]:
-        """Settings of a `DefaultYolov8SegPruner` for one configuration, with its folder under `runs`."""
-        own = {"pretrained": str(self.trained), "project": str(self.folder / "runs"), "name": name, "exist_ok": True}
-        return {**self.config.to_dict(), **own, "seed": seed, **changes}
-
     def identity(self, model: Any, dataset: Dataset) -> dict[str, Any]:
         """What every figure depends on, by name: two comparisons in which it is equal can share a folder.
 
         Criteria, amounts and the number of seeds are not in it, so that a comparison can be extended.
-
-        Args:
-            model: The loaded `YOLO` that the study starts from.
-            dataset: The data set.
         """
         kept = {key: value for key, value in self.config.to_dict().items() if key not in _OWN}
         prune = {key: value for key, value in kept["prune"].items() if f"prune.{key}" not in _REPLACED}
-        versions = {
-            "depgraph_hsic_only": __version__,
-            "ultralytics": metadata.version("ultralytics"),
-            "torch": torch.__version__,
-        }
+        versions = {"depgraph_hsic_only": __version__, "ultralytics": metadata.version("ultralytics")}
+        versions |= {"torch": torch.__version__}
         content = fingerprint(model.model) if model.ckpt else self.config.pretrained
         found = {"checkpoint": content, "data set": dataset.digest(), "versions": versions, **kept, "prune": prune}
         plain: dict[str, Any] = json.loads(json.dumps(flattened(found), default=str))
@@ -116,15 +89,7 @@ def make_study(
     cfg: str | Path | None,
     settings: Mapping[str, Any],
 ) -> Study:
-    """A study from what a user gives.
-
-    Args:
-        criteria: Names, as a list or as text with commas.
-        targets: See `parse_amounts`.
-        ratios: See `parse_amounts`.
-        seeds: How many.
-        cfg: A YAML file of settings, under `settings`; what a comparison says itself is not read from it.
-        settings: Over the file's, nested or dotted.
+    """A study from what a user gives: see `run.compare`, whose arguments go over those of the file `cfg`.
 
     Raises:
         ConfigError: Something is unknown or out of range.
@@ -150,8 +115,7 @@ def parse_amounts(targets: object, ratios: object) -> tuple[Amount, ...]:
     """The amounts to compare, in the order given, without repeats.
 
     Args:
-        targets: "params=0.9,0.8,gmacs=0.75": several shares of one metric follow each other. Or a mapping such as
-            {"params": [0.9, 0.8], "gmacs": 0.75}.
+        targets: "params=0.9,0.8,gmacs=0.75": several shares of one metric follow each other; or a mapping.
         ratios: "0.25,0.5", a number, or a list of numbers.
 
     Raises:
@@ -159,7 +123,9 @@ def parse_amounts(targets: object, ratios: object) -> tuple[Amount, ...]:
     """
     found: list[Amount] = []
     metric = ""
-    for word in _words(targets):
+    if isinstance(targets, Mapping):
+        targets = [f"{metric}={share}" for metric, shares in targets.items() for share in _listed(shares)]
+    for word in _listed(targets):
         name, equals, share = word.rpartition("=")
         metric = name.strip() if equals else metric
         if not metric:
@@ -181,13 +147,6 @@ def parse_amounts(targets: object, ratios: object) -> tuple[Amount, ...]:
     if not found:
         raise ConfigError("expected targets such as params=0.9,0.8 or ratios such as 0.25,0.5, got neither; pass one")
     return tuple(dict.fromkeys(found))
-
-
-def _words(targets: object) -> list[str]:
-    if isinstance(targets, Mapping):
-        shares = {k: v if isinstance(v, Sequence) and not isinstance(v, str) else [v] for k, v in targets.items()}
-        return [f"{metric}={share}" for metric, values in shares.items() for share in values]
-    return _listed(targets)
 
 
 def _listed(value: object) -> list[str]:

@@ -13,35 +13,21 @@ _STAGES = ("recovered", "fine_tuned")  # after which a row has mAPs
 
 @dataclass(frozen=True)
 class Row:
-    """One model. A figure that was not measured is None.
+    """One model. A figure that was not measured is None."""
 
-    Attributes:
-        criterion: What ranked its channels; "unpruned" for the control.
-        target: How much was cut, such as "params=0.8" or "ratio=0.25"; None for the control.
-        seed: Of its random choices; None for a control that was not trained, which is the same for all.
-        parameters: Number of parameters.
-        gmacs: Multiply-adds for one image, in units of 10^9.
-        recovered: mAP50-95 after the recovery, of the control as it is, in [0, 1], by kind of prediction.
-        fine_tuned: The same after the fine-tuning.
-        latency_ms: Median milliseconds for one image, in onnxruntime on the CPU.
-        seconds: Time for scores, cut, recovery and fine-tuning.
-        weights: The model, relative to the comparison's folder.
-        samples: Its last primary mAP50-95 on samples of the validation images, the same samples for all rows.
-        complete: Whether every validation image was counted (see `validation.Metrics`).
-    """
-
-    criterion: str
-    target: str | None
-    seed: int | None
+    criterion: str  # what ranked its channels; "unpruned" for the control
+    target: str | None  # how much was cut, such as "params=0.8" or "ratio=0.25"; None for the control
+    seed: int | None  # of its random choices; None for a control that was not trained, which is the same for all
     parameters: int = 0
-    gmacs: float = 0.0
+    gmacs: float = 0.0  # multiply-adds for one image, in units of 10^9
+    # mAP50-95 after the recovery, of the control as it is, in [0, 1], by kind of prediction; and after the fine-tuning.
     recovered: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(KINDS, 0.0))
     fine_tuned: Mapping[str, float] | None = None
-    latency_ms: float | None = None
-    seconds: float = 0.0
-    weights: str = ""
-    samples: tuple[float, ...] = ()
-    complete: bool = True
+    latency_ms: float | None = None  # median for one image, in onnxruntime on the CPU
+    seconds: float = 0.0  # for scores, cut, recovery and fine-tuning
+    weights: str = ""  # the model, relative to the comparison's folder
+    samples: tuple[float, ...] = ()  # its last primary mAP50-95 on samples of the images, the same ones for all rows
+    complete: bool = True  # whether every validation image was counted (see `validation.Metrics`)
 
     @property
     def map50_95(self) -> Mapping[str, float]:
@@ -78,20 +64,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """All seeds of a criterion at one target. Figures are means; spreads are standard deviations, None of one seed.
-
-    Attributes:
-        criterion: As in the rows.
-        target: As in the rows.
-        seeds: How many.
-        parameters: Number of parameters.
-        gmacs: Multiply-adds, in units of 10^9.
-        map50_95: mAP50-95 at the end, by kind of prediction.
-        spread: Its spread, by kind of prediction.
-        kept: The primary mAP50-95 as a share of the control's; None where the control is missing or 0.
-        latency_ms: Milliseconds for one image; None where it was not measured.
-        seconds: Time.
-    """
+    """All seeds of a criterion at one target. Figures are means; spreads are standard deviations, None of one seed."""
 
     criterion: str
     target: str | None
@@ -100,7 +73,7 @@ class Summary:
     gmacs: float
     map50_95: Mapping[str, float]
     spread: Mapping[str, float | None]
-    kept: float | None
+    kept: float | None  # the primary mAP50-95 as a share of the control's; None where that is missing or 0
     latency_ms: float | None
     seconds: float
 
@@ -120,50 +93,47 @@ def summarize(rows: Sequence[Row]) -> tuple[Summary, ...]:
         cells.setdefault((row.criterion, row.target), []).append(row)
     control = [row.primary for row in rows if row.target is None]
     reference = statistics.mean(control) if control else 0.0
-    return tuple(_summary(criterion, target, cell, reference) for (criterion, target), cell in cells.items())
-
-
-def _summary(criterion: str, target: str | None, rows: Sequence[Row], reference: float) -> Summary:
-    maps = {kind: [row.map50_95[kind] for row in rows] for kind in KINDS}
-    means = {kind: statistics.mean(values) for kind, values in maps.items()}
-    latencies = [row.latency_ms for row in rows if row.latency_ms is not None]
-    return Summary(
-        criterion,
-        target,
-        len(rows),
-        statistics.mean(row.parameters for row in rows),
-        statistics.mean(row.gmacs for row in rows),
-        means,
-        {kind: statistics.stdev(values) if len(values) > 1 else None for kind, values in maps.items()},
-        means[PRIMARY] / reference if reference > 0 else None,
-        statistics.mean(latencies) if len(latencies) == len(rows) else None,
-        statistics.mean(row.seconds for row in rows),
-    )
+    summaries = []
+    for (criterion, target), cell in cells.items():
+        maps = {kind: [row.map50_95[kind] for row in cell] for kind in KINDS}
+        means = {kind: statistics.mean(values) for kind, values in maps.items()}
+        latencies = [row.latency_ms for row in cell if row.latency_ms is not None]
+        found = Summary(
+            criterion,
+            target,
+            len(cell),
+            statistics.mean(row.parameters for row in cell),
+            statistics.mean(row.gmacs for row in cell),
+            means,
+            {kind: statistics.stdev(values) if len(values) > 1 else None for kind, values in maps.items()},
+            means[PRIMARY] / reference if reference > 0 else None,
+            statistics.mean(latencies) if len(latencies) == len(cell) else None,
+            statistics.mean(row.seconds for row in cell),
+        )
+        summaries.append(found)
+    return tuple(summaries)
 
 
 def row_table(rows: Sequence[Row], validation: Validation) -> Sheet:
     """Every model; "-" where a figure was not measured."""
-    stages = {"recovered": "recovered"}
-    if any(row.fine_tuned is not None for row in rows):
-        stages["fine_tuned"] = "fine-tuned"
-    cells = []
-    for row in rows:
-        figures = ((getattr(row, stage) or {}).get(kind) for stage in stages for kind in KINDS)
-        cells.append(
-            (
-                row.criterion,
-                row.target or "-",
-                figure_text(row.seed, "d"),
-                f"{row.parameters:,}",
-                f"{row.gmacs:.3f}",
-                *(figure_text(value, ".4f") for value in figures),
-                figure_text(row.latency_ms, ".1f"),
-                f"{row.seconds:,.1f}",
-            )
+    tuned = any(row.fine_tuned is not None for row in rows)
+    stages = _STAGES if tuned else _STAGES[:1]
+    cells = tuple(
+        (
+            row.criterion,
+            row.target or "-",
+            figure_text(row.seed, "d"),
+            f"{row.parameters:,}",
+            f"{row.gmacs:.3f}",
+            *(figure_text((getattr(row, stage) or {}).get(kind), ".4f") for stage in stages for kind in KINDS),
+            figure_text(row.latency_ms, ".1f"),
+            f"{row.seconds:,.1f}",
         )
-    maps = (f"{title}\n{kind}" for title in stages.values() for kind in KINDS)
+        for row in rows
+    )
+    maps = (f"{stage.replace('_', '-')}\n{kind}" for stage in stages for kind in KINDS)
     headings = ("criterion", "target", "seed", "parameters", "GMACs", *maps, "onnxruntime\nms", "time\ns")
-    return Sheet(f"Models ({validation})", headings, tuple(cells), "ll" + "r" * (len(headings) - 2))
+    return Sheet(f"Models ({validation})", headings, cells, "ll" + "r" * (len(headings) - 2))
 
 
 def summary_table(summaries: Sequence[Summary]) -> Sheet:
@@ -175,7 +145,7 @@ def summary_table(summaries: Sequence[Summary]) -> Sheet:
             str(s.seeds),
             f"{s.parameters:,.0f}",
             f"{s.gmacs:.3f}",
-            *(_with_spread(s.map50_95[kind], s.spread[kind]) for kind in KINDS),
+            *(f"{s.map50_95[kind]:.4f}" + _spread_text(s.spread[kind]) for kind in KINDS),
             figure_text(s.kept, ".3f"),
             figure_text(s.latency_ms, ".1f"),
         )
@@ -186,5 +156,5 @@ def summary_table(summaries: Sequence[Summary]) -> Sheet:
     return Sheet("Means over the seeds ± standard deviation", headings, rows, "ll" + "r" * (len(headings) - 2))
 
 
-def _with_spread(mean: float, spread: float | None) -> str:
-    return f"{mean:.4f}" if spread is None else f"{mean:.4f} ± {spread:.4f}"
+def _spread_text(spread: float | None) -> str:
+    return "" if spread is None else f" ± {spread:.4f}"

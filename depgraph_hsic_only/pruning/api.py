@@ -82,8 +82,8 @@ def plan_pruning(
     if batches is None and images is not None and scorer.needs_batches and not scorer.needs_labels:
         batches = in_batches(images, batch_size(images))
     scored = planner.score(network, batches) if scores is None else planner.with_scores(network, scores)
-    sensitivity = planner.sensitivity(scored, images) if amount.is_target and images is not None else None
-    return planner.plan(scored, sensitivity)
+    measured = planner.sensitivity(scored, images) if amount.is_target and images is not None else None
+    return planner.plan(scored, measured)
 
 
 def prune(model: Any, ratio: float | None = None, **settings: Any) -> PruningReport:
@@ -131,17 +131,12 @@ def cut_in_place(
     images: torch.Tensor | None,
     **settings: Any,
 ) -> tuple[PruningReport, Kept]:
-    """As `apply_plan`, of a network that was checked, in its channel groups where they are known (see `cut`).
-
-    Returns:
-        What was cut, and what is left of the network.
-    """
+    """As `apply_plan`, of a network that was checked, in its channel groups where they are known; and what is left."""
     done = cut(network, plan, graph)
     report = report_cut(plan, network, done.network)
     if recovery != "none":
-        given = torch.empty(0) if images is None else images
-        found = recover_cut(done.network, network, done.kept, given, method=recovery, **settings)
-        report = replace(report, recovery=found)
+        pair, given = (done.network, network), torch.empty(0) if images is None else images
+        report = replace(report, recovery=recover_cut(*pair, done.kept, given, method=recovery, **settings))
     install(model, done.network)
     return report, done.kept
 

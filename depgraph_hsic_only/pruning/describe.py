@@ -75,32 +75,33 @@ class ModelInfo:
             "origins": [origin.to_dict() for origin in self.origins],
         }
 
-    def __rich__(self) -> Group:
-        return Group(self._facts(), self._parts(), self._widths())
-
     def __str__(self) -> str:
         return to_text(self, width=120)
 
     __repr__ = __str__
 
-    def _facts(self) -> Table:
-        table = Table.grid(padding=(0, 2))
+    def __rich__(self) -> Group:
+        more = len(self.classes) - _NAMES_SHOWN
+        names = ", ".join(self.classes[:_NAMES_SHOWN]) + (f" … and {more} more" if more > 0 else "")
+        facts = Table.grid(padding=(0, 2))
         for name, value in {
             "task": {"segment": "segmentation", "detect": "detection"}[self.task],
             "scale": " or ".join(origin.scale for origin in self.origins) or "none of YOLOv8's",
-            "classes": _shortened(self.classes),
+            "classes": f"{len(self.classes)}: {names}",
             "imgsz": f"{self.cost.imgsz} px",
             "parameters": f"{self.cost.parameters:,}",
             "GMACs": f"{self.cost.gmacs:.3f}",
             "pruned": self.verdict,
         }.items():
-            table.add_row(Text(name, "bold"), Text(value))
-        return table
+            facts.add_row(Text(name, "bold"), Text(value))
+        # Beside the model's own figures stand those of the origins that differ.
+        others = [origin for origin in self.origins if origin.widths != self.widths]
+        return Group(facts, self._parts(others), self._widths(others))
 
-    def _parts(self) -> Sheet:
-        costs, above = (self.cost, *(origin.cost for origin in self._others)), "\n" if self._others else ""
+    def _parts(self, others: Sequence[StockModel]) -> Sheet:
+        costs, above = (self.cost, *(origin.cost for origin in others)), "\n" if others else ""
         headings = ["", f"{above}parameters", f"{above}GMACs"]
-        headings += [heading for origin in self._others for heading in (f"{origin.name}\nparameters", "\nGMACs")]
+        headings += [heading for origin in others for heading in (f"{origin.name}\nparameters", "\nGMACs")]
         rows = tuple(
             (parts[0].name, *(text for part in parts for text in (f"{part.parameters:,}", f"{part.gmacs:.3f}")))
             for parts in zip(*(cost.parts for cost in costs), strict=True)
@@ -108,19 +109,14 @@ class ModelInfo:
         title = f"Cost by part, GMACs at {self.cost.imgsz} px"
         return Sheet(title, tuple(headings), rows, "l" + "r" * 2 * len(costs))
 
-    def _widths(self) -> Sheet:
-        headings = ["layer", "width", "channels", *(text for origin in self._others for text in (origin.name, "left"))]
+    def _widths(self, others: Sequence[StockModel]) -> Sheet:
+        headings = ["layer", "width", "channels", *(text for origin in others for text in (origin.name, "left"))]
         rows = []
         for name, width in self.widths.items():
-            full = [origin.widths[name] for origin in self._others]
+            full = [origin.widths[name] for origin in others]
             figures = [text for f in full for text in (f"{f:,}", f"{width / f:.1%}")]
             rows.append((name[1:] if name[1:].isdecimal() else "head", name, f"{width:,}", *figures))
         return Sheet("Widths", tuple(headings), tuple(rows), "r" * len(headings))
-
-    @property
-    def _others(self) -> Sequence[StockModel]:
-        """The origins that differ: what stands beside the model's own figures."""
-        return [origin for origin in self.origins if origin.widths != self.widths]
 
 
 def describe(model: Any, imgsz: int | None = None) -> ModelInfo:
@@ -151,9 +147,3 @@ def describe(model: Any, imgsz: int | None = None) -> ModelInfo:
         pruned_from=known,
         origins=() if stock is None else (stock,),
     )
-
-
-def _shortened(names: Sequence[str]) -> str:
-    """How many there are, and the first of them."""
-    more = len(names) - _NAMES_SHOWN
-    return f"{len(names)}: {', '.join(names[:_NAMES_SHOWN])}" + (f" … and {more} more" if more > 0 else "")

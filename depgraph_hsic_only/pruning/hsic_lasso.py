@@ -1,6 +1,7 @@
 """HSIC-Lasso pruning of an in-memory model, as in a notebook."""
 
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,6 @@ from depgraph_hsic_only.yolo.blocks import OUTPUT_MULTIPLE
 from depgraph_hsic_only.yolo.load import network_of
 
 _DEFAULT_THRESHOLD = 0.001
-_SETTINGS = (
-    *("threshold", "ratio", "target", "images", "max_images", "imgsz", "batch"),
-    *("layers", "round_to", "min_channels", "max_ratio", "recover", "distill_seconds"),
-)
 
 
 class HsicLassoPruner:
@@ -95,7 +92,7 @@ class HsicLassoPruner:
             ConfigError: The file can't be read, or a setting is unknown or out of range.
         """
         settings = read_yaml(path)
-        known = [*_SETTINGS, *option_names("hsic_lasso")]
+        known = [*(name for name in signature(cls).parameters if name != "options"), *option_names("hsic_lasso")]
         unknown = [f"{key}: unknown setting{nearest(key, known)}" for key in settings if key not in known]
         if unknown:
             raise ConfigError(f"{path}: " + "; ".join(unknown))

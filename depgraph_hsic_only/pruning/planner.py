@@ -15,7 +15,7 @@ from depgraph_hsic_only.channels.groups import ChannelGraph, check_layers, choos
 from depgraph_hsic_only.channels.limits import Limits
 from depgraph_hsic_only.channels.plan import PruningPlan
 from depgraph_hsic_only.channels.selection import make_plan, selection_stability
-from depgraph_hsic_only.channels.widths import Scores, Widths, threshold_widths, uniform_widths
+from depgraph_hsic_only.channels.widths import Scores, threshold_widths, uniform_widths
 from depgraph_hsic_only.criteria.registry import Batches, Criterion, Measured, create_criterion, option_names
 from depgraph_hsic_only.errors import DataError
 from depgraph_hsic_only.evaluation.relative_latency import relative_latency
@@ -23,19 +23,12 @@ from depgraph_hsic_only.evaluation.relative_latency import relative_latency
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """A network's channel groups, what they cost, and how much each channel matters.
+    """A network's channel groups, what they cost, and how much each channel matters."""
 
-    Attributes:
-        network: The network; it is not changed, and must not be while the latency of its widths is measured.
-        graph: Its channel groups.
-        costs: Its parameters and multiply-adds as functions of the widths.
-        measured: The scores.
-    """
-
-    network: Any
+    network: Any  # it is not changed, and must not be while the latency of its widths is measured
     graph: ChannelGraph
-    costs: CostModel
-    measured: Measured
+    costs: CostModel  # its parameters and multiply-adds as functions of the widths
+    measured: Measured  # the scores
 
     def stability(self, plan: PruningPlan) -> float | None:
         """How well two halves of the images agree on a plan: see `selection.selection_stability`."""
@@ -101,8 +94,7 @@ class Planner:
             DataError: The criterion needs batches and there are none.
         """
         graph = trace_channels(network, self.layers)
-        costs = CostModel(network, graph, self.imgsz)
-        return Scored(network, graph, costs, self.scorer.measure(graph, batches))
+        return Scored(network, graph, CostModel(network, graph, self.imgsz), self.scorer.measure(graph, batches))
 
     def with_scores(self, network: Any, scores: Scores | None = None) -> Scored:
         """As `score`, with scores that are known; None for all channels alike, where only the widths are wanted."""
@@ -121,10 +113,8 @@ class Planner:
         Raises:
             DataError: An activation is not finite.
         """
-        scores, limits = scored.measured.scores, self.limits
-        return measure_sensitivity(
-            scored.network, scored.graph, scores, images, limits=limits, quick=quick, seed=self.seed
-        )
+        subject = scored.network, scored.graph, scored.measured.scores
+        return measure_sensitivity(*subject, images, limits=self.limits, quick=quick, seed=self.seed)
 
     def plan(
         self,
@@ -145,24 +135,19 @@ class Planner:
             ConfigError: The target is out of reach, or a limit names a width that is not there.
             PlanError: The scores are not finite or of a wrong shape.
         """
-        widths, reasons = self._widths(scored, unpruned or scored, sensitivity, self.amount.partly(share))
-        return make_plan(scored.graph, scored.measured.scores, widths, criterion=self.criterion, reasons=reasons)
-
-    def _widths(
-        self, scored: Scored, unpruned: Scored, sensitivity: Sensitivity | None, amount: Amount
-    ) -> tuple[Widths, Mapping[str, str]]:
-        """The width of every width group, and why."""
+        amount, scores, whole = self.amount.partly(share), scored.measured.scores, unpruned or scored
         if amount.metric == "ratio":
-            widths = uniform_widths(unpruned.graph, amount.value, self.limits)
-            return widths, dict.fromkeys(widths, f"uniform, ratio {amount.value:g}")
-        if amount.metric == "threshold":
-            widths = threshold_widths(scored.graph, scored.measured.scores, amount.value, self.limits)
-            return widths, dict.fromkeys(widths, f"scores of at least {amount.value:g}")
-        if sensitivity is None:
+            widths = uniform_widths(whole.graph, amount.value, self.limits)
+            reasons = dict.fromkeys(widths, f"uniform, ratio {amount.value:g}")
+        elif amount.metric == "threshold":
+            widths = threshold_widths(scored.graph, scores, amount.value, self.limits)
+            reasons = dict.fromkeys(widths, f"scores of at least {amount.value:g}")
+        elif sensitivity is None:
             raise DataError(f"target: expected the sensitivity of the widths for {amount}, got none; measure it first")
-        latency = None
-        if amount.metric == "latency":
-            latency = relative_latency(unpruned.network, unpruned.graph, self.imgsz)
-        start = scored.graph.full
-        found = allocate(unpruned.graph, sensitivity, unpruned.costs, amount, self.limits, start=start, latency=latency)
-        return found.widths, found.reasons
+        else:
+            by_latency = amount.metric == "latency"
+            latency = relative_latency(whole.network, whole.graph, self.imgsz) if by_latency else None
+            given = whole.graph, sensitivity, whole.costs, amount, self.limits
+            found = allocate(*given, start=scored.graph.full, latency=latency)
+            widths, reasons = found.widths, dict(found.reasons)
+        return make_plan(scored.graph, scores, widths, criterion=self.criterion, reasons=reasons)

@@ -4,7 +4,6 @@ import base64
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -16,8 +15,6 @@ from depgraph_hsic_only.report.stages import PRIMARY_FIRST, TITLES, StageReport,
 from depgraph_hsic_only.report.tables import figure_text
 from depgraph_hsic_only.report.warnings import find_warnings
 from depgraph_hsic_only.support.files import write_atomically
-
-REPORT = "report.html"
 
 
 def write_html(run_folder: str | Path) -> Path:
@@ -32,13 +29,13 @@ def write_html(run_folder: str | Path) -> Path:
     Raises:
         DataError: The folder holds no report.
     """
-    from depgraph_hsic_only.report.figures.run import plot_metrics  # matplotlib takes a while to import
+    from depgraph_hsic_only.report.figures.run_folder import plot_metrics  # matplotlib takes a while to import
 
     report = RunReport.load(run_folder)
-    figures = {path.stem: path.read_bytes() for path in plot_metrics(report.folder)}
-    figures |= {name: (report.folder / "plots" / f"{name}.png").read_bytes() for name in _picture_names(report)}
-    page = render_html(report, figures)
-    path = report.folder / REPORT
+    pictures = [f"{name}.png" for kind in ("example", "difference") for name, _ in _pictures(report, kind)]
+    files = [*plot_metrics(report.folder), *(report.folder / "plots" / name for name in pictures)]
+    page = render_html(report, {file.stem: file.read_bytes() for file in files})
+    path = report.folder / "report.html"
     write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
     return path
 
@@ -51,7 +48,9 @@ def render_html(report: RunReport, figures: Mapping[str, bytes]) -> str:
         figures: PNG files by name, as in the run folder's `plots`: those of `utils.plots.plot_metrics`, and the
             pictures of both models' predictions, "example-1", ..., "difference-1", ...
     """
-    before, after = report.before, report.after
+    before, after, data = report.before, report.after, report.args["data"]
+    if isinstance(data, Mapping):  # of keys that were given themselves, where the run wrote them
+        data = "data.yaml of the run folder"
     environment = Environment(
         loader=PackageLoader("depgraph_hsic_only", "report"),
         autoescape=True,
@@ -73,11 +72,19 @@ def render_html(report: RunReport, figures: Mapping[str, bytes]) -> str:
         figures={name: "data:image/png;base64," + base64.b64encode(png).decode() for name, png in figures.items()},
         examples=_pictures(report, "example"),
         differences=_pictures(report, "difference"),
-        machine=_machine(report),
+        machine=[
+            ("depgraph_hsic_only", report.version),
+            *((name, "none" if value is None else value) for name, value in report.environment.items()),
+            ("seed", report.args["seed"]),
+            ("checkpoint", report.args["pretrained"]),
+            ("data", data),
+            *((f"images, {split}", f"{count:,}") for split, count in report.images.items()),
+            *((f"{name}, digest", digest[:16]) for name, digest in report.sources.items()),
+        ],
         command=f"python -m depgraph_hsic_only --cfg {shlex.quote(str(report.folder / 'args.yaml'))}",
         best=str(report.folder / "weights" / "best.pt"),
         primary=PRIMARY,
-        trained_on=_data_name(report.args["data"]),
+        trained_on=data,
     )
 
 
@@ -98,24 +105,3 @@ def _pictures(report: RunReport, kind: str) -> list[tuple[str, ImageAgreement]]:
         return []
     rows = {"example": report.agreement.examples, "difference": report.agreement.differing}[kind]
     return [(f"{kind}-{k}", row) for k, row in enumerate(rows, 1)]
-
-
-def _picture_names(report: RunReport) -> list[str]:
-    return [name for kind in ("example", "difference") for name, _ in _pictures(report, kind)]
-
-
-def _machine(report: RunReport) -> list[tuple[str, Any]]:
-    return [
-        ("depgraph_hsic_only", report.version),
-        *((name, "none" if value is None else value) for name, value in report.environment.items()),
-        ("seed", report.args["seed"]),
-        ("checkpoint", report.args["pretrained"]),
-        ("data", _data_name(report.args["data"])),
-        *((f"images, {split}", f"{count:,}") for split, count in report.images.items()),
-        *((f"{name}, digest", digest[:16]) for name, digest in report.sources.items()),
-    ]
-
-
-def _data_name(data: Any) -> str:
-    """A data set as it was named; of keys that were given themselves, where the run wrote them."""
-    return "data.yaml of the run folder" if isinstance(data, Mapping) else str(data)

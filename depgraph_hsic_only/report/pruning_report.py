@@ -82,22 +82,25 @@ class PruningReport(Shown):
 
 def cost_table(before: Cost, after: Cost) -> Sheet:
     """Parameters and multiply-adds before and after, in full."""
-    b, a = before, after
     rows = (
-        ("parameters", f"{b.parameters:,}", f"{a.parameters:,}", f"{a.parameters / b.parameters:.1%}"),
-        (f"GMACs at {b.imgsz} px", f"{b.gmacs:.3f}", f"{a.gmacs:.3f}", f"{a.gmacs / b.gmacs:.1%}"),
+        ("parameters", *_change(before.parameters, after.parameters, ",")),
+        (f"GMACs at {before.imgsz} px", *_change(before.gmacs, after.gmacs, ".3f")),
     )
     return Sheet("Cost", ("", "before", "after", "left"), rows, "lrrr")
 
 
 def part_table(before: Sequence[PartCost], after: Sequence[PartCost]) -> Sheet:
     """Parameters and multiply-adds by part of the network, before and after."""
-    rows = []
-    for b, a in zip(before, after, strict=True):
-        parameters = (f"{b.parameters:,}", f"{a.parameters:,}", f"{a.parameters / b.parameters:.1%}")
-        rows.append((b.name, *parameters, f"{b.gmacs:.3f}", f"{a.gmacs:.3f}", f"{a.gmacs / b.gmacs:.1%}"))
+    rows = tuple(
+        (b.name, *_change(b.parameters, a.parameters, ","), *_change(b.gmacs, a.gmacs, ".3f"))
+        for b, a in zip(before, after, strict=True)
+    )
     headings = ("", "parameters\nbefore", "\nafter", "\nleft", "GMACs\nbefore", "\nafter", "\nleft")
-    return Sheet("Cost by part", headings, tuple(rows), "lrrrrrr")
+    return Sheet("Cost by part", headings, rows, "lrrrrrr")
+
+
+def _change(before: float, after: float, form: str) -> tuple[str, str, str]:
+    return format(before, form), format(after, form), f"{after / before:.1%}"
 
 
 def width_table(plan: PruningPlan) -> Sheet:

@@ -62,10 +62,7 @@ class RunReport(Shown):
 
     @classmethod
     def load(cls, run_folder: str | Path) -> "RunReport":
-        """Read the report that a run wrote.
-
-        Args:
-            run_folder: The run's folder.
+        """Read the report that a run wrote into its folder.
 
         Raises:
             DataError: The folder holds no report.
@@ -73,8 +70,7 @@ class RunReport(Shown):
         folder = Path(run_folder).expanduser().resolve()
         try:
             data = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-            onnx = dict(data["onnx"]) if data["onnx"] else None
-            agreement = data.get("comparison")
+            onnx, agreement = dict(data["onnx"] or {}), data.get("comparison")
             return cls(
                 folder,
                 data["args"],
@@ -133,9 +129,9 @@ class RunReport(Shown):
         return plot_stages(self.to_dict()["stages"])
 
     def __rich__(self) -> Group:
-        notes = [f"{TITLES[stage.name]}: {note}" for stage in self.stages for note in stage.notes]
-        proof = [f"ONNX: {self.onnx[1]}"] if self.onnx else []
-        lines = [*notes, *proof, f"Everything is in {self.folder}, the report in {self.folder / 'report.html'}"]
+        lines = [f"{TITLES[stage.name]}: {note}" for stage in self.stages for note in stage.notes]
+        lines += [f"ONNX: {self.onnx[1]}"] if self.onnx else []
+        lines += [f"Everything is in {self.folder}, the report in {self.folder / 'report.html'}"]
         parts = part_table(self.stages[0].parts, self.stages[-1].parts)
         texts = (Text(line, overflow="fold") for line in lines)
         return Group(stage_table(self.stages, self.validation), parts, *texts)

@@ -6,23 +6,14 @@ from typing import Final
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage that changes the model.
+    """A stage that changes the model."""
 
-    Attributes:
-        name: Of the stage and of the model after it, in reports.
-        title: The same for people.
-        activity: What is said while it runs.
-        weights: Checkpoint after it, in the run folder's `weights`.
-        folder: Folder of its training in the run folder; empty where it trains nothing.
-        block: Block of the settings that it goes by, where it trains.
-    """
-
-    name: str
-    title: str
-    activity: str
-    weights: str
-    folder: str = ""
-    block: str = ""
+    name: str  # of the stage and of the model after it, in reports
+    title: str  # the same for people
+    activity: str  # what is said while it runs
+    weights: str  # checkpoint after it, in the run folder's `weights`
+    folder: str = ""  # of its training in the run folder; empty where it trains nothing
+    block: str = ""  # of the settings that it goes by, where it trains
 
 
 BASELINE: Final = "baseline"  # the loaded model, before all stages

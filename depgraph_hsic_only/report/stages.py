@@ -6,11 +6,11 @@ from typing import Any
 
 from depgraph_hsic_only.evaluation.latency import Latency
 from depgraph_hsic_only.evaluation.validation import KINDS, PRIMARY, Accuracy, ClassMetrics, Validation
+from depgraph_hsic_only.report.stage import BASELINE, STAGES
 from depgraph_hsic_only.report.tables import Sheet, figure_text
 from depgraph_hsic_only.yolo.cost import PartCost
 
-TITLES = {"baseline": "baseline", "trained": "trained", "pruned": "pruned", "fine_tuned": "fine-tuned"}
-BEFORE = ("baseline", "trained")  # stages that come before the cut
+TITLES = {BASELINE: BASELINE, **{stage.name: stage.title for stage in STAGES}}
 RUNTIMES = {"torch": "PyTorch", "onnxruntime": "onnxruntime"}
 PRIMARY_FIRST = (PRIMARY, *(kind for kind in KINDS if kind != PRIMARY))
 
@@ -59,7 +59,7 @@ class StageReport:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "StageReport":
         """The inverse of `to_dict`; what an older version did not measure is left out."""
-        row = dict(data)
+        row = {"notes": (), "epochs": (), "latency_spread_ms": dict.fromkeys(RUNTIMES), **data}
         maps = {kind: (row.pop(f"map50_{kind}", None), row.pop(f"map50_95_{kind}", None)) for kind in KINDS}
         row["metrics"] = {kind: Accuracy(*pair) for kind, pair in maps.items() if None not in pair}
         row["classes"] = tuple(
@@ -68,9 +68,8 @@ class StageReport:
         )
         row["resampled"] = tuple(row.pop(f"resampled_{PRIMARY}", ()))
         row["parts"] = tuple(PartCost(**part) for part in row["parts"])
-        row |= {name: tuple(row.get(name, ())) for name in ("notes", "epochs")}
-        spreads = row.get("latency_spread_ms", dict.fromkeys(RUNTIMES))
-        row["latency_spread_ms"] = {runtime: tuple(pair) if pair else None for runtime, pair in spreads.items()}
+        row |= {name: tuple(row[name]) for name in ("notes", "epochs")}
+        row["latency_spread_ms"] = {name: pair and tuple(pair) for name, pair in row["latency_spread_ms"].items()}
         return cls(**row)
 
     def to_dict(self) -> dict[str, Any]:
@@ -92,11 +91,10 @@ class StageReport:
         """mAP50-95 by kind of prediction, in [0, 1]; empty where not measured."""
         return {kind: accuracy.map50_95 for kind, accuracy in self.metrics.items()}
 
-    def with_latency(self, found: Mapping[str, Latency]) -> "StageReport":
-        """The row with what was measured by runtime; runtimes that are not in it were not measured."""
-        latencies = {runtime: found.get(runtime) for runtime in RUNTIMES}
-        medians = {runtime: one.median if one else None for runtime, one in latencies.items()}
-        spreads = {runtime: (one.p10, one.p90) if one else None for runtime, one in latencies.items()}
+    def with_latency(self, found: Mapping[str, Latency | None]) -> "StageReport":
+        """The row with what was measured by runtime."""
+        medians = {runtime: one.median if one else None for runtime, one in found.items()}
+        spreads = {runtime: (one.p10, one.p90) if one else None for runtime, one in found.items()}
         return replace(self, latency_ms=medians, latency_spread_ms=spreads)
 
     def csv_row(self) -> dict[str, Any]:
@@ -135,13 +133,13 @@ def latency_table(before: StageReport, after: StageReport) -> Sheet:
     """Median and spread by runtime, before and after."""
     rows = []
     for runtime, title in RUNTIMES.items():
-        medians = before.latency_ms[runtime], after.latency_ms[runtime]
         cells = []
-        for stage, median in zip((before, after), medians, strict=True):
+        for stage in (before, after):
             spread = stage.latency_spread_ms[runtime]
-            cells += [figure_text(median, ".1f"), "-" if spread is None else f"{spread[0]:.1f} – {spread[1]:.1f}"]
-        share = "-" if None in medians or not medians[0] else f"{(medians[1] or 0) / medians[0]:.1%}"
-        rows.append((title, *cells, share))
+            cells.append(figure_text(stage.latency_ms[runtime], ".1f"))
+            cells.append("-" if spread is None else f"{spread[0]:.1f} – {spread[1]:.1f}")
+        b, a = before.latency_ms[runtime], after.latency_ms[runtime]
+        rows.append((title, *cells, f"{a / b:.1%}" if b and a is not None else "-"))
     headings = ("", "before\nmedian, ms", "\n10 – 90 %", "after\nmedian, ms", "\n10 – 90 %", "\nleft")
     return Sheet("Latency of one image", headings, tuple(rows), "lrrrrr")
 

@@ -53,19 +53,12 @@ class Shown(abc.ABC):
 
 @dataclass(frozen=True)
 class Sheet:
-    """A table of texts, for a terminal and for a page.
-
-    Attributes:
-        title: What it shows.
-        headings: One for each column.
-        rows: Cells as they are shown.
-        align: A letter for each column: "l" of names, "r" of figures, "t" of text, which alone may be wrapped.
-    """
+    """A table of texts, for a terminal and for a page."""
 
     title: str
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    align: str
+    align: str  # a letter for each column: "l" of names, "r" of figures, "t" of text, which alone may be wrapped
 
     def __rich__(self) -> Table:
         table = Table(title=self.title, title_justify="left")

@@ -3,9 +3,10 @@
 import statistics
 from collections.abc import Mapping, Sequence
 
-from depgraph_hsic_only.evaluation.validation import PRIMARY, ClassMetrics
+from depgraph_hsic_only.evaluation.validation import PRIMARY
 from depgraph_hsic_only.report.pruning_report import change_text, is_unstable, stability_text
-from depgraph_hsic_only.report.stages import BEFORE, RUNTIMES, TITLES, StageReport
+from depgraph_hsic_only.report.stage import BASELINE, TRAINED
+from depgraph_hsic_only.report.stages import RUNTIMES, TITLES, StageReport
 
 _SAME_SPEED = 0.02  # of the latency: less is not worth a word
 _FEW_IMAGES = 128  # for calibration: re-fits on fewer do visibly less on other images
@@ -17,16 +18,11 @@ _UNSURE = 0.01  # mAP50-95 that the choice of validation images may make without
 
 def before_stage(stages: Sequence[StageReport]) -> StageReport:
     """The model before the cut: as trained, else as loaded."""
-    return [stage for stage in stages if stage.name in BEFORE][-1]
+    return [stage for stage in stages if stage.name in (BASELINE, TRAINED.name)][-1]
 
 
 def headline(before: StageReport, after: StageReport) -> str:
-    """What was saved and what it cost, in one line.
-
-    Args:
-        before: The model before the cut.
-        after: The result.
-    """
+    """What was saved and what it cost, in one line, of the model before the cut and the result."""
     parameters = change_text(before.parameters, after.parameters, "parameters")
     return f"{parameters}, {_speed(before, after)}, {_map(before, after)}"
 
@@ -55,51 +51,36 @@ def _map(before: StageReport, after: StageReport) -> str:
 
 
 def find_warnings(stages: Sequence[StageReport], images: Mapping[str, int]) -> list[str]:
-    """What a reader should know before the figures are trusted, the gravest first.
-
-    Args:
-        stages: The stages of a run.
-        images: Number of images by split.
-    """
-    before, after = before_stage(stages), stages[-1]
-    found = [*_incomplete(stages), *_lost_classes(before, after), *_unsure_map(before, after, images)]
+    """What a reader should know before the figures are trusted, the gravest first; `images` are numbers by split."""
+    before, after, found = before_stage(stages), stages[-1], []
+    if names := ", ".join(TITLES[stage.name] for stage in stages if stage.complete is False):
+        found.append(f"NMS ran out of time on this machine ({names}): the mAP is too low there; measure it again.")
+    found += [*_lost_classes(before, after), *_unsure_map(before, after, images)]
     return [*found, *_calibration(stages, images), *_unsure_speed(before, after)]
-
-
-def _incomplete(stages: Sequence[StageReport]) -> list[str]:
-    names = [TITLES[stage.name] for stage in stages if stage.complete is False]
-    if not names:
-        return []
-    return [f"NMS ran out of time on this machine ({', '.join(names)}): the mAP is too low there; measure it again."]
 
 
 def _lost_classes(before: StageReport, after: StageReport) -> list[str]:
     known = {row.name: row.map50_95[PRIMARY] for row in before.classes}
-    lost = [(known[r.name] - r.map50_95[PRIMARY], r) for r in after.classes if r.name in known]
-    lost = sorted((pair for pair in lost if pair[0] >= _MUCH), key=_gravity)
+    losses = ((known[r.name] - r.map50_95[PRIMARY], r) for r in after.classes if r.name in known)
+    # Those on enough instances to tell come first, the greatest of them first.
+    ranked = (((r.instances < _FEW_INSTANCES, -loss, r.name), r) for loss, r in losses if loss >= _MUCH)
+    lost = sorted(ranked, key=lambda pair: pair[0])
     if not lost:
         return []
     named = "; ".join(
-        f"{r.name} {known[r.name]:.3f} → {r.map50_95[PRIMARY]:.3f} on {_counted(r.instances, 'instance')}"
-        + (", too few to tell" if r.instances < _FEW_INSTANCES else "")
-        for _, r in lost[:_NAMED]
+        f"{name} {known[name]:.3f} → {r.map50_95[PRIMARY]:.3f} on {_counted(r.instances, 'instance')}"
+        + (", too few to tell" if few else "")
+        for (few, _, name), r in lost[:_NAMED]
     )
     more = f"; and {len(lost) - _NAMED} more in the table" if len(lost) > _NAMED else ""
     subject = "1 class has" if len(lost) == 1 else f"{len(lost)} classes have"
     return [f"{subject} lost at least {_MUCH:g} of {PRIMARY} mAP50-95: {named}{more}."]
 
 
-def _gravity(lost: tuple[float, ClassMetrics]) -> tuple[bool, float, str]:
-    """Order of losses: those on enough instances to tell first, the greatest first."""
-    loss, row = lost
-    return row.instances < _FEW_INSTANCES, -loss, row.name
-
-
 def _unsure_map(before: StageReport, after: StageReport, images: Mapping[str, int]) -> list[str]:
     if not after.resampled:
         return []
-    own = 2 * statistics.pstdev(after.resampled)
-    if own < _UNSURE:
+    if (own := 2 * statistics.pstdev(after.resampled)) < _UNSURE:
         return []
     size = _counted(images["val"], "image")
     text = f"The validation set has {size}: the result's {PRIMARY} mAP50-95 is good to about ±{own:.3f}"

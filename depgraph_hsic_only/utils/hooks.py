@@ -10,7 +10,7 @@ from depgraph_hsic_only.training.callbacks import (
     remember_start,
 )
 from depgraph_hsic_only.training.results import MASK_MAP, read_epochs
-from depgraph_hsic_only.workflow.events import PruneEvent
+from depgraph_hsic_only.workflow.prune_steps import PruneEvent
 
 __all__ = [
     "MASK_MAP",

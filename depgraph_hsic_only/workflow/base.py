@@ -4,7 +4,7 @@ import abc
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, final
@@ -21,7 +21,7 @@ from depgraph_hsic_only.support.yaml import read_yaml
 from depgraph_hsic_only.training.callbacks import Callbacks
 from depgraph_hsic_only.workflow.checkpoints import Checkpoints
 from depgraph_hsic_only.workflow.config import DEFAULT_CFG, Config, load_config
-from depgraph_hsic_only.workflow.recorder import Exported, Recorder, Remarks, check_classes
+from depgraph_hsic_only.workflow.recorder import Exported, Recorder, check_classes
 from depgraph_hsic_only.workflow.run_folder import RunFolder
 from depgraph_hsic_only.workflow.state import STATE, RunState, read_state
 from depgraph_hsic_only.yolo.device import check_device, set_seed
@@ -47,6 +47,9 @@ class Yolov8SegPruner(abc.ABC):
         ConfigError: There are faults in the configuration; all are named at once.
     """
 
+    checkpoints: Checkpoints
+    """The models after the stages that are done, while the workflow runs."""
+
     @final
     def __init__(
         self, pretrained_path: str | Path | None = None, cfg: str | Path | None = DEFAULT_CFG, **overrides: Any
@@ -56,7 +59,7 @@ class Yolov8SegPruner(abc.ABC):
         self.callbacks = Callbacks()
         self._notes: list[str] = []
         self._details: dict[str, Any] = {}
-        self._evaluated: dict[str, Metrics] = {}
+        self._evaluated: dict[tuple[str, int | None], Metrics] = {}
         self._resolved: dict[str, Any] = {}
 
     @abc.abstractmethod
@@ -113,7 +116,7 @@ class Yolov8SegPruner(abc.ABC):
                 if resume is None:
                     folder.clear_scratch()
                     folder.write_yaml("args.yaml", self.config.to_dict())
-                folder.write_json(STATE, state.to_dict())
+                folder.write_json(STATE, asdict(state))
                 if batch != self.config.batch:
                     self.note(f"batches of {self.config.batch} images from here on instead of {batch}")
                 return self._run(model, state)
@@ -127,8 +130,7 @@ class Yolov8SegPruner(abc.ABC):
             return RunReport.load(self.folder.path)
         if state.done:
             before = read_yaml(self.folder.path / "args.yaml")
-            blocks = [stage.block for stage in STAGES if stage.block and stage.name in state.done]
-            self._resolved = {block: before[block] for block in blocks}
+            self._resolved = {s.block: before[s.block] for s in STAGES if s.block and s.name in state.done}
         recorder = Recorder(
             self.folder, self.checkpoints, self.dataset, self.config, state, self.imgsz_of(model), self.evaluate
         )
@@ -144,16 +146,15 @@ class Yolov8SegPruner(abc.ABC):
         a run that was cut off between two stages goes on to the same result.
         """
         begin_stage(stage.activity)
-        if recorder.is_done(stage):
+        if stage.name in recorder.state.done:
             say("done before")
             return self.checkpoints.copy(stage)
         set_seed(self.config.seed)
         before, start = fingerprint(model.model), time.perf_counter()
         result = run(model)
-        seconds = time.perf_counter() - start
-        remarks = Remarks(tuple(self._notes), self._details)
+        seconds, changed = time.perf_counter() - start, fingerprint(result.model) != before
+        recorder.record(stage, result, self._notes, self._details, seconds, changed)
         self._notes, self._details = [], {}
-        recorder.record(stage, result, remarks, seconds, changed=fingerprint(result.model) != before)
         return self.checkpoints.copy(stage)
 
     @final
@@ -188,21 +189,17 @@ class Yolov8SegPruner(abc.ABC):
         Raises:
             ConfigError: It can't be made.
         """
-        config = self.config
-        made = RunFolder.create(config.project, config.name, exist_ok=config.exist_ok) if path is None else None
-        self._folder = made or RunFolder(Path(path or "").resolve())
-        self._checkpoints = Checkpoints(self._folder)
+        if path is None:
+            self._folder = RunFolder.create(self.config.project, self.config.name, exist_ok=self.config.exist_ok)
+        else:
+            self._folder = RunFolder(Path(path).resolve())
+        self.checkpoints = Checkpoints(self._folder)
         return self._folder
 
     @property
     def folder(self) -> RunFolder:
         """The run folder, which is there while the workflow runs."""
         return self._folder
-
-    @property
-    def checkpoints(self) -> Checkpoints:
-        """The models after the stages that are done."""
-        return self._checkpoints
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -215,12 +212,16 @@ class Yolov8SegPruner(abc.ABC):
         return self.config.imgsz or own_imgsz(model)
 
     @final
-    def evaluate(self, model: Any) -> Metrics:
+    def evaluate(self, model: Any, draws: int | None = None) -> Metrics:
         """mAP of a model on the validation split, as a fresh `YOLO(weights).val()` measures it from its file.
 
         The same weights are measured once in a run.
+
+        Args:
+            model: A `YOLO`.
+            draws: On how many samples of the images too (see `bootstrap.py`); None for as many as a deviation needs.
         """
-        key = fingerprint(model.model)
+        key = fingerprint(model.model), draws
         if key not in self._evaluated:
             config = self.config
             self._evaluated[key] = validate_model(
@@ -229,7 +230,7 @@ class Yolov8SegPruner(abc.ABC):
                 Validation(self.imgsz_of(model), config.batch),
                 device=config.device,
                 workers=config.workers,
-                draws=draws_for_deviation(len(self.dataset.images("val"))),
+                draws=draws_for_deviation(len(self.dataset.images("val"))) if draws is None else draws,
             )
         return self._evaluated[key]
 

@@ -10,11 +10,7 @@ from depgraph_hsic_only.yolo.load import load_model
 
 
 class Checkpoints:
-    """The checkpoints of the stages in one run folder.
-
-    Args:
-        folder: The run folder.
-    """
+    """The checkpoints of the stages in one run folder."""
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder

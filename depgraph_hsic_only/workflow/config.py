@@ -30,14 +30,13 @@ class PruneConfig:
         criterion: Name of a registered criterion.
         ratio: Share of the channels to cut from each width, 0 ≤ ratio < 1; where the next two are None.
         threshold: The smallest score that stays; None to go by `ratio` or `target`.
-        target: A budget as a share of the unpruned model, such as {"params": 0.8} (see `target.Target`), met by cutting
-            each width by its measured damage; None to go by `ratio` or `threshold`.
-        layers: "backbone", "all", or a list of layers (see `graph.trace_channels`).
+        target: A budget as a share of the unpruned model, such as {"params": 0.8}, met by cutting each width by its
+            measured damage; None to go by `ratio` or `threshold`.
+        layers: "backbone", "all", or a list of layers (see `channels.groups.choose_layers`).
         round_to: What block outputs are multiples of: 8, 16 or 32.
         min_channels: No width is cut below this many channels.
         max_ratio: Largest share that may be cut of every width, or by layer or width (see `limits.Limits`).
-        recover: What brings the cut model back before any training: "none", "bn", "least_squares" or
-            "distill".
+        recover: What brings the cut model back before any training: "none", "bn", "least_squares" or "distill".
         distill_seconds: Time that "distill" may train for.
         steps: In how many cuts, with fine-tuning in between.
         max_map_drop: Largest loss of mask mAP50-95 after a step's fine-tuning, in [0, 1]; None for any.
@@ -93,23 +92,23 @@ class Config:
         export: Ultralytics export arguments.
     """
 
-    pretrained: str
-    data: Any
-    imgsz: int | None
-    batch: int
-    device: Any
-    workers: int
-    seed: int
-    project: str
-    name: str
-    exist_ok: bool
-    trust: bool
-    verbose: bool
-    calibration: Mapping[str, Any]
-    train: Mapping[str, Any]
-    prune: PruneConfig
-    fine_tune: Mapping[str, Any]
-    export: Mapping[str, Any]
+    pretrained: str = "yolov8n-seg.pt"
+    data: Any = "coco128-seg.yaml"
+    imgsz: int | None = None
+    batch: int = 16
+    device: Any = None
+    workers: int = 8
+    seed: int = 0
+    project: str = "runs/prune"
+    name: str = "exp"
+    exist_ok: bool = False
+    trust: bool = False
+    verbose: bool = False
+    calibration: Mapping[str, Any] = field(default_factory=lambda: {"images": 256})
+    train: Mapping[str, Any] = field(default_factory=lambda: {"epochs": 10})
+    prune: PruneConfig = PruneConfig()
+    fine_tune: Mapping[str, Any] = field(default_factory=lambda: {"epochs": 10})
+    export: Mapping[str, Any] = field(default_factory=lambda: {"simplify": True, "dynamic": False, "images": 8})
 
     def planner(self, imgsz: int) -> Planner:
         """What plans the cut, for images of that side."""
@@ -121,25 +120,7 @@ class Config:
         return asdict(self)
 
 
-DEFAULTS: dict[str, Any] = {
-    "pretrained": "yolov8n-seg.pt",
-    "data": "coco128-seg.yaml",
-    "imgsz": None,
-    "batch": 16,
-    "device": None,
-    "workers": 8,
-    "seed": 0,
-    "project": "runs/prune",
-    "name": "exp",
-    "exist_ok": False,
-    "trust": False,
-    "verbose": False,
-    "calibration": {"images": 256},
-    "train": {"epochs": 10},
-    "prune": asdict(PruneConfig()) | {"criterion": None},
-    "fine_tune": {"epochs": 10},
-    "export": {"simplify": True, "dynamic": False, "images": 8},
-}
+DEFAULTS: dict[str, Any] = asdict(Config()) | {"prune": {**asdict(PruneConfig()), "criterion": None}}  # by the target
 
 
 def load_config(cfg: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
@@ -171,14 +152,14 @@ def _nested(overrides: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
     """Overrides with dotted keys as nested ones; later ones go over earlier ones."""
     nested: dict[str, Any] = {}
     for key, value in overrides.items():
-        block, dot, rest = key.partition(".")
-        if dot and not isinstance(DEFAULTS.get(block), dict):
-            faults.append(f"{key}: unknown block {block!r}{nearest(block, _blocks())}")
-        elif dot:
-            first, dot, last = rest.partition(".")
-            nested = _over(nested, {block: {first: {last: value}} if dot else {rest: value}})
-        else:
-            nested = _over(nested, {key: value})
+        block, *inner = key.split(".", 2)
+        if inner and not isinstance(DEFAULTS.get(block), dict):
+            blocks = [name for name, settings in DEFAULTS.items() if isinstance(settings, dict)]
+            faults.append(f"{key}: unknown block {block!r}{nearest(block, blocks)}")
+            continue
+        for name in reversed(inner):
+            value = {name: value}
+        nested = _over(nested, {block: value})
     return nested
 
 
@@ -189,10 +170,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
-
-
-def _blocks() -> list[str]:
-    return [key for key, value in DEFAULTS.items() if isinstance(value, dict)]
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

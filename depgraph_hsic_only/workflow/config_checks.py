@@ -1,8 +1,9 @@
 """What is wrong with settings: every fault by its key, with what was expected and what came."""
 
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from math import inf
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from depgraph_hsic_only.channels.amount import Amount
@@ -12,7 +13,7 @@ from depgraph_hsic_only.criteria import create_criterion, list_criteria
 from depgraph_hsic_only.errors import PruningError
 from depgraph_hsic_only.recovery.recover import check_method
 from depgraph_hsic_only.support.nearest import nearest
-from depgraph_hsic_only.training.arguments import OWNED, TRAIN_ARGUMENTS, owned_elsewhere, value_fault
+from depgraph_hsic_only.training.arguments import OWNED, TRAIN_ARGUMENTS, value_fault
 
 TRAININGS = ("train", "fine_tune")  # the blocks of train arguments
 _EXPORT_OWNED = dict.fromkeys(("format", "model", "data", "mode", "task", "project", "name"), "the workflow")
@@ -20,22 +21,17 @@ _EXPORT_KEYS = ("imgsz", "batch", "opset", "dynamic", "simplify", "quantize", "d
 
 
 def find_faults(merged: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
-    """Everything that is wrong with merged settings, a line each.
-
-    Args:
-        merged: The settings, with every key of the defaults.
-        defaults: The defaults, whose keys are the known ones.
-    """
+    """Everything that is wrong with settings that were merged over the defaults, a line each."""
     faults = _unexpected("", merged, _TOP)
     blocks = [key for key, value in defaults.items() if isinstance(value, dict)]
     broken = [block for block in blocks if not isinstance(merged[block], Mapping)]
     faults += [f"{block}: expected a block of settings, got {merged[block]!r}" for block in broken]
     if not broken:
         for block in TRAININGS:
-            faults += _train_faults(block, merged[block])
-        faults += [*_prune_faults(merged["prune"], defaults["prune"]), *_export_faults(merged["export"])]
-        faults += _unknown("calibration", merged["calibration"], defaults["calibration"])
-        faults += _unexpected("calibration.", merged["calibration"], {"images": _POSITIVE})
+            faults += _block_faults(block, merged[block], {"epochs": _NATURAL}, TRAIN_ARGUMENTS, OWNED)
+        faults += _prune_faults(merged["prune"], defaults["prune"])
+        faults += _block_faults("export", merged["export"], {"images": _POSITIVE}, _EXPORT_KEYS, _EXPORT_OWNED)
+        faults += _block_faults("calibration", merged["calibration"], {"images": _POSITIVE})
     return faults
 
 
@@ -102,25 +98,25 @@ def _unknown(block: str, settings: Mapping[str, Any], known: Iterable[str]) -> l
     return [f"{block}.{key}: unknown setting{nearest(str(key), known)}" for key in settings if key not in known]
 
 
-def _train_faults(block: str, settings: Mapping[str, Any]) -> list[str]:
-    faults = [owned_elsewhere(f"{block}.{key}", key) for key in settings if key in OWNED]
-    faults += _unknown(block, {k: v for k, v in settings.items() if k not in OWNED}, TRAIN_ARGUMENTS)
-    faults += _unexpected(f"{block}.", settings, {"epochs": _NATURAL})
-    return faults + _value_faults(block, settings, set(TRAIN_ARGUMENTS) - set(OWNED) - {"epochs"})
-
-
-def _value_faults(block: str, settings: Mapping[str, Any], checked: Container[str]) -> list[str]:
-    """What Ultralytics has against the values of its own arguments."""
-    found = {key: value_fault(key, value) for key, value in settings.items() if key in checked}
-    return [f"{block}.{key}: {fault}" for key, fault in found.items() if fault is not None]
+def _block_faults(
+    block: str,
+    settings: Mapping[str, Any],
+    checks: _Checks,
+    arguments: Collection[str] = (),
+    owned: Mapping[str, str] = MappingProxyType({}),
+) -> list[str]:
+    """What is wrong with a block of settings of our own (`checks`) and of Ultralytics' arguments, but for those that a
+    run sets itself (`owned`)."""
+    faults = [f"{block}.{key}: not a setting here; it comes from {owned[key]}" for key in settings if key in owned]
+    rest = {key: value for key, value in settings.items() if key not in owned}
+    faults += _unknown(block, rest, {**dict.fromkeys(arguments), **checks})
+    faults += _unexpected(f"{block}.", settings, checks)
+    found = {key: value_fault(key, value) for key, value in rest.items() if key in arguments and key not in checks}
+    return faults + [f"{block}.{key}: {fault}" for key, fault in found.items() if fault is not None]
 
 
 def amount_of(ratio: object, threshold: object, target: object) -> Amount:
-    """How much is cut, by the settings: the ratio has a default, so the others go over it.
-
-    Raises:
-        ConfigError: They are out of range, or a threshold and a target are given.
-    """
+    """How much is cut, by settings that are checked here: the ratio has a default, so the others go over it."""
     return Amount.of(ratio if threshold is None and target is None else None, threshold, target)
 
 
@@ -146,13 +142,3 @@ def _prune_faults(settings: Mapping[str, Any], known: Mapping[str, Any]) -> list
             of_one = str(error).replace(":", " ").split()[0] in known
             faults.append(f"prune.{error}" if of_one else f"prune: {error}")
     return faults
-
-
-def _export_faults(settings: Mapping[str, Any]) -> list[str]:
-    faults = [
-        f"export.{k}: not a setting here; it comes from {_EXPORT_OWNED[k]}" for k in settings if k in _EXPORT_OWNED
-    ]
-    rest = {k: v for k, v in settings.items() if k not in _EXPORT_OWNED}
-    faults += _unknown("export", rest, [*_EXPORT_KEYS, "images"])
-    faults += _unexpected("export.", settings, {"images": _POSITIVE})
-    return faults + _value_faults("export", rest, _EXPORT_KEYS)

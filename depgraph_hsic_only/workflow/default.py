@@ -30,8 +30,7 @@ from depgraph_hsic_only.training.provenance import trained_on
 from depgraph_hsic_only.training.recipe import Start
 from depgraph_hsic_only.training.train import Recipe, Teacher, Trained, make_recipe, train_model
 from depgraph_hsic_only.workflow.base import Yolov8SegPruner
-from depgraph_hsic_only.workflow.events import PruneEvent
-from depgraph_hsic_only.workflow.prune_steps import FineTuning, Step, epochs_of, keep_step, read_step
+from depgraph_hsic_only.workflow.prune_steps import FineTuning, PruneEvent, Step, keep_step, read_step
 from depgraph_hsic_only.workflow.recorder import Exported
 from depgraph_hsic_only.yolo.device import select_device
 from depgraph_hsic_only.yolo.fingerprint import fingerprint
@@ -93,7 +92,10 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         last step is fine-tuned and measured too, and the last step within the allowed loss is what is returned.
         """
         settings, planner = self.config.prune, self._planner(model)
-        batches = self._calibration(model) if self._needs_images(planner) else []
+        measured = planner.scorer.needs_batches or planner.amount.is_target or settings.recover != "none"
+        count, side = self.config.calibration["images"], self.imgsz_of(model)
+        images = labelled_batches(self.dataset, images=count, imgsz=side, batch=min(self.config.batch, count))
+        batches = list(images) if measured else []
         unpruned = planner.score(copy.deepcopy(model.model), batches)
         sensitivity = self._sensitivity(planner, unpruned, batches) if planner.amount.is_target else None
         reference = None if settings.max_map_drop is None else self.evaluate(model)[PRIMARY].map50_95
@@ -148,15 +150,6 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
     def _planner(self, model: Any) -> Planner:
         return self.config.planner(self.imgsz_of(model))
 
-    def _needs_images(self, planner: Planner) -> bool:
-        scored = planner.scorer.needs_batches or planner.amount.is_target
-        return scored or self.config.prune.recover != "none"
-
-    def _calibration(self, model: Any) -> list[dict[str, Any]]:
-        """Training images with their labels, letterboxed as in validation."""
-        images, imgsz = self.config.calibration["images"], self.imgsz_of(model)
-        return list(labelled_batches(self.dataset, images=images, imgsz=imgsz, batch=min(self.config.batch, images)))
-
     def _sensitivity(self, planner: Planner, scored: Scored, batches: Sequence[Mapping[str, Any]]) -> Sensitivity:
         """How much each width hurts: from the run folder where it was measured before on the same, else measured."""
         network = scored.network.to(select_device(self.config.device))  # whose latency a target may be of
@@ -201,8 +194,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         found = self.evaluate(model).map50_95
         shown = ", ".join(f"{kind} {value:.4f}" for kind, value in found.items())
         self.note(f"as cut, before the recovery: mAP50-95 {shown}")
-        parameters = sum(p.numel() for p in model.model.parameters())
-        return {"parameters": parameters, **{f"map50_95_{kind}": value for kind, value in found.items()}}
+        return {"parameters": _parameters(model), **{f"map50_95_{kind}": value for kind, value in found.items()}}
 
     def _write_plan(self, plan: PruningPlan | None) -> None:
         """Write what has been cut so far; nothing cut leaves no file."""
@@ -216,13 +208,15 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         measured = self.config.prune.steps > 1 and same_classes(model.names, self.dataset.names)
         return {
             "step": step,
-            "parameters": sum(p.numel() for p in model.model.parameters()),
+            "parameters": _parameters(model),
             f"map50_95_{PRIMARY}": self.evaluate(model)[PRIMARY].map50_95 if measured else None,
         }
 
     def _tuning(self, step: Step, after: int | None = None) -> FineTuning:
         """What a fine-tuning after a step is given."""
-        epochs = epochs_of(self.config.fine_tune["epochs"], self.config.prune.steps, between=after is not None)
+        total, steps = int(self.config.fine_tune["epochs"]), self.config.prune.steps
+        share = total // (steps + 1) or int(total >= steps > 1)  # the last one has twice the share of those between
+        epochs = share if after is not None else total - share * (steps - 1)
         unpruned = self.checkpoints.find(TRAINED) if step.plan is not None and epochs else None
         teacher = unpruned and Teacher(self.checkpoints.path(TRAINED), unpruned, step.kept)
         return FineTuning(epochs, teacher, after)
@@ -238,19 +232,13 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
     def _trained(
         self, model: Any, stage: Stage, settings: dict[str, Any], name: str, teacher: Teacher | None = None
     ) -> Any:
-        """The better of a model and the best epoch of its training, by mask mAP50-95.
-
-        Args:
-            model: A `YOLO`.
-            stage: The stage that it is trained in.
-            settings: The user's train arguments.
-            name: Of the training, by which it goes on after it was cut off.
-            teacher: The model before it was cut; None for one that was not.
-        """
+        """The better of a model and the best epoch of its training by the user's arguments, by mask mAP50-95."""
         if settings["epochs"] == 0:
             return model
         callbacks, given, scratch = self.callbacks, settings, self.folder.scratch / name
-        works = self._has_learnt(stage) and same_classes(model.names, self.dataset.names)
+        learnt = stage is FINE_TUNED and self.config.train["epochs"] > 0
+        learnt |= Path(self.config.pretrained).suffix not in {".yaml", ".yml"}
+        works = learnt and same_classes(model.names, self.dataset.names)
         if works:
             recipe = self._recipe(model, settings, scratch, teacher, cut=stage is FINE_TUNED)
             settings = {**recipe.arguments, **settings}
@@ -265,11 +253,6 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         if 0 < trained.batch < arguments["batch"]:
             self.note(f"the memory was too small for batch={arguments['batch']}: trained with batch={trained.batch}")
         return self._better(model, trained, last=name == stage.folder) if works else trained.model
-
-    def _has_learnt(self, stage: Stage) -> bool:
-        """Whether what a stage is given was trained before: it comes from a checkpoint, or from the first training."""
-        from_yaml = Path(self.config.pretrained).suffix in {".yaml", ".yml"}
-        return not from_yaml or (stage is FINE_TUNED and self.config.train["epochs"] > 0)
 
     def _recipe(
         self, model: Any, settings: Mapping[str, Any], scratch: Path, teacher: Teacher | None, *, cut: bool
@@ -306,3 +289,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
 def _images(batches: Sequence[Mapping[str, Any]]) -> torch.Tensor:
     """The images of batches, (n, 3, h, w), float in [0, 1]."""
     return torch.cat([batch["img"] for batch in batches])
+
+
+def _parameters(model: Any) -> int:
+    return sum(p.numel() for p in model.model.parameters())

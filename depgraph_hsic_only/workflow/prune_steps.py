@@ -1,4 +1,4 @@
-"""A cut in several steps, with fine-tuning in between: what each is given, and what is kept on the disk after each."""
+"""A cut in several steps, with fine-tuning in between: what each is given, tells callbacks, and leaves on the disk."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,7 @@ from typing import Any
 
 from depgraph_hsic_only.channels.cut import Kept
 from depgraph_hsic_only.channels.plan import PruningPlan
+from depgraph_hsic_only.report.pruning_report import PruningReport
 from depgraph_hsic_only.report.stage import FINE_TUNED
 from depgraph_hsic_only.support.files import write_atomically
 from depgraph_hsic_only.training.train import Teacher
@@ -15,6 +16,25 @@ from depgraph_hsic_only.workflow.run_folder import RunFolder
 from depgraph_hsic_only.yolo.load import load_model
 
 _NAME = "steps"
+
+
+@dataclass(frozen=True, eq=False)
+class PruneEvent:
+    """What a callback of a cut is given.
+
+    Attributes:
+        step: Number of the cut, from 1.
+        steps: How many cuts there will be.
+        model: The `YOLO`: before the cut for on_prune_start, after it for on_prune_end.
+        plan: What is cut in this step.
+        report: What the cut did; None for on_prune_start.
+    """
+
+    step: int
+    steps: int
+    model: Any
+    plan: PruningPlan
+    report: PruningReport | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,59 +57,29 @@ class FineTuning:
         return FINE_TUNED.folder if self.after is None else f"{FINE_TUNED.folder}-{self.after}"
 
 
-def epochs_of(total: int, steps: int, *, between: bool) -> int:
-    """The epochs of a fine-tuning, of all together: the last one has twice the share of those between the steps."""
-    share = total // (steps + 1) or int(total >= steps > 1)
-    return share if between else total - share * (steps - 1)
-
-
 @dataclass(frozen=True, eq=False)
 class Step:
-    """Where the cut is.
-
-    Attributes:
-        number: The steps that are done.
-        model: The `YOLO` after the last of them.
-        plan: All that was cut by then; None for nothing.
-        kept: What is left of the unpruned model.
-        details: What was measured of the last of them, for the report.
-    """
+    """Where the cut is, after so many steps."""
 
     number: int
-    model: Any
-    plan: PruningPlan | None = None
-    kept: Kept = field(default_factory=dict)
-    details: Mapping[str, Any] = field(default_factory=dict)
+    model: Any  # the `YOLO`
+    plan: PruningPlan | None = None  # all that was cut by then; None for nothing
+    kept: Kept = field(default_factory=dict)  # what is left of the unpruned model
+    details: Mapping[str, Any] = field(default_factory=dict)  # what was measured of the last step, for the report
 
     def then(self, model: Any, plan: PruningPlan, kept: Kept, details: Mapping[str, Any]) -> "Step":
-        """The next step.
-
-        Args:
-            model: The `YOLO` after it.
-            plan: What it has cut.
-            kept: What its convolutions have kept of those before it.
-            details: What was measured.
-        """
-        whole = plan if self.plan is None else self.plan.then(plan)
-        before = self.kept
-        both = {p: tuple(before[p][k] for k in channels) if p in before else channels for p, channels in kept.items()}
+        """The next step, of which the plan and what its convolutions have kept are against this one."""
+        whole, own = plan if self.plan is None else self.plan.then(plan), self.kept
+        both = {p: tuple(own[p][k] for k in channels) if p in own else channels for p, channels in kept.items()}
         return Step(self.number + 1, model, whole, both, details)
 
 
 def keep_step(folder: RunFolder, step: Step, trajectory: Sequence[Mapping[str, Any]], notes: Sequence[str]) -> Step:
-    """Write a step, in place of what was kept before, and return it with its model as the file has it.
-
-    Args:
-        folder: The run folder.
-        step: The step.
-        trajectory: The way there, as the report has it.
-        notes: What the stage has said by then.
-    """
-    place = folder.scratch / _NAME
-    place.mkdir(parents=True, exist_ok=True)
-    weights = place / f"{step.number}.pt"
+    """Write a step, the way there and what was said, and return the step with its model as the file has it."""
+    weights = _file(folder).with_name(f"{step.number}.pt")
+    weights.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(weights, step.model.save)
-    plan = None if step.plan is None else step.plan.to_dict()
+    plan = step.plan and step.plan.to_dict()
     content: dict[str, Any] = {"number": step.number, "plan": plan, "kept": step.kept, "details": step.details}
     content |= {"trajectory": list(trajectory), "notes": list(notes)}
     folder.write_json(str(_file(folder).relative_to(folder.path)), content)
@@ -99,11 +89,12 @@ def keep_step(folder: RunFolder, step: Step, trajectory: Sequence[Mapping[str, A
 
 def read_step(folder: RunFolder) -> tuple[Step, list[dict[str, Any]], list[str]] | None:
     """The last step that was kept, the way there, and what was said; None where the cut had not come to one's end."""
-    if not _file(folder).is_file():
+    file = _file(folder)
+    if not file.is_file():
         return None
-    content = json.loads(_file(folder).read_text(encoding="utf-8"))
-    model = load_model(folder.scratch / _NAME / f"{content['number']}.pt")
-    plan = None if content["plan"] is None else PruningPlan.from_dict(content["plan"])
+    content = json.loads(file.read_text(encoding="utf-8"))
+    model = load_model(file.with_name(f"{content['number']}.pt"))
+    plan = content["plan"] and PruningPlan.from_dict(content["plan"])
     kept = {path: tuple(channels) for path, channels in content["kept"].items()}
     return Step(content["number"], model, plan, kept, content["details"]), content["trajectory"], content["notes"]
 

@@ -20,13 +20,9 @@ from depgraph_hsic_only.support.files import temporary_name, write_atomically
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The files of one run under one folder.
+    """The files of one run under one folder."""
 
-    Attributes:
-        path: The folder, absolute: Ultralytics puts relative projects under a folder of its own.
-    """
-
-    path: Path
+    path: Path  # absolute: Ultralytics puts relative projects under a folder of its own
 
     @property
     def weights(self) -> Path:
@@ -55,18 +51,15 @@ class RunFolder:
             folder = cls(wanted if exist_ok else _first_free(wanted))
             try:
                 folder.path.mkdir(parents=True, exist_ok=exist_ok)
-                break
-            except FileExistsError as error:
-                if not folder.path.is_dir():
-                    raise _unusable(folder.path, error) from error  # else another run was faster
+                folder.weights.mkdir(exist_ok=True)
+                folder.plots.mkdir(exist_ok=True)
+                return folder
             except OSError as error:
-                raise _unusable(folder.path, error) from error
-        try:
-            folder.weights.mkdir(exist_ok=True)
-            folder.plots.mkdir(exist_ok=True)
-        except OSError as error:
-            raise _unusable(folder.path, error) from error
-        return folder
+                if not exist_ok and isinstance(error, FileExistsError) and folder.path.is_dir():
+                    continue  # another run was faster
+                raise ConfigError(
+                    f"project: expected a folder that can be made, got {folder.path} ({error.strerror}); pass another"
+                ) from error
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -135,7 +128,3 @@ def _first_free(wanted: Path) -> Path:
     base, suffix = (wanted.with_suffix(""), wanted.suffix) if wanted.is_file() else (wanted, "")
     numbered = (Path(f"{base}-{number}{suffix}") for number in itertools.count(2))
     return next(path for path in itertools.chain([wanted], numbered) if not path.exists())
-
-
-def _unusable(path: Path, error: OSError) -> ConfigError:
-    return ConfigError(f"project: expected a folder that can be made, got {path} ({error.strerror}); pass another")

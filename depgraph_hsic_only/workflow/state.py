@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +16,11 @@ _FREE = ("project", "name", "exist_ok", "device", "workers", "batch", "trust", "
 
 @dataclass(frozen=True)
 class RunState:
-    """How far a run is.
+    """How far a run is."""
 
-    Attributes:
-        settings: The configuration, resolved, as it was given.
-        sources: Digests of what is read: "checkpoint" (the network) and "data" (files and labels).
-        done: The stages that are finished, and "exported" in the end.
-    """
-
-    settings: Mapping[str, Any]
-    sources: Mapping[str, str]
-    done: tuple[str, ...] = ()
-
-    def finished(self, stage: str) -> "RunState":
-        """The state after a stage."""
-        return replace(self, done=(*self.done, stage))
-
-    def to_dict(self) -> dict[str, Any]:
-        """The content of `state.json`."""
-        return asdict(self)
+    settings: Mapping[str, Any]  # the configuration, resolved, as it was given
+    sources: Mapping[str, str]  # digests of what is read: "checkpoint" (the network) and "data" (files and labels)
+    done: tuple[str, ...] = ()  # the stages that are finished, and "exported" in the end
 
     def check_same(self, settings: Mapping[str, Any], sources: Mapping[str, str], folder: Path) -> None:
         """Refuse to go on with other settings or on something else.

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from depgraph_hsic_only.budget.sensitivity import Sensitivity
 from depgraph_hsic_only.hsic import LassoPath
-from depgraph_hsic_only.report.figures.style import BLUE, GREEN, GREY, ORANGE, open_axes
+from depgraph_hsic_only.report.figures.style import BLUE, GREEN, GREY, ORANGE, open_figure
 
 
 def plot_scores(scores: Mapping[str, Sequence[float]], kept: Mapping[str, int] | None = None) -> Figure:
@@ -35,7 +35,6 @@ def plot_scores(scores: Mapping[str, Sequence[float]], kept: Mapping[str, int] |
         else:
             axes.set_ylim(min(0.0, ranked[-1]), None)
         axes.tick_params(labelsize=7)
-        open_axes(axes)
     figure.supxlabel("channel, by rank", fontsize=9)
     figure.supylabel("importance", fontsize=9)
     return figure
@@ -60,7 +59,6 @@ def plot_sensitivity(sensitivity: Sensitivity, after: Mapping[str, int]) -> Figu
         axes.set_xlim(1.04, 0.0)
         axes.set_title(f"{name}: {full} -> {after[name]}", fontsize=9)
         axes.tick_params(labelsize=7)
-        open_axes(axes)
     figure.supxlabel("share of the channels that stays (orange: chosen)", fontsize=9)
     figure.supylabel("divergence, that width alone cut and re-fitted", fontsize=9)
     return figure
@@ -73,12 +71,10 @@ def plot_lasso_path(path: LassoPath, *, threshold: float | None = None) -> Figur
         path: Of `HsicLassoPruner.path` or `hsic.nonnegative_lasso_path`.
         threshold: Share of λ_max at which to draw the threshold; None for none.
     """
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
+    figure, [axes] = open_figure(8, 4.5)
     share = path.lambdas / path.lambdas.max()
     shown = share > 0
-    order = path.entry.argsort()[::-1]
-    for rank, k in enumerate(order):
+    for rank, k in enumerate(path.entry.argsort()[::-1]):
         color, width = ((BLUE, ORANGE, GREEN)[rank % 3], 1.4) if rank < 12 else (GREY, 0.6)
         axes.plot(share[shown], path.coefs[shown, k], color=color, linewidth=width)
     if threshold is not None:
@@ -89,15 +85,13 @@ def plot_lasso_path(path: LassoPath, *, threshold: float | None = None) -> Figur
     axes.set_xlabel("λ / λ_max (the path goes from left to right)")
     axes.set_ylabel("coefficient α")
     axes.set_title(f"{int((path.entry > 0).sum())} of {len(path.entry)} channels enter; the first twelve in colour")
-    open_axes(axes)
     return figure
 
 
 def _grid(count: int, *, columns: int, sharey: bool = False) -> tuple[Figure, list[Axes]]:
     """A figure of so many panels in rows; what is left over of the last row is not shown."""
     rows = -(-count // columns)
-    figure = Figure(figsize=(13, 1.9 * rows), layout="constrained")
-    panels = list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flatten())
+    figure, panels = open_figure(13, 1.9 * rows, columns, rows, sharey=sharey)
     for axes in panels[count:]:
         axes.set_visible(False)
     return figure, panels[:count]

@@ -44,9 +44,7 @@ def plot_network(before: Mapping[str, int], after: Mapping[str, int], layers: Se
             place, label = (3, first + (last - first) * k / (len(_HEAD) - 1)), "channels" if name == "npr" else "hidden"
             _box(axes, place, title, {name: label}, before, after)
     left = 3 * _STEP - _WIDTH / 2 - 0.2
-    frame = Rectangle((left, first - 0.6), _WIDTH + 0.4, last - first + 1.2)
-    frame.set(facecolor="none", edgecolor=GREY, linestyle=":")
-    axes.add_patch(frame)
+    axes.add_patch(Rectangle((left, first - 0.6), _WIDTH + 0.4, last - first + 1.2, fc="none", ec=GREY, ls=":"))
     for column, row in scales:
         _connect(axes, (column * _STEP + _WIDTH / 2, row), (left, row))
     for column, title in enumerate(_COLUMNS):
@@ -94,30 +92,21 @@ def _sources(layer: Layer, layers: Sequence[Layer], shown: Collection[int]) -> I
 
 
 def _box(
-    axes: Axes,
-    place: Place,
-    title: str,
-    bars: Mapping[str, str],
-    before: Mapping[str, int],
-    after: Mapping[str, int],
+    axes: Axes, place: Place, title: str, bars: Mapping[str, str], before: Mapping[str, int], after: Mapping[str, int]
 ) -> None:
     """A layer: its title, and for each width a bar of the share that is left, with the numbers."""
     left, top = place[0] * _STEP - _WIDTH / 2, place[1] - _HEIGHT / 2
-    frame = FancyBboxPatch(
-        (left, top), _WIDTH, _HEIGHT, boxstyle="round,pad=0.02", facecolor="white", edgecolor="black", linewidth=0.8
-    )
-    axes.add_patch(frame)
+    axes.add_patch(FancyBboxPatch((left, top), _WIDTH, _HEIGHT, "round,pad=0.02", fc="white", ec="black", lw=0.8))
     axes.text(left + 0.06, top + 0.13, title, va="center", fontsize=10, weight="bold")
     for k, (name, label) in enumerate(bars.items()):
         y = top + 0.28 + 0.25 * k
-        share, full, bar = after[name] / before[name], 1.0, 0.17
-        axes.add_patch(Rectangle((left + 0.08, y), full * share, bar, facecolor=BLUE))
+        start, share, height = left + 0.08, after[name] / before[name], 0.17  # a whole bar has the length 1
+        axes.add_patch(Rectangle((start, y), share, height, fc=BLUE))
         if share < 1:
-            cut = Rectangle((left + 0.08 + full * share, y), full * (1 - share), bar, hatch="//////", linewidth=0.6)
-            cut.set(facecolor="white", edgecolor=ORANGE)
+            cut = Rectangle((start + share, y), 1 - share, height, hatch="//////", lw=0.6, fc="white", ec=ORANGE)
             axes.add_patch(cut)
         numbers = f"{before[name]} → {after[name]}" if share < 1 else f"{before[name]}"
-        axes.text(left + full + 0.16, y + bar / 2, f"{label} {numbers}", va="center", fontsize=9)
+        axes.text(start + 1.08, y + height / 2, f"{label} {numbers}", va="center", fontsize=9)
 
 
 def _arrow(axes: Axes, start: Place, end: Place) -> None:

@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from depgraph_hsic_only.evaluation.validation import PRIMARY
-from depgraph_hsic_only.report.figures.style import BLUE, GREEN, GREY, ORANGE, open_axes
+from depgraph_hsic_only.report.figures.style import BLUE, GREEN, GREY, ORANGE, open_figure
 
 _COLORS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 _MARKERS = "osD^vPX"  # told apart where there is no colour
@@ -21,11 +20,8 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     Returns:
         The indices in the order of cost. Equal points are all on the front, or none.
     """
-    front = []
-    for k, (cost, value) in enumerate(points):
-        if not any(c <= cost and v >= value and (c, v) != (cost, value) for c, v in points):
-            front.append(k)
-    return sorted(front, key=lambda k: points[k])
+    beaten = (any(c <= cost and v >= value and (c, v) != (cost, value) for c, v in points) for cost, value in points)
+    return sorted((k for k, worse in enumerate(beaten) if not worse), key=lambda k: points[k])
 
 
 def plot_pareto(summaries: Sequence[Mapping[str, Any]]) -> Figure:
@@ -36,41 +32,34 @@ def plot_pareto(summaries: Sequence[Mapping[str, Any]]) -> Figure:
             left out of that panel.
     """
     criteria = list(dict.fromkeys(s["criterion"] for s in summaries if s["target"] is not None))
-    figure = Figure(figsize=(13, 4.4), layout="constrained")
-    for axes, (key, (title, unit)) in zip(figure.subplots(1, len(_PANELS), sharey=True), _PANELS.items(), strict=True):
+    figure, panels = open_figure(13, 4.4, len(_PANELS), sharey=True)
+    for axes, (key, (title, unit)) in zip(panels, _PANELS.items(), strict=True):
         shown = [s for s in summaries if s[key] is not None]
         points = [(s[key] / unit, s[f"map50_95_{PRIMARY}"]) for s in shown]
         front = [points[k] for k in pareto_front(points)]
         axes.plot([x for x, _ in front], [y for _, y in front], color=GREY, linewidth=1.2, zorder=1, label="front")
         for summary, (x, y) in zip(shown, points, strict=True):
-            _point(axes, summary, x, y, criteria)
+            control = summary["target"] is None
+            k = 0 if control else criteria.index(summary["criterion"])
+            axes.errorbar(
+                x,
+                y,
+                yerr=summary[f"{PRIMARY}_spread"],
+                color="black" if control else _COLORS[k % len(_COLORS)],
+                marker="*" if control else _MARKERS[k % len(_MARKERS)],
+                markersize=13 if control else 7,
+                markerfacecolor="black" if control else "none",  # one behind another is seen
+                markeredgewidth=1.8,
+                linestyle="none",
+                capsize=3,
+                zorder=3 if control else 2,
+                label=summary["criterion"],
+            )
         axes.set_xlabel(title)
         axes.margins(x=0.12, y=0.12)
         axes.set_ylim(0, None)
-        open_axes(axes)
-    panels = figure.axes
     panels[0].set_ylabel(f"{PRIMARY} mAP50-95")
     handles, labels = panels[0].get_legend_handles_labels()
     named = dict(zip(labels, handles, strict=True))
     figure.legend(named.values(), named.keys(), loc="outside upper center", ncols=len(named), fontsize=9, frameon=False)
     return figure
-
-
-def _point(axes: Axes, summary: Mapping[str, Any], x: float, y: float, criteria: Sequence[str]) -> None:
-    """One criterion at one target, or the control, with its spread."""
-    control = summary["target"] is None
-    k = 0 if control else criteria.index(summary["criterion"])
-    axes.errorbar(
-        x,
-        y,
-        yerr=summary[f"{PRIMARY}_spread"],
-        color="black" if control else _COLORS[k % len(_COLORS)],
-        marker="*" if control else _MARKERS[k % len(_MARKERS)],
-        markersize=13 if control else 7,
-        markerfacecolor="black" if control else "none",  # one behind another is seen
-        markeredgewidth=1.8,
-        linestyle="none",
-        capsize=3,
-        zorder=3 if control else 2,
-        label=summary["criterion"],
-    )

@@ -1,68 +1,16 @@
-"""Figures of a run, from what its report holds."""
+"""Figures of a run, from the stages of its report."""
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from depgraph_hsic_only.budget.sensitivity import Sensitivity
-from depgraph_hsic_only.channels.plan import PruningPlan
 from depgraph_hsic_only.evaluation.validation import KINDS, PRIMARY
-from depgraph_hsic_only.report.figures.channels import plot_scores, plot_sensitivity
-from depgraph_hsic_only.report.figures.network import plot_network
-from depgraph_hsic_only.report.figures.style import BLUE, GREEN, GREY, ORANGE, add_legend, open_axes
-from depgraph_hsic_only.report.run_report import RunReport
+from depgraph_hsic_only.report.figures.style import BLUE, GREEN, GREY, ORANGE, add_legend, open_figure
 from depgraph_hsic_only.report.stages import RUNTIMES, TITLES
 
-_MAP = f"map50_95_{PRIMARY}"  # of `report.json`
-
-
-def plot_metrics(run_folder: str | Path) -> list[Path]:
-    """Draw the figures of a run from its `report.json` into its `plots` folder.
-
-    Args:
-        run_folder: A folder that a run wrote.
-
-    Returns:
-        The PNG files: `stages.png`, `network.png`, `scores.png` where channels were scored, `sensitivity.png` where
-            widths were chosen for a target, `trajectory.png` where the cut had several steps, `training.png` where
-            there was a training, `classes.png` where classes were measured before and after, `latency.png` where
-            latencies were.
-
-    Raises:
-        DataError: The folder holds no report.
-    """
-    report = RunReport.load(run_folder)
-    folder, before, after = report.folder, report.widths_before, report.widths_after
-    stages: list[dict[str, Any]] = report.to_dict()["stages"]
-    figures = {"stages": plot_stages(stages)}
-    if report.layers:  # older reports have none
-        figures["network"] = plot_network(before, after, report.layers)
-    scored = [stage for stage in stages if stage["details"].get("scores")]
-    if scored:
-        figures["scores"] = plot_scores(scored[-1]["details"]["scores"], _kept(folder))
-    sensitivity = folder / "sensitivity.json"
-    if sensitivity.is_file() and report.args["prune"]["target"] is not None:
-        damage = Sensitivity.from_dict(json.loads(sensitivity.read_text(encoding="utf-8")))
-        figures["sensitivity"] = plot_sensitivity(damage, after)
-    for stage in stages:
-        if sum(point[_MAP] is not None for point in stage["details"].get("trajectory", ())) > 1:
-            figures["trajectory"] = plot_trajectory(stage["details"]["trajectory"])
-    if any(stage["epochs"] for stage in stages):
-        figures["training"] = plot_training(stages)
-    if report.before.classes and report.after.classes:
-        figures["classes"] = plot_classes(*(stage.to_dict()["classes"] for stage in (report.before, report.after)))
-    if any(any(stage["latency_spread_ms"].values()) for stage in stages):
-        figures["latency"] = plot_latency(stages)
-    (folder / "plots").mkdir(exist_ok=True)
-    paths = []
-    for name, figure in figures.items():
-        paths.append(folder / "plots" / f"{name}.png")
-        figure.savefig(paths[-1], dpi=150)
-    return paths
+MAP = f"map50_95_{PRIMARY}"  # a key of `report.json`
 
 
 def plot_stages(stages: Sequence[Mapping[str, Any]]) -> Figure:
@@ -78,20 +26,18 @@ def plot_stages(stages: Sequence[Mapping[str, Any]]) -> Figure:
         ("mAP50-95", "%.3f", {kind: [s[f"map50_95_{kind}"] for s in stages] for kind in KINDS}),
         ("latency, ms", "%.1f", {name: [s["latency_ms"][key] for s in stages] for key, name in RUNTIMES.items()}),
     ]
-    figure = Figure(figsize=(13, 3.6), layout="constrained")
-    for axes, (title, form, series) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+    figure, every = open_figure(13, 3.6, len(panels))
+    for axes, (title, form, series) in zip(every, panels, strict=True):
         width = 0.8 / len(series)
         for k, (label, values) in enumerate(series.items()):
-            places = [i + (k - (len(series) - 1) / 2) * width for i, value in enumerate(values) if value is not None]
-            bars = axes.bar(
-                places, [value for value in values if value is not None], width, color=(BLUE, ORANGE)[k], label=label
-            )
+            left = (k - (len(series) - 1) / 2) * width
+            there = {i + left: value for i, value in enumerate(values) if value is not None}
+            bars = axes.bar(list(there), list(there.values()), width, color=(BLUE, ORANGE)[k], label=label)
             axes.bar_label(bars, fmt=form, fontsize=8, rotation=90 if len(series) > 1 else 0, padding=2)
         axes.set_title(title)
         axes.set_xticks(range(len(names)), names, rotation=20)
         axes.margins(y=0.35 if len(series) > 1 else 0.1)
         axes.set_ylim(0, axes.get_ylim()[1])
-        open_axes(axes)
         if len(series) > 1:
             axes.legend(fontsize=8, ncols=2, loc="upper right")
     return figure
@@ -103,11 +49,9 @@ def plot_trajectory(points: Sequence[Mapping[str, Any]]) -> Figure:
     Args:
         points: `details.trajectory` of a stage of `report.json`: "step", "parameters", "map50_95_mask".
     """
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    first = points[0]["parameters"]
-    x = [point["parameters"] / first for point in points]
-    y = [point[_MAP] for point in points]
+    figure, [axes] = open_figure(8, 4.5)
+    x = [point["parameters"] / points[0]["parameters"] for point in points]
+    y = [point[MAP] for point in points]
     for k in range(1, len(points)):
         tuned = points[k]["step"] == points[k - 1]["step"]
         color, label = (ORANGE, "fine-tuned") if tuned else (BLUE, "cut and recovered")
@@ -118,7 +62,6 @@ def plot_trajectory(points: Sequence[Mapping[str, Any]]) -> Figure:
     axes.set_ylabel(f"{PRIMARY} mAP50-95")
     axes.set_title("Steps of the cut")
     add_legend(axes)
-    open_axes(axes)
     return figure
 
 
@@ -128,12 +71,10 @@ def plot_training(stages: Sequence[Mapping[str, Any]]) -> Figure:
     Args:
         stages: The stages of `report.json`; those without epochs are passed over.
     """
-    trained = [stage for stage in stages if stage["epochs"]]
-    figure = Figure(figsize=(13, 3.8), layout="constrained")
-    panels = figure.subplots(1, 3)
+    figure, panels = open_figure(13, 3.8, 3)
     first = 0
-    for stage in trained:
-        epochs, style = stage["epochs"], {"marker": "o", "markersize": 3}
+    for stage in (stage for stage in stages if stage["epochs"]):
+        epochs = stage["epochs"]
         x = [first + k + 1 for k in range(len(epochs))]
         lines = (
             (panels[0], BLUE, "training", [_loss(e, "train") for e in epochs]),
@@ -144,7 +85,7 @@ def plot_training(stages: Sequence[Mapping[str, Any]]) -> Figure:
         )
         for axes, color, label, values in lines:
             points = [(at, value) for at, value in zip(x, values, strict=True) if value is not None]
-            axes.plot(*zip(*points, strict=True), color=color, label=label, **style)
+            axes.plot(*zip(*points, strict=True), color=color, label=label, marker="o", markersize=3)
         for axes in panels:
             axes.axvline(first + 0.5, color=GREY, linewidth=0.8)
             axes.text(first + 0.6, 1.0, TITLES[stage["name"]], transform=axes.get_xaxis_transform(), fontsize=8)
@@ -157,7 +98,6 @@ def plot_training(stages: Sequence[Mapping[str, Any]]) -> Figure:
         axes.set_xlim(0.5, first + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         add_legend(axes)
-        open_axes(axes)
     return figure
 
 
@@ -169,12 +109,11 @@ def plot_classes(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[st
         after: The same of another one.
         most: Largest number of classes at either end.
     """
-    known = {row["name"]: row[_MAP] for row in before}
-    rows = [(known[r["name"]], r[_MAP], r) for r in after if r["name"] in known]
+    known = {row["name"]: row[MAP] for row in before}
+    rows = [(known[r["name"]], r[MAP], r) for r in after if r["name"] in known]
     rows.sort(key=lambda row: row[1] - row[0])
     shown = rows if len(rows) <= 2 * most else [*rows[:most], *rows[-most:]]
-    figure = Figure(figsize=(8, 1.2 + 0.26 * len(shown)), layout="constrained")
-    axes = figure.subplots()
+    figure, [axes] = open_figure(8, 1.2 + 0.26 * len(shown))
     for k, (was, now, _) in enumerate(shown):
         axes.plot([was, now], [k, k], color=ORANGE if now < was else GREEN, linewidth=2.5, zorder=1)
     places = range(len(shown))
@@ -182,9 +121,8 @@ def plot_classes(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[st
     axes.scatter([now for _, now, _ in shown], places, color=BLUE, label="after", zorder=3)
     if len(shown) < len(rows):
         axes.axhline(most - 0.5, color=GREY, linewidth=0.8, linestyle=":")
-    axes.set_yticks(
-        places, [f"{row['name']} ({row['instances']})" for _, _, row in shown], fontsize=8, parse_math=False
-    )
+    names = [f"{row['name']} ({row['instances']})" for _, _, row in shown]
+    axes.set_yticks(places, names, fontsize=8, parse_math=False)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.05 * max([0.01, *(max(was, now) for was, now, _ in shown)]))
     axes.set_xlabel(f"{PRIMARY} mAP50-95 (instances in brackets)")
@@ -192,7 +130,6 @@ def plot_classes(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[st
     axes.set_title(f"Classes, greatest loss first{left_out}")
     axes.grid(axis="x", color=GREY, alpha=0.3)
     add_legend(axes)
-    open_axes(axes)
     return figure
 
 
@@ -202,8 +139,7 @@ def plot_latency(stages: Sequence[Mapping[str, Any]]) -> Figure:
     Args:
         stages: The stages of `report.json`.
     """
-    figure = Figure(figsize=(11, 1.3 + 0.4 * len(stages)), layout="constrained")
-    panels = figure.subplots(1, len(RUNTIMES), sharey=True)
+    figure, panels = open_figure(11, 1.3 + 0.4 * len(stages), len(RUNTIMES), sharey=True)
     for axes, (runtime, title), color in zip(panels, RUNTIMES.items(), (BLUE, ORANGE), strict=True):
         for k, stage in enumerate(stages):
             median, spread = stage["latency_ms"][runtime], stage["latency_spread_ms"][runtime]
@@ -215,7 +151,6 @@ def plot_latency(stages: Sequence[Mapping[str, Any]]) -> Figure:
         axes.set_ylim(len(stages) - 0.5, -0.7)
         axes.set_title(title)
         axes.set_xlabel("ms for one image: median, and 10th to 90th percentile")
-        open_axes(axes)
     panels[0].set_yticks(range(len(stages)), [TITLES[stage["name"]] for stage in stages])
     return figure
 
@@ -224,9 +159,3 @@ def _loss(epoch: Mapping[str, float | None], part: str) -> float | None:
     """The sum of an epoch's training or validation losses; None where they were not measured."""
     losses = [value for key, value in epoch.items() if key.startswith(f"{part}/") and key.endswith("_loss")]
     return None if None in losses else sum(value for value in losses if value is not None)
-
-
-def _kept(folder: Path) -> dict[str, int] | None:
-    """Channels that stay by channel group, of the plan in a run folder."""
-    path = folder / "plan.json"
-    return {group.name: len(group.keep) for group in PruningPlan.load(path).groups} if path.is_file() else None

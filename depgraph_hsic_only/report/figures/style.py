@@ -1,8 +1,9 @@
 """How all figures look: colours that everybody can tell apart, and plain axes."""
 
-from typing import Final
+from typing import Any, Final
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 # Okabe & Ito (2008): told apart by everybody.
 BLUE: Final = "#0072B2"
@@ -11,9 +12,15 @@ GREEN: Final = "#009E73"
 GREY: Final = "#999999"
 
 
-def open_axes(axes: Axes) -> None:
-    """Axes without the two lines that say nothing."""
-    axes.spines[["top", "right"]].set_visible(False)
+def open_figure(
+    width: float, height: float, columns: int = 1, rows: int = 1, **shared: Any
+) -> tuple[Figure, list[Axes]]:
+    """A figure of a size in inches and its panels, row by row, without the two lines that say nothing."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, panels
 
 
 def add_legend(axes: Axes) -> None:
