@@ -9,7 +9,7 @@ What lies in front of the cut is the original, so it is computed once for all.
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -77,13 +77,7 @@ class Sensitivity:
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain dicts, strings and numbers."""
         damage = {name: {str(c): d for c, d in points.items()} for name, points in self.damage.items()}
-        return {
-            "damage": damage,
-            "full": dict(self.full),
-            "images": self.images,
-            "seconds": self.seconds,
-            "quick": self.quick,
-        }
+        return asdict(self) | {"damage": damage}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Sensitivity":
@@ -126,7 +120,7 @@ def measure_sensitivity(
     total = sum(map(len, sizes.values()))
     consumers = stock_paths(network, graph.consumers)
     with raw_outputs(network):
-        sampled = choose_positions(network, consumers, fitted, positions=_POSITIONS, seed=seed, batch=batch)
+        sampled = choose_positions(network, consumers, fitted, positions=_POSITIONS, seed=seed)
         passes = LayerwisePass(network, fitted, batch=batch), LayerwisePass(network, held, batch=batch)
         for name, channels, found in track(
             _damages(network, graph, scores, *passes, sampled, sizes), "sensitivity", total

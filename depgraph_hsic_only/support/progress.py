@@ -7,7 +7,7 @@ into one line for the whole run and into its log. Without one each bar stands fo
 import importlib.util
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, TextIO, TypeVar
 
@@ -23,22 +23,13 @@ T = TypeVar("T")
 
 @dataclass
 class _Work:
-    """Something that is under way.
+    """Something that is under way."""
 
-    Attributes:
-        total: Amount of work, in any unit.
-        start: When it began, by the monotonic clock.
-        said: When a plain line told of it.
-        done: What is done of it.
-        figure: What it has come to.
-        bar: Its bar, where bars are drawn.
-    """
-
-    total: float
-    start: float
-    said: float
+    total: float  # in any unit
+    start: float  # by the monotonic clock
+    said: float  # when a plain line told of it
     done: float = 0.0
-    figure: str = ""
+    figure: str = ""  # what it has come to
     bar: TaskID | None = None
 
 
@@ -84,6 +75,10 @@ class Display:
         self.console.print(Text("pruning » ", "bold cyan") + Text(line), highlight=False, soft_wrap=True)
         if self.log is not None:
             print(f"pruning » {line}", file=self.log, flush=True)
+
+    def warn(self, line: str) -> None:
+        """Print a line as it is, and to the terminal only."""
+        self.console.print(line.strip(), markup=False, highlight=False)
 
     def begin(self, label: str, total: float) -> None:
         """Something that takes time begins."""
@@ -138,10 +133,29 @@ def say(line: str) -> None:
 
 def begin_stage(title: str) -> None:
     """The next stage of the run begins."""
-    if (display := current()) is not None:
-        display.stage(title)
+    if _open:
+        _open[-1].stage(title)
     else:
         say(title)
+
+
+def begin_work(label: str, total: float, done: float = 0) -> None:
+    """Something that takes time begins, or goes on, in the display that is open, if any."""
+    if _open:
+        _open[-1].begin(label, total)
+        _open[-1].step(label, done)
+
+
+def work_done(label: str, amount: float, figure: str = "") -> None:
+    """Some of it is done (see `Display.step`)."""
+    if _open:
+        _open[-1].step(label, amount, figure)
+
+
+def end_work(label: str) -> None:
+    """It is done, or given up."""
+    if _open:
+        _open[-1].end(label)
 
 
 def show(result: Any) -> None:
@@ -159,7 +173,7 @@ def track(items: Iterable[T], label: str, total: int) -> Iterator[T]:
         label: What is being done.
         total: Number of items.
     """
-    with _some_display() as display:
+    with nullcontext(_open[-1]) if _open else Display() as display:
         display.begin(label, total)
         try:
             for item in items:
@@ -167,16 +181,6 @@ def track(items: Iterable[T], label: str, total: int) -> Iterator[T]:
                 display.step(label, 1)
         finally:
             display.end(label)
-
-
-@contextmanager
-def _some_display() -> Iterator[Display]:
-    """The display that is open, or one for this piece of work."""
-    if (display := current()) is not None:
-        yield display
-    else:
-        with Display() as display:
-            yield display
 
 
 def _draws(console: Console) -> bool:
