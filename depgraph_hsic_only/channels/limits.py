@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from depgraph_hsic_only.channels.amount import is_number
 from depgraph_hsic_only.channels.groups import WidthGroup
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.support.nearest import nearest
@@ -42,7 +43,7 @@ class Limits:
             raise ConfigError(f"min_channels: expected an integer of at least 0, got {self.min_channels!r}")
         given = self.max_ratio if isinstance(self.max_ratio, Mapping) else {"all": self.max_ratio}
         for key, share in given.items():
-            if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
+            if not is_number(share) or not 0 <= share <= 1:
                 raise ConfigError(
                     f"max_ratio: expected a share in [0, 1], or such by layer or width as in {{6: 0.5, h8: 0.25}}, "
                     f"got {share!r} for {key}"

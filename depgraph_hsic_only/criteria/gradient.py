@@ -21,11 +21,7 @@ class Taylor(Criterion):
     needs_batches = True
 
     def score(self, graph: ChannelGraph, batches: Batches | None) -> dict[str, torch.Tensor]:
-        """Accumulate the loss gradients of all batches on the graph's model, then score each group.
-
-        Raises:
-            DataError: There are no batches.
-        """
+        """Accumulate the loss gradients of all batches on the graph's model, then score each group."""
         _accumulate_gradients(graph.model, batches)
         return {group.name: _first_order(group) for group in graph.groups}
 

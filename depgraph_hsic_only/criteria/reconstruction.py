@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from depgraph_hsic_only.channels.amount import is_number
 from depgraph_hsic_only.channels.groups import ChannelGraph, ChannelGroup
 from depgraph_hsic_only.criteria.registry import Batches, Criterion, register_criterion
 from depgraph_hsic_only.errors import ConfigError, DataError
@@ -51,7 +52,7 @@ class Reconstruction(Criterion):
     def __init__(self, *, positions: int = 200, ridge: float = 1e-2, seed: int = 0) -> None:
         if type(positions) is not int or positions < 1:
             raise ConfigError(f"positions: expected an integer of at least 1, got {positions!r}")
-        if isinstance(ridge, bool) or not isinstance(ridge, (int, float)) or not 0 < ridge < float("inf"):
+        if not is_number(ridge) or not 0 < ridge < float("inf"):
             raise ConfigError(f"ridge: expected a number above 0, got {ridge!r}")
         if type(seed) is not int or seed < 0:
             raise ConfigError(f"seed: expected an integer of at least 0, got {seed!r}")

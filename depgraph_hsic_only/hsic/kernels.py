@@ -37,7 +37,6 @@ KernelLike = str | Callable[..., Any]
 class Kernel:
     """``prepare`` (n, d, p) → (n, d, p) is applied once over all samples, ``gram`` (c, m, p) → (c, m, m) to a block."""
 
-    name: str
     prepare: Callable[[Tensor], Tensor]
     gram: Callable[[Tensor], Tensor]
 
@@ -56,7 +55,7 @@ def resolve_kernel(kernel: KernelLike) -> Kernel:
     if isinstance(kernel, str) and kernel in _BY_NAME:
         return _BY_NAME[kernel]
     if not isinstance(kernel, str) and callable(kernel):
-        return Kernel(getattr(kernel, "__name__", "callable"), _unchanged, _per_feature(kernel))
+        return Kernel(_unchanged, _per_feature(kernel))
     raise ValueError(
         f"Expected a kernel among {', '.join(kernel_names())} or a callable from (m, p) samples to their "
         f"(m, m) Gram matrix, got {kernel!r}; pass one of those."
@@ -176,8 +175,8 @@ def _required_positional(function: Callable[..., Any]) -> int:
 
 
 _BY_NAME = {
-    "gaussian": Kernel("gaussian", _unit_deviation, _gaussian),
-    "gaussian_median": Kernel("gaussian_median", _unit_deviation, _gaussian_median),
-    "linear": Kernel("linear", _standardised, _linear),
-    "delta": Kernel("delta", _unchanged, _delta),
+    "gaussian": Kernel(_unit_deviation, _gaussian),
+    "gaussian_median": Kernel(_unit_deviation, _gaussian_median),
+    "linear": Kernel(_standardised, _linear),
+    "delta": Kernel(_unchanged, _delta),
 }

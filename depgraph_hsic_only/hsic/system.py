@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, TypedDict, overload
 
 import numpy as np
 import torch
@@ -22,44 +22,32 @@ from .blocks import sample_blocks, samples_per_block
 from .centering import center_, fewest_samples
 from .kernels import Kernel, KernelLike, resolve_kernel
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 __all__ = ["hsic_system"]
 
 # Gram matrices in work at a time: few enough for the cache, enough to keep the threads busy.
 _WORKING_BYTES = {"cpu": 2**24, "cuda": 2**28}
 
 
-@overload
-def hsic_system(
-    X: Tensor,
-    y: Tensor | ArrayLike,
-    *,
-    kernel_x: KernelLike = ...,
-    kernel_y: KernelLike = ...,
-    centering: str = ...,
-    block_size: int = ...,
-    permutations: int = ...,
-    seed: int = ...,
-    weights: Tensor | ArrayLike | None = ...,
-    max_bytes: int = ...,
-) -> tuple[Tensor, Tensor]: ...
+class _Options(TypedDict, total=False):
+    kernel_x: KernelLike
+    kernel_y: KernelLike
+    centering: str
+    block_size: int
+    permutations: int
+    seed: int
+    weights: Tensor | ArrayLike | None
+    max_bytes: int
 
 
 @overload
+def hsic_system(X: Tensor, y: Tensor | ArrayLike, **options: Unpack[_Options]) -> tuple[Tensor, Tensor]: ...
+@overload
 def hsic_system(
-    X: ArrayLike,
-    y: Tensor | ArrayLike,
-    *,
-    kernel_x: KernelLike = ...,
-    kernel_y: KernelLike = ...,
-    centering: str = ...,
-    block_size: int = ...,
-    permutations: int = ...,
-    seed: int = ...,
-    weights: Tensor | ArrayLike | None = ...,
-    max_bytes: int = ...,
+    X: ArrayLike, y: Tensor | ArrayLike, **options: Unpack[_Options]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]: ...
-
-
 def hsic_system(
     X: Tensor | ArrayLike,
     y: Tensor | ArrayLike,
