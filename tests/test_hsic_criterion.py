@@ -23,9 +23,9 @@ from depgraph_hsic_only import (
     score_channels,
 )
 from depgraph_hsic_only.channels.groups import trace_channels
+from depgraph_hsic_only.channels.selection import selection_stability
 from depgraph_hsic_only.channels.widths import threshold_widths
 from depgraph_hsic_only.criteria.hsic_lasso import HsicLasso
-from depgraph_hsic_only.evaluation.agreement import agreement
 from depgraph_hsic_only.recovery.samples import Samples, gather_samples
 from depgraph_hsic_only.utils.plots import plot_lasso_path, plot_scores
 
@@ -277,10 +277,10 @@ def test_halves_that_fill_blocks_tell_how_stable_the_choice_is() -> None:
     for name, scores in alone.items():  # the first half of the samples are those of the first half of the images
         torch.testing.assert_close(measured.halves[0][name], scores, rtol=1e-3, atol=1e-3)
     plan = plan_pruning(build(), 0.5, layers=[4], scores=measured.scores)
-    found = agreement(plan, measured.halves)
+    found = selection_stability(plan, measured.halves)
     assert found is not None and 0 < found < 1
-    assert agreement(plan, (measured.scores, measured.scores)) == 1
-    assert agreement(plan_pruning(build(), 0, layers=[4], scores=measured.scores), measured.halves) is None
+    assert selection_stability(plan, (measured.scores, measured.scores)) == 1
+    assert selection_stability(plan_pruning(build(), 0, layers=[4], scores=measured.scores), measured.halves) is None
 
 
 def test_the_report_and_the_figures_of_a_pruner(tmp_path: Path) -> None:

@@ -50,10 +50,7 @@ class Limits:
                 )
 
     def check_names(self, there: Iterable[tuple[int, str]]) -> None:
-        """Refuse limits of layers and widths that are not there.
-
-        Args:
-            there: Layer and name of every width that may be cut.
+        """Refuse limits of other layers and widths than there are, given as layer and name of each.
 
         Raises:
             ConfigError: `max_ratio` names another one.

@@ -7,7 +7,7 @@ from fractions import Fraction
 import torch
 
 from depgraph_hsic_only.channels.amount import Amount
-from depgraph_hsic_only.channels.groups import ChannelGraph, WidthGroup
+from depgraph_hsic_only.channels.groups import ChannelGraph
 from depgraph_hsic_only.channels.limits import Limits
 from depgraph_hsic_only.errors import PlanError
 from depgraph_hsic_only.yolo.blocks import OUTPUT_MULTIPLE
@@ -98,14 +98,9 @@ def check_widths(graph: ChannelGraph, widths: Widths) -> None:
         PlanError: One is missing or out of range, or a tied one doesn't follow.
     """
     for width in graph.widths:
-        _check_width(width, widths)
+        after, multiple = widths.get(width.name), OUTPUT_MULTIPLE if width.is_output else 1
+        if type(after) is not int or not 0 < after <= width.channels or (after % multiple and after != width.channels):
+            of = f" and a multiple of {multiple}" if multiple > 1 else ""
+            raise PlanError(f"width {width.name}: expected an integer in [1, {width.channels}]{of}, got {after!r}")
     if dict(widths) != follow_ties(graph, widths):
         raise PlanError("expected tied widths to follow those that they are tied to; take widths from follow_ties")
-
-
-def _check_width(width: WidthGroup, widths: Widths) -> None:
-    after = widths.get(width.name)
-    multiple = OUTPUT_MULTIPLE if width.is_output else 1
-    if type(after) is not int or not 0 < after <= width.channels or (after % multiple and after != width.channels):
-        of = f" and a multiple of {multiple}" if multiple > 1 else ""
-        raise PlanError(f"width {width.name}: expected an integer in [1, {width.channels}]{of}, got {after!r}")

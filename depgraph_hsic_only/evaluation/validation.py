@@ -96,13 +96,7 @@ def validate_model(
 ) -> Metrics:
     """mAP of a live `YOLO`, as of the file that it saves a fresh `YOLO(weights).val()` measures it.
 
-    Args:
-        model: A segmentation model.
-        data: Path or name of the data set.
-        validation: What the figures depend on.
-        device: As Ultralytics takes it.
-        workers: Data loading processes.
-        draws: On how many samples of the images the primary mAP50-95 is measured too (see `bootstrap.py`).
+    The primary mAP50-95 is measured on so many `draws` of samples of the images, too (see `bootstrap.py`).
     """
     arguments = {"data": data, "device": device, "workers": workers, "plots": False, "verbose": False}
     matches = Matches()

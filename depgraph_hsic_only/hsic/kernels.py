@@ -18,8 +18,6 @@ Distances are taken directly, never as ‖a‖² + ‖b‖² − 2⟨a, b⟩: a 
 digits.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,8 +25,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-
-__all__ = ["Kernel", "KernelLike", "kernel_names", "resolve_kernel"]
 
 KernelLike = str | Callable[..., Any]
 
@@ -140,7 +136,13 @@ def _delta(x: Tensor) -> Tensor:
 
 
 def _per_feature(function: Callable[..., Any]) -> Callable[[Tensor], Tensor]:
-    arguments = 2 if _required_positional(function) == 2 else 1
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # compiled functions may have no signature
+        parameters = []
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    required = sum(p.kind in kinds and p.default is inspect.Parameter.empty for p in parameters)
+    arguments = 2 if required == 2 else 1
 
     def gram(x: Tensor) -> Tensor:
         grams = [torch.as_tensor(function(*[feature] * arguments)).to(x) for feature in x]
@@ -163,15 +165,6 @@ def _fault(K: Tensor, m: int) -> str:
     if not bool(torch.isfinite(K).all()):
         return "NaN or infinite values"
     return "" if torch.allclose(K, K.mT, rtol=0, atol=1e-4 * float(K.abs().max())) else "an asymmetric one"
-
-
-def _required_positional(function: Callable[..., Any]) -> int:
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # compiled functions may have no signature
-        return 1
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(p.kind in kinds and p.default is inspect.Parameter.empty for p in parameters)
 
 
 _BY_NAME = {

@@ -6,26 +6,20 @@ averaged over blocks of B samples. One block costs about d²B²/4 multiply-adds:
 is kept as its half i ≤ j with √2 off the diagonal, and A is, so little but its upper triangle is formed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict, overload
+from typing import Any, TypedDict, overload
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+from typing_extensions import Unpack
 
 from .arrays import check_count, features, targets
 from .blocks import sample_blocks, samples_per_block
 from .centering import center_, fewest_samples
 from .kernels import Kernel, KernelLike, resolve_kernel
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-__all__ = ["hsic_system"]
 
 # Gram matrices in work at a time: few enough for the cache, enough to keep the threads busy.
 _WORKING_BYTES = {"cpu": 2**24, "cuda": 2**28}

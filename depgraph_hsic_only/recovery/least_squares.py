@@ -47,13 +47,7 @@ class _Reached(Exception):
 
 
 class NormalEquations:
-    """The least-squares problem of one convolution, summed up over batches of samples in float64.
-
-    Args:
-        inputs: Length of x_i.
-        outputs: Length of y_i.
-        device: Where the sums are kept.
-    """
+    """The least-squares problem of one convolution, with so many inputs x_i and outputs y_i, summed up in float64."""
 
     def __init__(self, inputs: int, outputs: int, device: torch.device) -> None:
         def zeros(*shape: int) -> torch.Tensor:
@@ -75,12 +69,7 @@ class NormalEquations:
         self.xy += weighted.T @ y
 
     def solve(self, w: torch.Tensor, ridge: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """W (inputs, outputs) and the intercept c (outputs,) of the minimum.
-
-        Args:
-            w: W₀ (inputs, outputs).
-            ridge: r as a share of the mean of the diagonal.
-        """
+        """W (inputs, outputs) and c (outputs,) of the minimum, from W₀ and r as a share of the mean of the diagonal."""
         mean_x, mean_y, xx, xy, _ = self._centred()
         change = torch.cholesky_solve(xy - xx @ w, torch.linalg.cholesky(damped(xx, ridge)))
         return w + change, mean_y - mean_x @ (w + change)
@@ -114,15 +103,7 @@ def damped(gram: torch.Tensor, ridge: float) -> torch.Tensor:
 def fit_layer(
     student: LayerwisePass, teacher: LayerwisePass, sampled: Mapping[str, SampledPositions], kept: Kept, ridge: float
 ) -> Iterator[FittedLayer]:
-    """Fit convolutions of the layer that both passes stand at, in the order in which they run.
-
-    Args:
-        student: The pass through the pruned network, whose layer is changed in place.
-        teacher: The pass through the original one, over the same images in the same batches.
-        sampled: Where to sample, by path of a convolution of the layer, for those that are to be fitted.
-        kept: The original's output channels that are left, by path; all where it has none.
-        ridge: See above.
-    """
+    """As `refit.refit`, of the layer that both passes stand at; convolutions come in the order in which they run."""
     for name, targets in _recorded(teacher, sampled).items():
         conv = student.network.get_submodule(name)
         w = matrix(conv).double().T

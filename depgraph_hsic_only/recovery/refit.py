@@ -21,7 +21,7 @@ def refit(
         student: A pass through the cut network, at or before the first of their layers; it ends at the last.
         teacher: A pass through the original, over the same images in the same batches, at the same layer.
         sampled: Where to sample, by path of the convolution.
-        kept: The original's output channels that are left.
+        kept: The original's output channels that are left, by path; all where it has none.
         ridge: Of the fit (see `least_squares.py`).
     """
     last = max((int(name.split(".")[1]) for name in sampled), default=student.index)

@@ -89,12 +89,9 @@ class Display:
             work.bar = self._bars.add_task(label, total=total, stage=self._title, figure="")
 
     def step(self, label: str, amount: float, figure: str = "") -> None:
-        """Some of it is done; what has not begun is passed over.
+        """So much more of it is done, in the unit of its total; what has not begun is passed over.
 
-        Args:
-            label: What.
-            amount: How much more, in the unit of its total.
-            figure: What it has come to, such as "mask mAP50-95 0.185": told at once, also where no bars are drawn.
+        A figure that it has come to, such as "mask mAP50-95 0.185", is told at once, also where no bars are drawn.
         """
         work = self._work.get(label)
         if work is None:
@@ -168,10 +165,7 @@ def show(result: Any) -> None:
 def track(items: Iterable[T], label: str, total: int) -> Iterator[T]:
     """The items, with a bar and the time left in a terminal or notebook, and now and then a plain line elsewhere.
 
-    Args:
-        items: What is worked through; the work is done between one item and the next.
-        label: What is being done.
-        total: Number of items.
+    The work is done between one item and the next; there are `total` of them.
     """
     with nullcontext(_open[-1]) if _open else Display() as display:
         display.begin(label, total)

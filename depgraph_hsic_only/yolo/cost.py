@@ -92,11 +92,9 @@ def empty_image(meta: Any) -> torch.Tensor:
 
 
 def part_of(network: Any, path: str) -> str:
-    """The part of a network that a module belongs to; "rest" for the constant weights of the box distributions.
+    """The part of a network that a module such as "model.22.cv3.0.0.conv" belongs to.
 
-    Args:
-        network: The network.
-        path: The module's path in it, such as "model.22.cv3.0.0.conv".
+    It is "rest" for the constant weights of the box distributions.
     """
     layer, _, inside = path.removeprefix("model.").partition(".")
     if int(layer) in backbone_layers(network):

@@ -14,12 +14,9 @@ from depgraph_hsic_only.yolo.patches import bars_in_file
 
 @contextmanager
 def run_display(stages: int, log: Path, *, verbose: bool) -> Iterator[Display]:
-    """The display of a run, and its log.
+    """The display of a run of so many stages, and its log, which is added to.
 
-    Args:
-        stages: How many stages the run has.
-        log: The file, which is added to.
-        verbose: Whether Ultralytics writes to the terminal as it does by itself; then no live line is drawn.
+    With `verbose` Ultralytics writes to the terminal as it does by itself, and no live line is drawn.
     """
     with ExitStack() as stack:
         file = stack.enter_context(log.open("a", encoding="utf-8"))

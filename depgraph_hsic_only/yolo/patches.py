@@ -174,7 +174,8 @@ def ensure_nms() -> bool:
         stand_in = ModuleType("torchvision")
         stand_in.__spec__ = importlib.machinery.ModuleSpec("torchvision", loader=None, is_package=True)
         stand_in.__path__ = []
-        stand_in.__version__ = _version()  # type: ignore[attr-defined]
+        installed = (found.version for found in importlib.metadata.distributions(name="torchvision"))
+        stand_in.__version__ = next(installed, "0")  # type: ignore[attr-defined]
         stand_in.ops, stand_in.is_stand_in = ops, True  # type: ignore[attr-defined]
         sys.modules |= {"torchvision": stand_in, "torchvision.ops": ops}
         warnings.warn(
@@ -185,10 +186,3 @@ def ensure_nms() -> bool:
         )
         return True
     return False
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("torchvision")
-    except importlib.metadata.PackageNotFoundError:
-        return "0"
