@@ -18,12 +18,7 @@ Kept = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """A cut network, and what it has of the original.
-
-    Attributes:
-        network: The cut network: only stock modules, and the YAML that rebuilds it.
-        kept: What its convolutions have kept.
-    """
+    """A cut network, with only stock modules and the YAML that rebuilds it, and what it has kept of the original."""
 
     network: Any
     kept: Kept

@@ -1,13 +1,13 @@
 """Widths that a stock model can have: uniform, by a threshold, and with the tied ones following."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 
 import torch
 
 from depgraph_hsic_only.channels.amount import Amount
-from depgraph_hsic_only.channels.groups import ChannelGraph
+from depgraph_hsic_only.channels.groups import ChannelGraph, WidthGroup
 from depgraph_hsic_only.channels.limits import Limits
 from depgraph_hsic_only.errors import PlanError
 from depgraph_hsic_only.yolo.blocks import OUTPUT_MULTIPLE
@@ -37,13 +37,9 @@ def uniform_widths(graph: ChannelGraph, ratio: float, limits: Limits = _NO_LIMIT
     """
     share = Amount.ratio(ratio).exact
     limits.check_names((w.layer, w.name) for w in graph.widths)
-    widths: dict[str, int] = {}
-    for width in graph.widths:
-        if width.tie is None:
-            multiple, floor = limits.multiple(width), limits.smallest(width)
-            nearest = math.floor(width.channels * (1 - share) / multiple + Fraction(1, 2)) * multiple
-            widths[width.name] = min(width.channels, max(nearest, floor)) if share else width.channels
-    return follow_ties(graph, widths)
+    if not share:
+        return graph.full
+    return _rounded(graph, limits, lambda w, multiple: math.floor(w.channels * (1 - share) / multiple + Fraction(1, 2)))
 
 
 def threshold_widths(
@@ -76,13 +72,14 @@ def threshold_widths(
                 if width.tied(full[to], w) >= needed[width.name]
             )
             needed[to] = max(needed[to], next(enough, full[to]))
-    widths: dict[str, int] = {}
-    for width in graph.widths:
-        if width.tie is None:
-            multiple = limits.multiple(width)
-            up = math.ceil(needed[width.name] / multiple) * multiple
-            widths[width.name] = min(width.channels, max(up, limits.smallest(width)))
-    return follow_ties(graph, widths)
+    return _rounded(graph, limits, lambda w, multiple: math.ceil(needed[w.name] / multiple))
+
+
+def _rounded(graph: ChannelGraph, limits: Limits, steps: Callable[[WidthGroup, int], int]) -> dict[str, int]:
+    """The widths of so many steps each, a step being the multiple that a width has to be, within the limits."""
+    multiples = {w: limits.multiple(w) for w in graph.widths if w.tie is None}
+    free = {w.name: min(w.channels, max(steps(w, m) * m, limits.smallest(w))) for w, m in multiples.items()}
+    return follow_ties(graph, free)
 
 
 def follow_ties(graph: ChannelGraph, widths: Widths) -> dict[str, int]:

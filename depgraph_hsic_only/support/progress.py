@@ -46,7 +46,9 @@ class Display:
         self.log: TextIO | None = None
         self._stages, self._stage, self._title = stages, 0, ""
         self._work: dict[str, _Work] = {}
-        self._bars = _bars(self.console) if bars and _draws(self.console) else None
+        # rich needs ipywidgets to draw a live line in a notebook
+        drawn = self.console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
+        self._bars = _bars(self.console) if bars and (self.console.is_terminal or drawn) else None
 
     def __enter__(self) -> "Display":
         self._outer = _open[-1] if _open else None
@@ -175,11 +177,6 @@ def track(items: Iterable[T], label: str, total: int) -> Iterator[T]:
                 display.step(label, 1)
         finally:
             display.end(label)
-
-
-def _draws(console: Console) -> bool:
-    """Whether a live line can be drawn: rich needs ipywidgets for that in a notebook."""
-    return console.is_terminal or (console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None)
 
 
 def _bars(console: Console) -> Progress:

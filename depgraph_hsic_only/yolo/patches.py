@@ -34,11 +34,7 @@ _SAFE_LOAD = "ULTRALYTICS_SAFE_LOAD"  # what Ultralytics reads at its import, so
 
 
 class _Shared:
-    """A change that is in place while anybody needs it, however their contexts nest and overlap.
-
-    Args:
-        change: Makes it, and undoes it at the end of its own context.
-    """
+    """A change that is in place while anybody needs it, however their contexts nest and overlap."""
 
     def __init__(self, change: Callable[[], AbstractContextManager[None]]) -> None:
         self._change, self._users = change, 0
@@ -79,14 +75,10 @@ _safe: ContextVar[bool | None] = ContextVar("safe", default=None)  # None outsid
 
 
 class _SafeHere:
-    """Stands for Ultralytics' flag, of which only the truth is asked: what holds in the thread that asks.
-
-    Args:
-        elsewhere: What holds outside of any `safe_load`.
-    """
+    """Stands for Ultralytics' flag, of which only the truth is asked: what holds in the thread that asks."""
 
     def __init__(self, elsewhere: bool) -> None:
-        self._elsewhere = elsewhere
+        self._elsewhere = elsewhere  # outside of any `safe_load`
 
     def __bool__(self) -> bool:
         safe = _safe.get()
