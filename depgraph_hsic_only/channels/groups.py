@@ -137,13 +137,10 @@ class ChannelGraph:
 
 
 def check_layers(layers: object) -> None:
-    """Refuse what chooses no layers of any network; whether a network has them is seen when it is known.
-
-    Args:
-        layers: "backbone", "all", or a list of indices (see `choose_layers`).
+    """Refuse what chooses no layers of any network (see `choose_layers`); whether one has them is seen later.
 
     Raises:
-        ConfigError: It is anything else.
+        ConfigError: It is neither "backbone" nor "all" nor a list of indices.
     """
     if layers in ("backbone", "all"):
         return
@@ -190,15 +187,7 @@ def chosen_widths(network: Any, layers: Sequence[int]) -> list[tuple[int, Width]
 
 
 def trace_channels(network: Any, layers: object = "backbone") -> ChannelGraph:
-    """Find the coupled channels of some layers of a network, which is left as it is.
-
-    Args:
-        network: A network that was checked (see `architecture.check_architecture`).
-        layers: See `choose_layers`.
-
-    Raises:
-        ConfigError: `layers` are not layers of the network.
-    """
+    """The coupled channels of some layers of a network, which is left as it is; as `choose_layers`."""
     chosen = choose_layers(network, layers)
     split = split_network(network)
     head, parameter = split.model[-1], next(split.parameters())

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 
 from depgraph_hsic_only.channels.amount import is_number
@@ -34,7 +34,7 @@ class Limits:
 
     round_to: int = OUTPUT_MULTIPLE
     min_channels: int = 0
-    max_ratio: MaxRatio = field(default=1.0)
+    max_ratio: MaxRatio = 1.0
 
     def __post_init__(self) -> None:
         if type(self.round_to) is not int or self.round_to not in _ROUND_TO:

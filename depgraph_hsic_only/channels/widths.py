@@ -25,12 +25,7 @@ def uniform_widths(graph: ChannelGraph, ratio: float, limits: Limits = _NO_LIMIT
     """The widths left by cutting the same share of every width group.
 
     Widths are rounded to the nearest multiple of what `limits` say, hidden ones of 4, ties up, and none grows. Tied
-    widths follow. A ratio of 0 changes nothing.
-
-    Args:
-        graph: The channel groups of the unpruned model.
-        ratio: Share of the channels to cut, in [0, 1).
-        limits: Bounds of the widths.
+    widths follow. A ratio, the share of the channels to cut in [0, 1), of 0 changes nothing.
 
     Raises:
         ConfigError: A setting is out of range.
@@ -49,12 +44,6 @@ def threshold_widths(
 
     A shared width is the largest that one of its groups needs. Widths are rounded up to a multiple of what `limits`
     say, hidden ones of 4.
-
-    Args:
-        graph: The channel groups.
-        scores: A score for each channel of each group.
-        threshold: The smallest score that stays.
-        limits: Bounds of the widths.
 
     Raises:
         ConfigError: A setting is out of range.

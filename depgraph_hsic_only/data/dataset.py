@@ -162,11 +162,7 @@ def image_files(paths: str | list[str]) -> list[Path]:
 def labelled_batches(dataset: Dataset, *, images: int, imgsz: int, batch: int) -> Iterator[dict[str, Any]]:
     """Training images with their labels, letterboxed and not augmented, as Ultralytics' loaders give them.
 
-    Args:
-        dataset: The data set.
-        images: At most this many, evenly spaced over the training images.
-        imgsz: Side of the square, pixels.
-        batch: Images per batch.
+    At most so many `images`, evenly spaced over all, as squares of `imgsz` pixels, so many to a `batch`.
     """
     args = get_cfg(overrides={"task": "segment", "imgsz": imgsz, "cache": False})
     files = dataset.files["train"]

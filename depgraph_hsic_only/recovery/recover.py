@@ -64,11 +64,7 @@ class Recovery:
 
 
 def check_method(method: object) -> str:
-    """A recovery method by name.
-
-    Raises:
-        ConfigError: There is no such method.
-    """
+    """A recovery method by name; a `ConfigError` where there is none of it."""
     if isinstance(method, str) and method in METHODS:
         return method
     raise ConfigError(f"recover: expected one of {', '.join(METHODS)}, got {method!r}{nearest(str(method), METHODS)}")

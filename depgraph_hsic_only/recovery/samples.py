@@ -46,7 +46,6 @@ def gather_samples(
     Memory: n · c_in · k² floats for each distinct input.
 
     Args:
-        model: The model; left as it is.
         convolutions: Paths of Conv2d and ConvTranspose2d modules; of a split C2f's halves both or none.
         batches: Images under "img", (B, 3, H, W), uint8 or float in [0, 1].
         positions: Positions sampled from each image, without repetition where the map is large enough.

@@ -78,7 +78,7 @@ class Block:
 
     type: type[nn.Module]
     widths: Callable[[Any, int], Sequence[Width]]
-    row: Callable[[Any, list[Any]], list[Any]]
+    row: Callable[[Any, list[Any]], list[Any]] = lambda layer, args: args
     repeats: Callable[[Any], int] = lambda layer: 1
     split: Callable[[nn.Module], nn.Module] = lambda layer: layer
     merge: Callable[[nn.Module], nn.Module] = lambda layer: layer
@@ -107,10 +107,6 @@ def sources(layer: Any, index: int) -> tuple[int, ...]:
 
 def _no_widths(layer: Any, index: int) -> tuple[Width, ...]:
     return ()
-
-
-def _as_given(layer: Any, args: list[Any]) -> list[Any]:
-    return args
 
 
 def _output(index: int, block: Any, path: str) -> Width:
@@ -185,8 +181,8 @@ BLOCKS: dict[type[nn.Module], Block] = {
         ),
         Block(C2f, _c2f_widths, _c2f_row, lambda layer: len(layer.m), split_c2f, merge_c2f, stock_output),
         Block(SPPF, _sppf_widths, lambda layer, args: [layer.cv2.conv.out_channels, *args[1:]]),
-        Block(Concat, _no_widths, _as_given),
-        Block(nn.Upsample, _no_widths, _as_given, stride=lambda up, stride: int(stride / up.scale_factor)),
+        Block(Concat, _no_widths),
+        Block(nn.Upsample, _no_widths, stride=lambda up, stride: int(stride / up.scale_factor)),
         Block(
             Segment,
             _segment_widths,
@@ -196,7 +192,7 @@ BLOCKS: dict[type[nn.Module], Block] = {
             integer=f"{_INTEGER}|proto",
             part=_head_part,
         ),
-        Block(Detect, _detect_widths, _as_given, branches=_DETECT, integer=_INTEGER, part=_head_part),
+        Block(Detect, _detect_widths, branches=_DETECT, integer=_INTEGER, part=_head_part),
     )
 }
 
