@@ -77,11 +77,7 @@ def allocate(
 
 
 def check_reachable(graph: ChannelGraph, costs: CostModel, target: Amount, limits: Limits) -> None:
-    """Refuse a target of parameters or multiply-adds that not even the smallest widths meet.
-
-    Raises:
-        ConfigError: They don't, or a limit names a width that is not there; the message has what would be left.
-    """
+    """Refuse a target of parameters or multiply-adds that not even the smallest widths meet; errors as `allocate`."""
     limits.check_names((w.layer, w.name) for w in graph.widths)
     if target.metric != "latency":
         cost = _cost(graph, costs, target.metric)

@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from depgraph_hsic_only.channels.groups import ChannelGraph
-from depgraph_hsic_only.yolo.cost import COUNT_SIZE, input_side, on_meta
+from depgraph_hsic_only.recovery.layerwise import tapped
+from depgraph_hsic_only.yolo.cost import COUNT_SIZE, empty_image, input_side, on_meta
 
 
 @dataclass
@@ -77,18 +78,10 @@ def _areas(split: Any, scale: float) -> dict[str, float]:
     meta = on_meta(split)
     areas = dict.fromkeys((n for n, m in meta.named_modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))), 0.0)
 
-    def tap(name: str) -> Any:
-        def hook(m: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            used = inputs[0] if isinstance(m, nn.ConvTranspose2d) else output
-            areas[name] = used.shape[2] * used.shape[3] * scale
+    def tap(name: str, conv: nn.Module, x: torch.Tensor, output: torch.Tensor) -> None:
+        used = x if isinstance(conv, nn.ConvTranspose2d) else output
+        areas[name] = used.shape[2] * used.shape[3] * scale
 
-        return hook
-
-    for name in areas:
-        meta.get_submodule(name).register_forward_hook(tap(name))
-    parameter = next(meta.parameters())
-    with torch.no_grad():
-        meta(
-            torch.empty(1, split.yaml.get("channels", 3), COUNT_SIZE, COUNT_SIZE, dtype=parameter.dtype, device="meta")
-        )
+    with tapped(meta, areas, tap), torch.no_grad():
+        meta(empty_image(meta))
     return areas

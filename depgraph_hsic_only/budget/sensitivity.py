@@ -9,7 +9,7 @@ What lies in front of the cut is the original, so it is computed once for all.
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from depgraph_hsic_only.channels.widths import Scores, follow_ties
 from depgraph_hsic_only.recovery.divergence import mean_divergence
 from depgraph_hsic_only.recovery.layerwise import LayerwisePass, batch_size, raw_outputs
 from depgraph_hsic_only.recovery.positions import SampledPositions, choose_positions
-from depgraph_hsic_only.recovery.refit import refit, touched_convolutions
+from depgraph_hsic_only.recovery.refit import refit
 from depgraph_hsic_only.support.progress import track
 from depgraph_hsic_only.support.threads import all_cores
 from depgraph_hsic_only.yolo.blocks import stock_paths
@@ -77,13 +77,7 @@ class Sensitivity:
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain dicts, strings and numbers."""
         damage = {name: {str(c): d for c, d in points.items()} for name, points in self.damage.items()}
-        return {
-            "damage": damage,
-            "full": dict(self.full),
-            "images": self.images,
-            "seconds": self.seconds,
-            "quick": self.quick,
-        }
+        return asdict(self) | {"damage": damage}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Sensitivity":
@@ -126,7 +120,7 @@ def measure_sensitivity(
     total = sum(map(len, sizes.values()))
     consumers = stock_paths(network, graph.consumers)
     with raw_outputs(network):
-        sampled = choose_positions(network, consumers, fitted, positions=_POSITIONS, seed=seed, batch=batch)
+        sampled = choose_positions(network, consumers, fitted, positions=_POSITIONS, seed=seed)
         passes = LayerwisePass(network, fitted, batch=batch), LayerwisePass(network, held, batch=batch)
         for name, channels, found in track(
             _damages(network, graph, scores, *passes, sampled, sizes), "sensitivity", total
@@ -161,9 +155,7 @@ def _damages(
     sizes: Mapping[str, list[int]],
 ) -> Iterator[tuple[str, int, float]]:
     """Width, channels and damage, one after the other, layer by layer."""
-    ahead = held.fork(network)
-    _to_head(ahead)
-    wanted = list(_outputs(ahead))
+    wanted = list(_outputs(held.fork(network)))
     for i in range(len(network.model)):
         alone = graph.of_layer(i)
         for width in (w for w in alone.widths if w.tie is None):
@@ -172,33 +164,25 @@ def _damages(
                 plan = make_plan(alone, scores, widths, criterion="", reasons=dict.fromkeys(widths, ""))
                 found = cut(network, plan)
                 student = found.network
-                touched = touched_convolutions(student, network)
-                read = {
-                    name: sampled[name] for name in touched if name in sampled and _reads_less(student, network, name)
+                read = {  # one that has only lost outputs still does exactly what it did
+                    name: at
+                    for name, at in sampled.items()
+                    if student.get_submodule(name).in_channels != network.get_submodule(name).in_channels
                 }
                 with raw_outputs(student):
                     for _ in refit(fitted.fork(student), fitted.fork(network), read, found.kept, _RIDGE):
                         continue
-                    ahead = held.fork(student)
-                    _to_head(ahead)
-                    yield width.name, channels, mean_divergence(zip(_outputs(ahead), wanted, strict=True))
+                    outputs = zip(_outputs(held.fork(student)), wanted, strict=True)
+                    yield width.name, channels, mean_divergence(outputs)
         if i < fitted.last:
             fitted.step()
             held.step()
 
 
-def _reads_less(student: Any, network: Any, name: str) -> bool:
-    """Whether a convolution has lost inputs; one that has only lost outputs still does exactly what it did."""
-    a, b = student.get_submodule(name), network.get_submodule(name)
-    return bool(a.in_channels != b.in_channels)
-
-
-def _to_head(ahead: LayerwisePass) -> None:
-    while ahead.index < ahead.last:
-        ahead.step()
-
-
 @torch.no_grad()
 def _outputs(ahead: LayerwisePass) -> Iterator[dict[str, torch.Tensor]]:
+    """What the head puts out, batch by batch."""
+    while ahead.index < ahead.last:
+        ahead.step()
     for x in ahead.inputs():
         yield {name: t for name, t in ahead.layer(x).items() if name != "feats"}

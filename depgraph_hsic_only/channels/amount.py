@@ -53,7 +53,7 @@ class Amount:
         Raises:
             ConfigError: It is no number with 0 ≤ ratio < 1.
         """
-        if _is_number(value) and 0 <= value < 1:
+        if is_number(value) and 0 <= value < 1:
             return cls("ratio", float(value))
         raise ConfigError(
             f"ratio: expected a number with 0 <= ratio < 1, got {value!r}; 0.25 cuts a quarter of each width"
@@ -66,7 +66,7 @@ class Amount:
         Raises:
             ConfigError: It is no finite number.
         """
-        if _is_number(value) and math.isfinite(value):
+        if is_number(value) and math.isfinite(value):
             return cls("threshold", float(value))
         raise ConfigError(f"threshold: expected a finite number that scores are compared with, got {value!r}")
 
@@ -92,7 +92,7 @@ class Amount:
         metric, share = pairs[0]
         if metric not in TARGETS:
             raise ConfigError(f"{expected}, got {value!r}{nearest(str(metric), TARGETS)}")
-        if not (_is_number(share) and 0 < share <= 1):
+        if not (is_number(share) and 0 < share <= 1):
             raise ConfigError(f"{expected}, got {share!r}, which is no share in (0, 1]")
         return cls(metric, float(share))
 
@@ -125,5 +125,6 @@ def default_criterion(target: object) -> str:
     return "magnitude" if target is None else "reconstruction"
 
 
-def _is_number(value: object) -> TypeGuard[float]:
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value is an int or a float, and no bool."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)

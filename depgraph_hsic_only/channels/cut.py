@@ -18,12 +18,7 @@ Kept = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """A cut network, and what it has of the original.
-
-    Attributes:
-        network: The cut network: only stock modules, and the YAML that rebuilds it.
-        kept: What its convolutions have kept.
-    """
+    """A cut network, with only stock modules and the YAML that rebuilds it, and what it has kept of the original."""
 
     network: Any
     kept: Kept
@@ -57,16 +52,7 @@ def cut(network: Any, plan: PruningPlan, graph: ChannelGraph | None = None) -> C
 
 
 def kept_channels(network: Any, plan: PruningPlan, graph: ChannelGraph | None = None) -> Kept:
-    """What the convolutions of a network keep by a plan.
-
-    Args:
-        network: The network that the plan was made for.
-        plan: The plan.
-        graph: Its channel groups, of the plan's layers, where they are known.
-
-    Raises:
-        PlanError: The plan was made for other layers or widths.
-    """
+    """What the convolutions of a network keep by a plan; arguments and errors are those of `cut`."""
     graph = graph or trace_channels(network, list(plan.layers))
     _check_belongs(plan, graph)
     keep = {group.name: group.keep for group in plan.groups}

@@ -137,13 +137,10 @@ class ChannelGraph:
 
 
 def check_layers(layers: object) -> None:
-    """Refuse what chooses no layers of any network; whether a network has them is seen when it is known.
-
-    Args:
-        layers: "backbone", "all", or a list of indices (see `choose_layers`).
+    """Refuse what chooses no layers of any network (see `choose_layers`); whether one has them is seen later.
 
     Raises:
-        ConfigError: It is anything else.
+        ConfigError: It is neither "backbone" nor "all" nor a list of indices.
     """
     if layers in ("backbone", "all"):
         return
@@ -184,24 +181,25 @@ def choose_layers(network: Any, layers: object) -> tuple[int, ...]:
 
 def chosen_widths(network: Any, layers: Sequence[int]) -> list[tuple[int, Width]]:
     """The widths of some layers, and those that follow from them, each with the index of its layer."""
-    free = {width.name for i, width in widths_of(network) if i in layers and width.tie is None}
-    return [(i, width) for i, width in widths_of(network) if (width.tie.to if width.tie else width.name) in free]
+    there = widths_of(network)
+    free = {width.name for i, width in there if i in layers and width.tie is None}
+    return [(i, width) for i, width in there if (width.tie.to if width.tie else width.name) in free]
 
 
 def trace_channels(network: Any, layers: object = "backbone") -> ChannelGraph:
-    """Find the coupled channels of some layers of a network, which is left as it is.
-
-    Args:
-        network: A network that was checked (see `architecture.check_architecture`).
-        layers: See `choose_layers`.
-
-    Raises:
-        ConfigError: `layers` are not layers of the network.
-    """
+    """The coupled channels of some layers of a network, which is left as it is; as `choose_layers`."""
     chosen = choose_layers(network, layers)
-    with torch.enable_grad():
-        split = split_network(network)
-        graph = _dependency_graph(split)
+    split = split_network(network)
+    head, parameter = split.model[-1], next(split.parameters())
+    image = torch.zeros(1, split.yaml.get("channels", 3), _TRACE_SIZE, _TRACE_SIZE, device=parameter.device)
+
+    def raw_outputs(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+        head.training = True  # of the head alone: raw outputs, while every BatchNorm stays in evaluation mode
+        return [t for name, t in model(x).items() if name != "feats"]
+
+    with torch.enable_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch-pruning warns of the DFL's constant weights, which nothing here cuts
+        graph = tp.DependencyGraph().build_dependency(split, image, forward_fn=raw_outputs, verbose=False)
         widths = [_width_group(graph, split, i, width) for i, width in chosen_widths(network, chosen)]
     split.train(network.training)
     return ChannelGraph(split, chosen, tuple(widths))
@@ -215,45 +213,27 @@ def split_network(network: Any) -> Any:
     return split.float().requires_grad_(True)
 
 
-def _dependency_graph(split: Any) -> Any:
-    """torch-pruning's graph of the whole model, traced through the head's raw outputs."""
-    head, parameter = split.model[-1], next(split.parameters())
-    image = torch.zeros(1, split.yaml.get("channels", 3), _TRACE_SIZE, _TRACE_SIZE, device=parameter.device)
-
-    def raw_outputs(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
-        head.training = True  # of the head alone: raw outputs, while every BatchNorm stays in evaluation mode
-        outputs = model(x)
-        return [t for name, t in outputs.items() if name != "feats"]
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch-pruning warns of the DFL's constant weights, which nothing here cuts
-        return tp.DependencyGraph().build_dependency(split, image, forward_fn=raw_outputs, verbose=False)
-
-
 def _width_group(graph: Any, split: Any, layer: int, width: Width) -> WidthGroup:
     groups: list[ChannelGroup] = []
     for path in width.convolutions:
         root = split.model[layer].get_submodule(path)
         made = {member.module for group in groups for member in group.members if member.role == "output"}
         if root not in made:  # with a shortcut the bottlenecks' outputs are coupled with the second half
-            groups.append(_channel_group(graph, root, width.name, layer))
+            channels = root.out_channels
+            coupled = graph.get_pruning_group(root, tp.prune_conv_out_channels, list(range(channels)))
+            members = tuple(_members(graph, coupled))
+            name = members[0].name.removesuffix(".conv")
+            groups.append(ChannelGroup(name, width.name, layer, channels, members, coupled))
     return WidthGroup(width.name, layer, width.channels, width.multiple, tuple(groups), width.tie)
-
-
-def _channel_group(graph: Any, conv: nn.Conv2d, width: str, layer: int) -> ChannelGroup:
-    channels = conv.out_channels
-    dependencies = graph.get_pruning_group(conv, tp.prune_conv_out_channels, list(range(channels)))
-    members = tuple(_members(graph, dependencies))
-    return ChannelGroup(members[0].name.removesuffix(".conv"), width, layer, channels, members, dependencies)
 
 
 def _members(graph: Any, dependencies: Any) -> Iterable[Member]:
     """The modules with parameters in torch-pruning's group: concatenations and additions have none."""
     for item in dependencies:
-        module, name = item.dep.target.module, graph._module2name.get(item.dep.target.module)
+        module, role = item.dep.target.module, "norm"
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            role = "output" if graph.is_out_channel_pruning_fn(item.dep.handler) else "input"
+        elif not isinstance(module, nn.BatchNorm2d):
+            continue
         index, channel = torch.tensor(item.idxs), torch.tensor(item.root_idxs)
-        if isinstance(module, nn.BatchNorm2d):
-            yield Member(name, module, "norm", index, channel)
-        elif isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-            makes = graph.is_out_channel_pruning_fn(item.dep.handler)
-            yield Member(name, module, "output" if makes else "input", index, channel)
+        yield Member(graph._module2name[module], module, cast(Role, role), index, channel)

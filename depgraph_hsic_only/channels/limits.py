@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 
+from depgraph_hsic_only.channels.amount import is_number
 from depgraph_hsic_only.channels.groups import WidthGroup
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.support.nearest import nearest
@@ -33,7 +34,7 @@ class Limits:
 
     round_to: int = OUTPUT_MULTIPLE
     min_channels: int = 0
-    max_ratio: MaxRatio = field(default=1.0)
+    max_ratio: MaxRatio = 1.0
 
     def __post_init__(self) -> None:
         if type(self.round_to) is not int or self.round_to not in _ROUND_TO:
@@ -42,17 +43,14 @@ class Limits:
             raise ConfigError(f"min_channels: expected an integer of at least 0, got {self.min_channels!r}")
         given = self.max_ratio if isinstance(self.max_ratio, Mapping) else {"all": self.max_ratio}
         for key, share in given.items():
-            if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
+            if not is_number(share) or not 0 <= share <= 1:
                 raise ConfigError(
                     f"max_ratio: expected a share in [0, 1], or such by layer or width as in {{6: 0.5, h8: 0.25}}, "
                     f"got {share!r} for {key}"
                 )
 
     def check_names(self, there: Iterable[tuple[int, str]]) -> None:
-        """Refuse limits of layers and widths that are not there.
-
-        Args:
-            there: Layer and name of every width that may be cut.
+        """Refuse limits of other layers and widths than there are, given as layer and name of each.
 
         Raises:
             ConfigError: `max_ratio` names another one.

@@ -114,10 +114,26 @@ class PruningPlan:
             raise PlanError(
                 f"expected a pruning plan as PruningPlan.save writes it, got {error!r} on reading"
             ) from error
-        _check_types(plan)
-        for group in plan.groups:
-            _check_keep(group, plan.after.get(group.width))
+        plan._check()
         return plan
+
+    def _check(self) -> None:
+        """Refuse what JSON can hold and a plan can't."""
+        numbers = [*self.layers, *(n for w in self.widths for n in (w.layer, w.before, w.after))]
+        numbers += [group.channels for group in self.groups]
+        texts = [text for w in self.widths for text in (w.name, w.reason)]
+        texts += [text for group in self.groups for text in (group.name, group.width)]
+        wrong = [n for n in numbers if type(n) is not int] + [t for t in texts if not isinstance(t, str)]
+        if wrong:
+            raise PlanError(f"expected a pruning plan as PruningPlan.save writes it, got {wrong[0]!r} in it")
+        for group in self.groups:
+            keep, width = list(group.keep), self.after.get(group.width)
+            valid = all(type(k) is int and 0 <= k < group.channels for k in keep)
+            if not valid or keep != sorted(set(keep)) or len(keep) != width or not keep:
+                raise PlanError(
+                    f"group {group.name}: expected {width} ascending channel indices in [0, {group.channels}), got "
+                    f"{keep}"
+                )
 
     def save(self, path: str | Path) -> Path:
         """Write the plan as JSON and return the path."""
@@ -143,23 +159,3 @@ class PruningPlan:
     def __str__(self) -> str:
         lines = [f"{w.name:>3}  {w.before:>5} -> {w.after:<5} {w.reason}" for w in self.widths]
         return "\n".join([f"Pruning plan by {self.criterion}, layers {list(self.layers)}", *lines])
-
-
-def _check_types(plan: PruningPlan) -> None:
-    numbers = [*plan.layers, *(n for w in plan.widths for n in (w.layer, w.before, w.after))]
-    numbers += [group.channels for group in plan.groups]
-    texts = [text for w in plan.widths for text in (w.name, w.reason)] + [
-        t for g in plan.groups for t in (g.name, g.width)
-    ]
-    wrong = [n for n in numbers if type(n) is not int] + [t for t in texts if not isinstance(t, str)]
-    if wrong:
-        raise PlanError(f"expected a pruning plan as PruningPlan.save writes it, got {wrong[0]!r} in it")
-
-
-def _check_keep(group: GroupCut, width: int | None) -> None:
-    keep = list(group.keep)
-    valid = all(type(k) is int and 0 <= k < group.channels for k in keep)
-    if not valid or keep != sorted(set(keep)) or len(keep) != width or not keep:
-        raise PlanError(
-            f"group {group.name}: expected {width} ascending channel indices in [0, {group.channels}), got {keep}"
-        )

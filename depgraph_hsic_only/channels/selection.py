@@ -17,7 +17,7 @@ def make_plan(
 
     Args:
         graph: The channel groups.
-        scores: A score for each channel of each group.
+        scores: Of each channel.
         widths: Channels to keep in each width group: outputs multiples of 8, ties kept (see `follow_ties`).
         criterion: Name of what made the scores.
         reasons: Why each free width was chosen, by width group.

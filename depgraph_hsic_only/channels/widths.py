@@ -1,7 +1,7 @@
 """Widths that a stock model can have: uniform, by a threshold, and with the tied ones following."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 
 import torch
@@ -25,25 +25,16 @@ def uniform_widths(graph: ChannelGraph, ratio: float, limits: Limits = _NO_LIMIT
     """The widths left by cutting the same share of every width group.
 
     Widths are rounded to the nearest multiple of what `limits` say, hidden ones of 4, ties up, and none grows. Tied
-    widths follow. A ratio of 0 changes nothing.
-
-    Args:
-        graph: The channel groups of the unpruned model.
-        ratio: Share of the channels to cut, in [0, 1).
-        limits: Bounds of the widths.
+    widths follow. A ratio, the share of the channels to cut in [0, 1), of 0 changes nothing.
 
     Raises:
         ConfigError: A setting is out of range.
     """
     share = Amount.ratio(ratio).exact
     limits.check_names((w.layer, w.name) for w in graph.widths)
-    widths: dict[str, int] = {}
-    for width in graph.widths:
-        if width.tie is None:
-            multiple, floor = limits.multiple(width), limits.smallest(width)
-            nearest = math.floor(width.channels * (1 - share) / multiple + Fraction(1, 2)) * multiple
-            widths[width.name] = min(width.channels, max(nearest, floor)) if share else width.channels
-    return follow_ties(graph, widths)
+    if not share:
+        return graph.full
+    return _rounded(graph, limits, lambda w, multiple: math.floor(w.channels * (1 - share) / multiple + Fraction(1, 2)))
 
 
 def threshold_widths(
@@ -53,12 +44,6 @@ def threshold_widths(
 
     A shared width is the largest that one of its groups needs. Widths are rounded up to a multiple of what `limits`
     say, hidden ones of 4.
-
-    Args:
-        graph: The channel groups.
-        scores: A score for each channel of each group.
-        threshold: The smallest score that stays.
-        limits: Bounds of the widths.
 
     Raises:
         ConfigError: A setting is out of range.
@@ -76,13 +61,14 @@ def threshold_widths(
                 if width.tied(full[to], w) >= needed[width.name]
             )
             needed[to] = max(needed[to], next(enough, full[to]))
-    widths: dict[str, int] = {}
-    for width in graph.widths:
-        if width.tie is None:
-            multiple = limits.multiple(width)
-            up = math.ceil(needed[width.name] / multiple) * multiple
-            widths[width.name] = min(width.channels, max(up, limits.smallest(width)))
-    return follow_ties(graph, widths)
+    return _rounded(graph, limits, lambda w, multiple: math.ceil(needed[w.name] / multiple))
+
+
+def _rounded(graph: ChannelGraph, limits: Limits, steps: Callable[[WidthGroup, int], int]) -> dict[str, int]:
+    """The widths of so many steps each, a step being the multiple that a width has to be, within the limits."""
+    multiples = {w: limits.multiple(w) for w in graph.widths if w.tie is None}
+    free = {w.name: min(w.channels, max(steps(w, m) * m, limits.smallest(w))) for w, m in multiples.items()}
+    return follow_ties(graph, free)
 
 
 def follow_ties(graph: ChannelGraph, widths: Widths) -> dict[str, int]:
@@ -98,14 +84,9 @@ def check_widths(graph: ChannelGraph, widths: Widths) -> None:
         PlanError: One is missing or out of range, or a tied one doesn't follow.
     """
     for width in graph.widths:
-        _check_width(width, widths)
+        after, multiple = widths.get(width.name), OUTPUT_MULTIPLE if width.is_output else 1
+        if type(after) is not int or not 0 < after <= width.channels or (after % multiple and after != width.channels):
+            of = f" and a multiple of {multiple}" if multiple > 1 else ""
+            raise PlanError(f"width {width.name}: expected an integer in [1, {width.channels}]{of}, got {after!r}")
     if dict(widths) != follow_ties(graph, widths):
         raise PlanError("expected tied widths to follow those that they are tied to; take widths from follow_ties")
-
-
-def _check_width(width: WidthGroup, widths: Widths) -> None:
-    after = widths.get(width.name)
-    multiple = OUTPUT_MULTIPLE if width.is_output else 1
-    if type(after) is not int or not 0 < after <= width.channels or (after % multiple and after != width.channels):
-        of = f" and a multiple of {multiple}" if multiple > 1 else ""
-        raise PlanError(f"width {width.name}: expected an integer in [1, {width.channels}]{of}, got {after!r}")

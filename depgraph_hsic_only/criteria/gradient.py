@@ -21,36 +21,27 @@ class Taylor(Criterion):
     needs_batches = True
 
     def score(self, graph: ChannelGraph, batches: Batches | None) -> dict[str, torch.Tensor]:
-        """Accumulate the loss gradients of all batches on the graph's model, then score each group.
-
-        Raises:
-            DataError: There are no batches.
-        """
-        _accumulate_gradients(graph.model, batches)
+        """Accumulate the loss gradients of all batches on the graph's model, then score each group."""
+        model, seen = graph.model, 0
+        network, training = with_loss_arguments(model), model.training
+        model.train()
+        for m in model.modules():
+            if isinstance(m, nn.BatchNorm2d):
+                m.eval()  # the statistics of the trained model, unchanged
+        model.zero_grad()
+        device = next(model.parameters()).device
+        for batch in batches or ():
+            batch = {key: t.to(device) if isinstance(t, torch.Tensor) else t for key, t in batch.items()}
+            if batch["img"].dtype == torch.uint8:
+                batch["img"] = batch["img"].float() / 255
+            with torch.enable_grad():
+                loss, _ = network(batch)
+                loss.sum().backward()
+            seen += len(batch["img"])
+        model.train(training)
+        if not seen:
+            raise DataError("criterion taylor: expected labelled batches, got none; pass batches= or a data set")
         return {group.name: _first_order(group) for group in graph.groups}
-
-
-def _accumulate_gradients(model: nn.Module, batches: Batches | None) -> None:
-    network = with_loss_arguments(model)
-    training = model.training
-    model.train()
-    for m in model.modules():
-        if isinstance(m, nn.BatchNorm2d):
-            m.eval()  # the statistics of the trained model, unchanged
-    model.zero_grad()
-    device = next(model.parameters()).device
-    seen = 0
-    for batch in batches or ():
-        batch = {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
-        if batch["img"].dtype == torch.uint8:
-            batch["img"] = batch["img"].float() / 255
-        with torch.enable_grad():
-            loss, _ = network(batch)
-            loss.sum().backward()
-        seen += len(batch["img"])
-    model.train(training)
-    if not seen:
-        raise DataError("criterion taylor: expected labelled batches, got none; pass batches= or a data set")
 
 
 def _first_order(group: ChannelGroup) -> torch.Tensor:

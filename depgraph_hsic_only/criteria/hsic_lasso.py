@@ -13,17 +13,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from depgraph_hsic_only.channels.amount import is_number
 from depgraph_hsic_only.channels.groups import ChannelGraph, ChannelGroup
 from depgraph_hsic_only.criteria.registry import Batches, Criterion, Measured, register_criterion
 from depgraph_hsic_only.errors import ConfigError, DataError
-from depgraph_hsic_only.hsic import (
-    CENTERINGS,
-    KernelLike,
-    LassoPath,
-    hsic_system,
-    kernel_names,
-    nonnegative_lasso_path,
-)
+from depgraph_hsic_only.hsic import CENTERINGS, KernelLike, LassoPath, hsic_system, kernel_names, nonnegative_lasso_path
 from depgraph_hsic_only.recovery.samples import Samples, gather_samples
 from depgraph_hsic_only.support.progress import track
 from depgraph_hsic_only.support.threads import all_cores
@@ -76,25 +70,18 @@ class HsicLasso(Criterion):
         self.kernel, self.patch_kernel, self.target_kernel, self.seed = kernel, patch_kernel, target_kernel, seed
 
     def score(self, graph: ChannelGraph, batches: Batches | None) -> dict[str, torch.Tensor]:
-        """Score every channel at every convolution that reads it; the largest counts.
-
-        Raises:
-            DataError: There are no images, too few samples, or an activation is not finite.
-        """
+        """Score every channel at every convolution that reads it; the largest counts."""
         return self.measure(graph, batches).scores
 
     def measure(self, graph: ChannelGraph, batches: Batches | None) -> Measured:
-        """As `score`, with the scores by each half of the images where both halves fill a block.
-
-        Raises:
-            DataError: As `score`.
-        """
+        """As `score`, with the scores by each half of the images where both halves fill a block."""
         samples = gather_samples(graph.model, graph.consumers, batches or (), positions=self.positions, seed=self.seed)
         at: dict[str, torch.Tensor] = {}
         with all_cores():
             for s in track(samples, "HSIC-Lasso by layer", len(samples)):
                 at |= dict.fromkeys(s.convolutions, self.score_inputs(s))
-        whole, *halves = ({g.name: _largest(g, at, row) for g in graph.groups} for row in range(_rows(at)))
+        rows = min((len(scores) for scores in at.values()), default=1)  # 3 where all were scored by both halves too
+        whole, *halves = ({g.name: _largest(g, at, row) for g in graph.groups} for row in range(rows))
         return Measured(whole, (halves[0], halves[1]) if halves else None)
 
     def score_inputs(self, samples: Samples) -> torch.Tensor:
@@ -176,16 +163,12 @@ def _entries(
     return scores
 
 
-def _rows(at: Mapping[str, torch.Tensor]) -> int:
-    """1, or 3 where every convolution was scored by both halves too."""
-    return min((len(scores) for scores in at.values()), default=1)
-
-
 def _check_options(options: Mapping[str, Any]) -> None:
-    kernels = {name: options[name] for name in ("kernel", "patch_kernel", "target_kernel")}
     ranges = {"positions": 1, "block_size": 4, "seed": 0}
     faults = [
-        f"{k}: expected one of {', '.join(kernel_names())}, got {v!r}" for k, v in kernels.items() if not _known(v)
+        f"{name}: expected one of {', '.join(kernel_names())}, got {options[name]!r}"
+        for name in ("kernel", "patch_kernel", "target_kernel")
+        if not callable(options[name]) and options[name] not in kernel_names()
     ]
     faults += [
         f"{name}: expected an integer of at least {least}, got {options[name]!r}"
@@ -193,16 +176,12 @@ def _check_options(options: Mapping[str, Any]) -> None:
         if type(options[name]) is not int or options[name] < least
     ]
     gamma = options["gamma"]
-    if isinstance(gamma, bool) or not isinstance(gamma, (int, float)) or not 0 <= gamma < float("inf"):
+    if not is_number(gamma) or not 0 <= gamma < float("inf"):
         faults.append(f"gamma: expected a number of at least 0, got {gamma!r}")
     if options["centering"] not in CENTERINGS:
         faults.append(f"centering: expected one of {', '.join(CENTERINGS)}, got {options['centering']!r}")
     if faults:
         raise ConfigError("; ".join(faults))
-
-
-def _known(kernel: object) -> bool:
-    return callable(kernel) or kernel in kernel_names()
 
 
 def _distinct(A: NDArray[np.float64], energy: NDArray[np.float64]) -> NDArray[np.int64]:

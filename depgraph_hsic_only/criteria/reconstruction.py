@@ -13,18 +13,18 @@ does.
 """
 
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from depgraph_hsic_only.channels.amount import is_number
 from depgraph_hsic_only.channels.groups import ChannelGraph, ChannelGroup
 from depgraph_hsic_only.criteria.registry import Batches, Criterion, register_criterion
 from depgraph_hsic_only.errors import ConfigError, DataError
-from depgraph_hsic_only.recovery.layerwise import as_input, batch_size, raw_outputs
+from depgraph_hsic_only.recovery.layerwise import as_input, batch_size, raw_outputs, tapped
 from depgraph_hsic_only.recovery.least_squares import NormalEquations, damped
-from depgraph_hsic_only.recovery.positions import SampledPositions, choose_positions
+from depgraph_hsic_only.recovery.positions import choose_positions
 from depgraph_hsic_only.recovery.samples import grid, matrix, taken_patches
 from depgraph_hsic_only.support.progress import track
 from depgraph_hsic_only.support.threads import all_cores
@@ -52,7 +52,7 @@ class Reconstruction(Criterion):
     def __init__(self, *, positions: int = 200, ridge: float = 1e-2, seed: int = 0) -> None:
         if type(positions) is not int or positions < 1:
             raise ConfigError(f"positions: expected an integer of at least 1, got {positions!r}")
-        if isinstance(ridge, bool) or not isinstance(ridge, (int, float)) or not 0 < ridge < float("inf"):
+        if not is_number(ridge) or not 0 < ridge < float("inf"):
             raise ConfigError(f"ridge: expected a number above 0, got {ridge!r}")
         if type(seed) is not int or seed < 0:
             raise ConfigError(f"seed: expected an integer of at least 0, got {seed!r}")
@@ -60,11 +60,7 @@ class Reconstruction(Criterion):
 
     @all_cores()
     def score(self, graph: ChannelGraph, batches: Batches | None) -> dict[str, torch.Tensor]:
-        """Eliminate the channels of every group, the dispensable first.
-
-        Raises:
-            DataError: There are no images, or an activation is not finite.
-        """
+        """Eliminate the channels of every group, the dispensable first."""
         images = [batch["img"] for batch in batches or ()]
         if not images:
             raise DataError("criterion reconstruction: expected calibration images, got none; pass a data set")
@@ -75,11 +71,20 @@ class Reconstruction(Criterion):
     def _consumers(self, graph: ChannelGraph, images: torch.Tensor) -> dict[str, "_Consumer"]:
         """What each convolution that reads a group makes of its inputs."""
         network: Any = graph.model
+        seen: dict[str, NormalEquations] = {}
+        parts = torch.split(images, batch_size(images))
+
+        def tap(name: str, conv: Any, x: torch.Tensor, output: torch.Tensor) -> None:
+            index, weight = next(batches[name])
+            x = taken_patches(x, conv, index, grid(conv, output).shape[3]).flatten(1)
+            seen.setdefault(name, NormalEquations(x.shape[1], 0, x.device)).add(x, x[:, :0], weight.flatten())
+
         with raw_outputs(network):
-            sampled = choose_positions(
-                network, graph.consumers, images, positions=self.positions, seed=self.seed, batch=batch_size(images)
-            )
-            seen = _inputs(network, sampled, images)
+            sampled = choose_positions(network, graph.consumers, images, positions=self.positions, seed=self.seed)
+            batches = {name: zip(at.index, at.weight, strict=True) for name, at in sampled.items()}
+            with tapped(network, sampled, tap), torch.no_grad():
+                for part in track(parts, "reading inputs", len(parts)):
+                    network(as_input(part, next(network.parameters()).device))
         consumers = {}
         for name, equations in seen.items():
             covariance = equations.covariance.cpu()
@@ -105,30 +110,6 @@ class _Consumer:
     inverse: torch.Tensor
     weight: torch.Tensor
     inputs: int
-
-
-def _inputs(network: Any, sampled: Mapping[str, SampledPositions], images: torch.Tensor) -> dict[str, NormalEquations]:
-    """The moments of what each convolution reads at its positions."""
-    found: dict[str, NormalEquations] = {}
-    parts = torch.split(images, batch_size(images))
-
-    def tap(name: str) -> Any:
-        batches = iter(zip(sampled[name].index, sampled[name].weight, strict=True))
-
-        def hook(conv: Any, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-            index, weight = next(batches)
-            x = taken_patches(arguments[0], conv, index, grid(conv, output).shape[3]).flatten(1)
-            sums = found.setdefault(name, NormalEquations(x.shape[1], 0, x.device))
-            sums.add(x, x[:, :0], weight.flatten())
-
-        return hook
-
-    with ExitStack() as stack, torch.no_grad():
-        for name in sampled:
-            stack.callback(network.get_submodule(name).register_forward_hook(tap(name)).remove)
-        for part in track(parts, "reading inputs", len(parts)):
-            network(as_input(part, next(network.parameters()).device))
-    return found
 
 
 def _parts(group: ChannelGroup, consumers: Mapping[str, _Consumer]) -> list[tuple[torch.Tensor, torch.Tensor]]:

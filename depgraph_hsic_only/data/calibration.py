@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,14 @@ def calibration_images(images: Images | None, network: Any, *, imgsz: int | None
         DataError: There are no readable images, or a tensor has another shape or range.
     """
     size = own_imgsz(network) if imgsz is None else imgsz
-    source = images if images is not None else _own_images(own_arguments(network).get("data"))
+    source = images
     if isinstance(source, (str, Path)) and Path(source).suffix in {".yaml", ".yml"}:
         source = training_images(source)
+    elif source is None:
+        source = sorted(Path(ASSETS).glob("*.jpg"))
+        if own := own_arguments(network).get("data"):
+            with suppress(DataError):  # not on this machine is the common case: a COCO checkpoint names coco.yaml
+                source = training_images(str(own))
     found = load_images(source, size, limit=limit)
     if len(found) < _FEW:
         warnings.warn(
@@ -48,13 +54,3 @@ def in_batches(images: torch.Tensor, size: int) -> Iterator[dict[str, torch.Tens
     """The images as batches that criteria take."""
     for batch in torch.split(images, size):
         yield {"img": batch}
-
-
-def _own_images(data: object) -> list[Path]:
-    """Training images of the data set that a checkpoint names, or Ultralytics' own photographs; never noise."""
-    if data:
-        try:
-            return training_images(str(data))
-        except DataError:
-            pass  # not on this machine, which is the common case: a COCO checkpoint names coco.yaml
-    return sorted(Path(ASSETS).glob("*.jpg"))

@@ -12,9 +12,9 @@ from typing import Any
 import yaml
 from ultralytics.cfg import get_cfg
 from ultralytics.data import build_dataloader, build_yolo_dataset
-from ultralytics.data.utils import IMG_FORMATS, check_det_dataset
+from ultralytics.data.utils import check_det_dataset
 
-from depgraph_hsic_only.data.images import spread
+from depgraph_hsic_only.data.images import is_image, spread
 from depgraph_hsic_only.data.labels import check_labels, label_files
 from depgraph_hsic_only.data.shapes import shapes_dataset
 from depgraph_hsic_only.errors import DataError, one_line
@@ -150,7 +150,7 @@ def image_files(paths: str | list[str]) -> list[Path]:
     files: list[Path] = []
     for path in map(Path, paths if isinstance(paths, list) else [paths]):
         if path.is_dir():
-            files += [p for p in path.rglob("*.*") if p.suffix.lower().lstrip(".") in IMG_FORMATS]
+            files += [p for p in path.rglob("*.*") if is_image(p)]
         elif path.suffix == ".txt" and path.is_file():
             lines = path.read_text(encoding="utf-8-sig").split("\n")
             files += [path.parent / line if line.startswith("./") else Path(line) for line in lines if line.strip()]
@@ -162,11 +162,7 @@ def image_files(paths: str | list[str]) -> list[Path]:
 def labelled_batches(dataset: Dataset, *, images: int, imgsz: int, batch: int) -> Iterator[dict[str, Any]]:
     """Training images with their labels, letterboxed and not augmented, as Ultralytics' loaders give them.
 
-    Args:
-        dataset: The data set.
-        images: At most this many, evenly spaced over the training images.
-        imgsz: Side of the square, pixels.
-        batch: Images per batch.
+    At most so many `images`, evenly spaced over all, as squares of `imgsz` pixels, so many to a `batch`.
     """
     args = get_cfg(overrides={"task": "segment", "imgsz": imgsz, "cache": False})
     files = dataset.files["train"]

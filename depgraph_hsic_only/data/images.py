@@ -48,7 +48,7 @@ def list_images(images: str | Path | Sequence[str | Path]) -> list[Path]:
     """
     if isinstance(images, (str, Path)):
         source = Path(images)
-        files = sorted(p for p in source.rglob("*") if _is_image(p)) if source.is_dir() else [source]
+        files = sorted(p for p in source.rglob("*") if is_image(p)) if source.is_dir() else [source]
     else:
         source, files = Path("the given list"), [Path(p) for p in images]
     missing = [p for p in files if not p.is_file()]
@@ -69,7 +69,8 @@ def spread(n: int, limit: int | None) -> list[int]:
     return [k * n // count for k in range(count)] if count else []
 
 
-def _is_image(path: Path) -> bool:
+def is_image(path: Path) -> bool:
+    """Whether a file has the ending of an image that Ultralytics reads."""
     return path.suffix.lower().lstrip(".") in IMG_FORMATS
 
 

@@ -18,10 +18,7 @@ def label_files(images: Sequence[Path]) -> list[Path]:
 def check_labels(images: Sequence[Path], classes: int, expected: str) -> None:
     """Refuse a split without images or without a polygon that can be used; reading stops at the first one.
 
-    Args:
-        images: The split's image files.
-        classes: How many classes there are.
-        expected: What was expected of which split, for the error.
+    What was `expected` of which split begins the error.
 
     Raises:
         DataError: There is no usable polygon, or a label cache that would run code.

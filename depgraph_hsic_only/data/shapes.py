@@ -5,8 +5,6 @@ Colour alone does not tell the classes apart (their hues overlap, and some objec
 hide each other's outlines.
 """
 
-from __future__ import annotations
-
 import colorsys
 import contextlib
 import hashlib
@@ -24,8 +22,6 @@ import yaml
 from numpy.typing import NDArray
 
 from depgraph_hsic_only.errors import ConfigError, DataError
-
-__all__ = ["SHAPES_RECIPE", "shapes_dataset"]
 
 Image = NDArray[np.float64]  # (H, W, 3) BGR, or (H, W); [0, 1]
 Mask = NDArray[np.uint8]  # (SUPERSAMPLE * imgsz, SUPERSAMPLE * imgsz), 0 or 1

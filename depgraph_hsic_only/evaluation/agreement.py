@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from ultralytics.utils.patches import imread
 
+from depgraph_hsic_only.data.images import spread
 from depgraph_hsic_only.errors import DataError
 from depgraph_hsic_only.support.progress import track
 from depgraph_hsic_only.yolo.patches import patient_nms
@@ -106,7 +107,7 @@ def measure_agreement(
     Raises:
         DataError: No image can be read.
     """
-    chosen = _evenly_spaced(files, _IMAGES)
+    chosen = [files[k] for k in spread(len(files), _IMAGES)]
     arguments = {"imgsz": imgsz, "device": device, "conf": _CONFIDENCE, "iou": _NMS_IOU, "verbose": False}
 
     def predictions(paths: Sequence[Path]) -> Iterator[tuple[Path, Any, Any]]:
@@ -116,7 +117,10 @@ def measure_agreement(
                 yield path, *(model.predict(image, save=False, **arguments)[0] for model in (before, after))
 
     with patient_nms():
-        found = {path: _compared(path, *both) for path, *both in track(predictions(chosen), "comparing", len(chosen))}
+        found = {
+            path: ImageAgreement(path.name, panoptic_quality(*_objects(b), *_objects(a)), len(b), len(a))
+            for path, b, a in track(predictions(chosen), "comparing", len(chosen))
+        }
         if not found:
             raise DataError(
                 f"expected images, but none of {len(files)} validation files could be read (first {files[0]}); check "
@@ -126,25 +130,17 @@ def measure_agreement(
             (path for path in found if found[path].agreement < 1),
             key=lambda path: (found[path].agreement, -found[path].before - found[path].after, path),
         )
-        kinds = {"example": _evenly_spaced(list(found), _SHOWN), "difference": least[:_SHOWN]}
-        pairs = {
-            f"{kind}-{k}": Pair(found[path], _drawn(b), _drawn(a))
+        examples = [list(found)[k] for k in spread(len(found), _SHOWN)]
+        kinds = {"example": examples, "difference": least[:_SHOWN]}
+        pairs = {  # with Ultralytics' own drawing of what was found
+            f"{kind}-{k}": Pair(found[path], *(np.ascontiguousarray(drawn.plot()[..., ::-1]) for drawn in (b, a)))
             for kind, some in kinds.items()
             for k, (path, b, a) in enumerate(predictions(some), 1)
         }
     agreements = [row.agreement for row in found.values() if row.before or row.after]
     mean = sum(agreements) / len(agreements) if agreements else None
-    examples, differing = (tuple(found[path] for path in some) for some in kinds.values())
-    return Agreement(_CONFIDENCE, len(found), mean, examples, differing), pairs
-
-
-def _evenly_spaced(files: Sequence[Path], most: int) -> list[Path]:
-    count = min(len(files), most)
-    return [files[k * len(files) // count] for k in range(count)]
-
-
-def _compared(path: Path, before: Any, after: Any) -> ImageAgreement:
-    return ImageAgreement(path.name, panoptic_quality(*_objects(before), *_objects(after)), len(before), len(after))
+    shown = (tuple(found[path] for path in some) for some in kinds.values())
+    return Agreement(_CONFIDENCE, len(found), mean, *shown), pairs
 
 
 def _objects(found: Any) -> tuple[list[str], torch.Tensor]:
@@ -158,11 +154,7 @@ def panoptic_quality(
 ) -> float:
     """Panoptic quality of one list of objects against another, in [0, 1]; the same if they are exchanged.
 
-    Args:
-        names_before: Their class names.
-        before: Their masks (k, h, w), bool.
-        names_after: Class names of the other ones.
-        after: Masks (l, h, w) of the other ones.
+    Each list has the class names of its objects and their masks (k, h, w), bool.
     """
     if not len(before) or not len(after):
         return float(len(before) == len(after))
@@ -177,8 +169,3 @@ def panoptic_quality(
         matched, total = matched + 1, total + float(iou[i, j])
         iou[i], iou[:, j] = 0, 0
     return total / ((len(before) + len(after)) / 2)
-
-
-def _drawn(found: Any) -> Picture:
-    """The image with Ultralytics' own drawing of what was found."""
-    return np.ascontiguousarray(found.plot()[..., ::-1])

@@ -61,9 +61,7 @@ def mask_map(images: Sequence[Match]) -> float:
 def paired_interval(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]]) -> Interval:
     """95 % interval of the difference of two means over seeds, a − b.
 
-    Args:
-        a: Of each seed, the mAP on each sample of the images (see `Matches.bootstrap`).
-        b: The same of what it is compared with, on the same samples.
+    Each has, for each seed, the mAP on each sample of the images, which are the same (see `Matches.bootstrap`).
     """
     difference = np.mean(np.asarray(a), axis=0) - np.mean(np.asarray(b), axis=0)
     low, high = np.percentile(difference, [2.5, 97.5])

@@ -39,12 +39,11 @@ def measure_latency(runs: Mapping[str, Callable[[], object]]) -> dict[str, Laten
             run()
             if turn >= _WARM_UPS:
                 seconds[name].append(time.perf_counter() - start)
-    return {name: _summarised(times) for name, times in seconds.items()}
-
-
-def _summarised(seconds: list[float]) -> Latency:
-    tenths = statistics.quantiles(seconds, n=10, method="inclusive")
-    return Latency(*(figure * 1e3 for figure in (statistics.median(seconds), tenths[0], tenths[-1])))
+    found = {}
+    for name, times in seconds.items():
+        tenths = statistics.quantiles(times, n=10, method="inclusive")
+        found[name] = Latency(*(figure * 1e3 for figure in (statistics.median(times), tenths[0], tenths[-1])))
+    return found
 
 
 def torch_run(model: Any, imgsz: int, device: Any) -> Callable[[], object]:

@@ -106,11 +106,7 @@ def export_onnx(model: Any, path: str | Path, *, imgsz: int | None = None, **arg
 
 
 def checked_path(path: str | Path) -> Path:
-    """Where an ONNX file is to be written.
-
-    Raises:
-        ExportError: It does not end in ".onnx".
-    """
+    """Where an ONNX file is to be written; an `ExportError` where that does not end in ".onnx"."""
     path = Path(path)
     if path.suffix != ".onnx":
         raise ExportError(f"{path}: expected a path that ends in .onnx; add the ending")
@@ -156,7 +152,8 @@ def verify_onnx(
     largest, objects, ious = 0.0, 0, []
     for image in torch.split(batch, 1):
         with torch.no_grad():
-            expected = _flat(reference(image))
+            outputs = reference(image)[0]
+        expected = list(outputs) if isinstance(outputs, tuple) else [outputs]  # with prototypes, or without
         fed = image.half() if entry.type == "tensor(float16)" else image
         found = session.run(None, {entry.name: fed.expand(copies, -1, -1, -1).numpy()})
         got = [torch.from_numpy(output[:1]).float() for output in found]
@@ -170,12 +167,6 @@ def verify_onnx(
             anchors = torch.unique(torch.cat([found_by_torch, found_by_onnx]))
             ious.append(_smallest_iou(_masks(expected, anchors, nc, side), _masks(got, anchors, nc, side)))
     return OnnxParity(len(batch), objects, largest, min(ious) if ious else None, tolerance, min_mask_iou)
-
-
-def _flat(outputs: Any) -> list[torch.Tensor]:
-    """What the exported file puts out: predictions (1, 4 + nc + nm, anchors) and prototypes (1, nm, h, w)."""
-    predictions = outputs[0]
-    return list(predictions) if isinstance(predictions, tuple) else [predictions]
 
 
 def _kept(predictions: torch.Tensor, nc: int) -> torch.Tensor:

@@ -4,7 +4,7 @@ import re
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import torch
 
@@ -53,6 +53,8 @@ def quantize_onnx(source: str | Path, path: str | Path, images: Images, *, limit
     if not left:
         raise ExportError(f"{source}: expected a YOLOv8 file with named layers; write it with export_onnx")
     batch = load_images(images, entry.shape[2], limit=limit)
+    # one by one, each as often as the file's batch wants
+    feeds = iter({entry.name: part.expand(entry.shape[0], -1, -1, -1).numpy()} for part in torch.split(batch, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".quantize-") as folder:
         prepared, made = Path(folder) / "prepared.onnx", Path(folder) / path.name
@@ -61,7 +63,7 @@ def quantize_onnx(source: str | Path, path: str | Path, images: Images, *, limit
         quantize_static(
             prepared,
             made,
-            _Calibration(entry.name, batch, entry.shape[0]),
+            SimpleNamespace(get_next=lambda: next(feeds, None)),  # what onnxruntime calls a CalibrationDataReader
             op_types_to_quantize=_INTEGER_OPS,
             nodes_to_exclude=left,
             per_channel=True,
@@ -77,13 +79,3 @@ def _decoding(names: Iterable[str]) -> list[str]:
     layers = [(int(found[1]), name) for name in names if (found := re.match(r"/model\.(\d+)/", name))]
     head = max((layer for layer, _ in layers), default=0)
     return [name for layer, name in layers if layer == head and not _BLOCKS_OF_HEAD.match(name)]
-
-
-class _Calibration:
-    """Images one by one, each as often as the file's batch wants: what onnxruntime calls a `CalibrationDataReader`."""
-
-    def __init__(self, name: str, images: torch.Tensor, copies: int) -> None:
-        self._feeds = iter({name: image.expand(copies, -1, -1, -1).numpy()} for image in torch.split(images, 1))
-
-    def get_next(self) -> dict[str, Any] | None:
-        return next(self._feeds, None)

@@ -20,12 +20,8 @@ def relative_latency(network: Any, graph: ChannelGraph, imgsz: int) -> Callable[
     """A function of the widths that measures the latency of the cut network as a share of the full one's.
 
     Both run in turns on one image, so that the machine's drift hits both: in onnxruntime where the network is on the
-    CPU, else fused in PyTorch. Which channels stay makes no difference to it.
-
-    Args:
-        network: The unpruned network, on the device to measure on.
-        graph: Its channel groups.
-        imgsz: Side of the square input image, pixels.
+    CPU, else fused in PyTorch. Which channels stay makes no difference to it. The network is the unpruned one, on the
+    device to measure on, the graph its channel groups, and `imgsz` the side of the square image, pixels.
     """
     scores = {group.name: torch.zeros(group.channels) for group in graph.groups}
     full = _run(network, imgsz)
@@ -35,9 +31,8 @@ def relative_latency(network: Any, graph: ChannelGraph, imgsz: int) -> Callable[
         plan = make_plan(graph, scores, widths, criterion="none", reasons=dict.fromkeys(widths, ""))
         runs = measure_latency({"full": full, "cut": _run(cut(network, plan).network, imgsz)})
         full_ms, cut_ms = runs["full"].median, runs["cut"].median
-        found = cut_ms / full_ms
-        say(f"latency {full_ms:.1f} -> {cut_ms:.1f} ms at {imgsz} px: {found:.3f} of the unpruned")
-        return found
+        say(f"latency {full_ms:.1f} -> {cut_ms:.1f} ms at {imgsz} px: {cut_ms / full_ms:.3f} of the unpruned")
+        return cut_ms / full_ms
 
     return share
 

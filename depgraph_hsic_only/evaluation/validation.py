@@ -2,15 +2,14 @@
 
 import logging
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from ultralytics.utils import LOGGER
-
 from depgraph_hsic_only.evaluation.bootstrap import Matches
-from depgraph_hsic_only.support.progress import current
+from depgraph_hsic_only.support.progress import begin_work, end_work, work_done
 from depgraph_hsic_only.yolo.load import as_loaded
+from depgraph_hsic_only.yolo.logs import heard
 from depgraph_hsic_only.yolo.patches import patient_nms
 
 KINDS: Final = ("box", "mask")  # of predictions, in the order in which tables have them
@@ -93,40 +92,27 @@ class Metrics:
 
 
 def validate_model(
-    model: Any,
-    data: str,
-    validation: Validation,
-    *,
-    device: Any,
-    workers: int,
-    draws: int = 0,
+    model: Any, data: str, validation: Validation, *, device: Any, workers: int, draws: int = 0
 ) -> Metrics:
     """mAP of a live `YOLO`, as of the file that it saves a fresh `YOLO(weights).val()` measures it.
 
-    Args:
-        model: A segmentation model.
-        data: Path or name of the data set.
-        validation: What the figures depend on.
-        device: As Ultralytics takes it.
-        workers: Data loading processes.
-        draws: On how many samples of the images the primary mAP50-95 is measured too (see `bootstrap.py`).
+    The primary mAP50-95 is measured on so many `draws` of samples of the images, too (see `bootstrap.py`).
     """
     arguments = {"data": data, "device": device, "workers": workers, "plots": False, "verbose": False}
     matches = Matches()
-    with tempfile.TemporaryDirectory() as folder, patient_nms(), _NmsTimeouts() as timeouts:
+    warned: list[str] = []
+    with tempfile.TemporaryDirectory() as folder, patient_nms(), heard(warned.append, logging.WARNING):
         fresh = as_loaded(model)
-        for event, function in (*_progress(), ("on_val_batch_end", matches)):
+        for event, function in (*_PROGRESS, ("on_val_batch_end", matches)):
             fresh.add_callback(event, function)
         found = fresh.val(project=folder, **arguments, **asdict(validation))  # it makes a folder
     kinds = {"box": found.box, "mask": found.seg}
     return Metrics(
         {kind: Accuracy(float(of.map50), float(of.map)) for kind, of in kinds.items()},
-        complete=not timeouts.seen,
+        complete=not any("NMS time limit" in line for line in warned),  # all that Ultralytics does about it
         classes=tuple(
             ClassMetrics(
-                found.names[k],
-                int(found.nt_per_class[k]),
-                {kind: float(of.maps[k]) for kind, of in kinds.items()},
+                found.names[k], int(found.nt_per_class[k]), {kind: float(of.maps[k]) for kind, of in kinds.items()}
             )
             for k in map(int, found.ap_class_index)
         ),
@@ -134,28 +120,8 @@ def validate_model(
     )
 
 
-class _NmsTimeouts(logging.Handler):
-    """Listens for Ultralytics' warning that NMS ran out of time, which is all that it does about it."""
-
-    seen = False
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.seen |= "NMS time limit" in record.getMessage()
-
-    def __enter__(self) -> "_NmsTimeouts":
-        LOGGER.addHandler(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        LOGGER.removeHandler(self)
-
-
-def _progress() -> list[tuple[str, Callable[[Any], object]]]:
-    """Callbacks by event that show how far a validation is, where anything is shown."""
-    if (display := current()) is None:
-        return []
-    return [
-        ("on_val_start", lambda validator: display.begin(_LABEL, len(validator.dataloader))),
-        ("on_val_batch_end", lambda _: display.step(_LABEL, 1)),
-        ("on_val_end", lambda _: display.end(_LABEL)),
-    ]
+_PROGRESS = (  # callbacks by event that show how far a validation is
+    ("on_val_start", lambda validator: begin_work(_LABEL, len(validator.dataloader))),
+    ("on_val_batch_end", lambda _: work_done(_LABEL, 1)),
+    ("on_val_end", lambda _: end_work(_LABEL)),
+)

@@ -11,12 +11,8 @@ The square root keeps the condition number of A_SS out of it as a Cholesky facto
 A itself keeps the solutions at rounding level.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
-
-__all__ = ["ActiveSet", "Array"]
 
 Array = NDArray[np.float64]
 

@@ -1,14 +1,10 @@
 """Arguments: NumPy arrays or tensors in, checked tensors of one layout out."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-
-__all__ = ["check_count", "features", "targets"]
 
 
 def features(X: Any) -> Tensor:

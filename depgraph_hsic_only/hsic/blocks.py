@@ -7,14 +7,10 @@ last n mod B samples of a permutation are left out of it, and where there is onl
 permutation.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-
-__all__ = ["sample_blocks", "samples_per_block"]
 
 
 def samples_per_block(n: int, block_size: int) -> int:

@@ -9,12 +9,8 @@ Unbiased:  U-centring (Székely & Rizzo 2014, Definition 2). For i ≠ j,
 Both are linear and give rows that sum to 0.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
-
-__all__ = ["CENTERINGS", "center", "center_", "fewest_samples"]
 
 CENTERINGS = ("biased", "unbiased")
 

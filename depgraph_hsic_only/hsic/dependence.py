@@ -1,15 +1,11 @@
 """How much two samples depend on each other."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
 
 from .kernels import KernelLike
 from .system import hsic_system
-
-__all__ = ["hsic"]
 
 
 def hsic(

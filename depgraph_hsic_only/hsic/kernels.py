@@ -18,8 +18,6 @@ Distances are taken directly, never as ‖a‖² + ‖b‖² − 2⟨a, b⟩: a 
 digits.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,8 +26,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Kernel", "KernelLike", "kernel_names", "resolve_kernel"]
-
 KernelLike = str | Callable[..., Any]
 
 
@@ -37,7 +33,6 @@ KernelLike = str | Callable[..., Any]
 class Kernel:
     """``prepare`` (n, d, p) → (n, d, p) is applied once over all samples, ``gram`` (c, m, p) → (c, m, m) to a block."""
 
-    name: str
     prepare: Callable[[Tensor], Tensor]
     gram: Callable[[Tensor], Tensor]
 
@@ -56,7 +51,7 @@ def resolve_kernel(kernel: KernelLike) -> Kernel:
     if isinstance(kernel, str) and kernel in _BY_NAME:
         return _BY_NAME[kernel]
     if not isinstance(kernel, str) and callable(kernel):
-        return Kernel(getattr(kernel, "__name__", "callable"), _unchanged, _per_feature(kernel))
+        return Kernel(_unchanged, _per_feature(kernel))
     raise ValueError(
         f"Expected a kernel among {', '.join(kernel_names())} or a callable from (m, p) samples to their "
         f"(m, m) Gram matrix, got {kernel!r}; pass one of those."
@@ -141,7 +136,13 @@ def _delta(x: Tensor) -> Tensor:
 
 
 def _per_feature(function: Callable[..., Any]) -> Callable[[Tensor], Tensor]:
-    arguments = 2 if _required_positional(function) == 2 else 1
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # compiled functions may have no signature
+        parameters = []
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    required = sum(p.kind in kinds and p.default is inspect.Parameter.empty for p in parameters)
+    arguments = 2 if required == 2 else 1
 
     def gram(x: Tensor) -> Tensor:
         grams = [torch.as_tensor(function(*[feature] * arguments)).to(x) for feature in x]
@@ -166,18 +167,9 @@ def _fault(K: Tensor, m: int) -> str:
     return "" if torch.allclose(K, K.mT, rtol=0, atol=1e-4 * float(K.abs().max())) else "an asymmetric one"
 
 
-def _required_positional(function: Callable[..., Any]) -> int:
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # compiled functions may have no signature
-        return 1
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(p.kind in kinds and p.default is inspect.Parameter.empty for p in parameters)
-
-
 _BY_NAME = {
-    "gaussian": Kernel("gaussian", _unit_deviation, _gaussian),
-    "gaussian_median": Kernel("gaussian_median", _unit_deviation, _gaussian_median),
-    "linear": Kernel("linear", _standardised, _linear),
-    "delta": Kernel("delta", _unchanged, _delta),
+    "gaussian": Kernel(_unit_deviation, _gaussian),
+    "gaussian_median": Kernel(_unit_deviation, _gaussian_median),
+    "linear": Kernel(_standardised, _linear),
+    "delta": Kernel(_unchanged, _delta),
 }

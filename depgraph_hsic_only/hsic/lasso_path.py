@@ -12,8 +12,6 @@ exchanging the infeasible feature of least index, one at a time, until none is l
 before λ moves.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -21,8 +19,6 @@ from torch import Tensor
 from .active_set import ActiveSet, Array
 from .arrays import check_count
 from .path_result import LassoPath, certified_path
-
-__all__ = ["nonnegative_lasso_path"]
 
 _TIE = 1e-12  # of λ_max: knots closer than this are one knot
 _WRONG = 1e-5  # of λ_max: a violation of the optimality conditions that is not returned as a solution
@@ -54,17 +50,13 @@ def nonnegative_lasso_path(
         ArithmeticError: no end in 100 d exchanges, or a violation above 1e-5 λ_max: b is far outside the range of A.
     """
     A, b = _checked_system(A, b)
-    size = len(b) if max_features is None else min(check_count("max_features", max_features, 1), len(b))
+    capacity = len(b) if max_features is None else min(check_count("max_features", max_features, 1), len(b))
     if not 0 <= min_lambda < np.inf:
         raise ValueError(f"Expected min_lambda to be finite and at least 0, got {min_lambda!r}.")
-    return _follow(A, b, size, float(min_lambda))
-
-
-def _follow(A: Array, b: Array, max_features: int, min_lambda: float) -> LassoPath:
-    d = len(b)
+    d, min_lambda = len(b), float(min_lambda)
     lam_max = max(float(b.max()), 0.0)
     tie = _TIE * lam_max
-    S = ActiveSet(A, max_features)
+    S = ActiveSet(A, capacity)
     lam, alpha, waiting = lam_max, np.zeros(d), np.zeros(d, dtype=bool)
     outside, blocked = np.ones(d, dtype=bool), np.zeros(d, dtype=bool)
     lambdas, coefs, active = [lam], [alpha.copy()], [~outside]
@@ -90,7 +82,7 @@ def _follow(A: Array, b: Array, max_features: int, min_lambda: float) -> LassoPa
             outside[k], alpha[k] = True, 0.0
             coefs[-1][k] = 0.0
             blocked[:] = False
-        elif len(S) == max_features:
+        elif len(S) == capacity:
             waiting = ~outside
             active[-1] = waiting.copy()
             active[-1][k] = True

@@ -1,7 +1,5 @@
 """The path of the lasso as a value: what it selects, how it ranks, how exactly it was solved."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +7,6 @@ from numpy.typing import NDArray
 
 from .active_set import Array
 from .arrays import check_count
-
-__all__ = ["LassoPath", "certified_path"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,60 +6,42 @@ averaged over blocks of B samples. One block costs about d²B²/4 multiply-adds:
 is kept as its half i ≤ j with √2 off the diagonal, and A is, so little but its upper triangle is formed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any, TypedDict, overload
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+from typing_extensions import Unpack
 
 from .arrays import check_count, features, targets
 from .blocks import sample_blocks, samples_per_block
 from .centering import center_, fewest_samples
 from .kernels import Kernel, KernelLike, resolve_kernel
 
-__all__ = ["hsic_system"]
-
 # Gram matrices in work at a time: few enough for the cache, enough to keep the threads busy.
 _WORKING_BYTES = {"cpu": 2**24, "cuda": 2**28}
 
 
-@overload
-def hsic_system(
-    X: Tensor,
-    y: Tensor | ArrayLike,
-    *,
-    kernel_x: KernelLike = ...,
-    kernel_y: KernelLike = ...,
-    centering: str = ...,
-    block_size: int = ...,
-    permutations: int = ...,
-    seed: int = ...,
-    weights: Tensor | ArrayLike | None = ...,
-    max_bytes: int = ...,
-) -> tuple[Tensor, Tensor]: ...
+class _Options(TypedDict, total=False):
+    kernel_x: KernelLike
+    kernel_y: KernelLike
+    centering: str
+    block_size: int
+    permutations: int
+    seed: int
+    weights: Tensor | ArrayLike | None
+    max_bytes: int
 
 
 @overload
+def hsic_system(X: Tensor, y: Tensor | ArrayLike, **options: Unpack[_Options]) -> tuple[Tensor, Tensor]: ...
+@overload
 def hsic_system(
-    X: ArrayLike,
-    y: Tensor | ArrayLike,
-    *,
-    kernel_x: KernelLike = ...,
-    kernel_y: KernelLike = ...,
-    centering: str = ...,
-    block_size: int = ...,
-    permutations: int = ...,
-    seed: int = ...,
-    weights: Tensor | ArrayLike | None = ...,
-    max_bytes: int = ...,
+    X: ArrayLike, y: Tensor | ArrayLike, **options: Unpack[_Options]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]: ...
-
-
 def hsic_system(
     X: Tensor | ArrayLike,
     y: Tensor | ArrayLike,
@@ -123,14 +105,17 @@ def hsic_system(
     blocks = 0
     for index in sample_blocks(n, B, M, seed):
         i = torch.from_numpy(index).to(x.device)
-        block = _Block(_by_feature(x, i), _by_feature(t, i), kx, ky, centering)
-        _add_cosines(G, block, max_bytes)
+        xi, ti = (samples[i].transpose(0, 1).contiguous() for samples in (x, t))
+        _add_cosines(G, _Block(xi, ti, kx, ky, centering), max_bytes)
         blocks += 1
     if not bool(torch.isfinite(G).all()):
         raise ValueError(
             "Expected finite Gram matrices, got NaN or infinite ones; check the kernel, or scale the data."
         )
-    G = _with_counts_on_diagonal(G.triu() + G.triu(1).mT) / blocks
+    G = G.triu() + G.triu(1).mT
+    squares = G.diagonal()  # ‖K̄_k‖² summed over blocks is the count of these but for rounding; duplicates stay such
+    scale = torch.where(squares > 0.5, (squares.round() / squares).sqrt(), 0.0)
+    G = G * (scale[:, None] * scale) / blocks
     A, b = G[:d, :d] * (c[:, None] * c), G[:d, d] * c
     return (A, b) if isinstance(X, Tensor) else (A.numpy(), b.numpy())
 
@@ -191,13 +176,6 @@ def _add_cosines(G: Tensor, block: _Block, max_bytes: int) -> None:
             G[i : i + held, j : j + streamed] += _product(V, block.halves(j, min(j + streamed, rows)))
 
 
-def _with_counts_on_diagonal(G: Tensor) -> Tensor:
-    """G rescaled so that ‖K̄_k‖² summed over blocks is the count it is but for rounding; duplicates stay duplicates."""
-    squares = G.diagonal()
-    scale = torch.where(squares > 0.5, (squares.round() / squares).sqrt(), 0.0)
-    return G * (scale[:, None] * scale)
-
-
 def _product(V: Tensor, W: Tensor) -> Tensor:
     """V Wᵀ, never in TF32."""
     precision = torch.get_float32_matmul_precision()
@@ -214,8 +192,3 @@ def _checked_weights(weights: Tensor | ArrayLike | None, d: int, device: torch.d
     if c.shape != (d,) or not bool((torch.isfinite(c) & (c >= 0)).all()):
         raise ValueError(f"Expected weights to be {d} finite numbers ≥ 0, one a feature, got {weights!r}.")
     return c
-
-
-def _by_feature(x: Tensor, index: Tensor) -> Tensor:
-    """Samples ``index`` of x (n, d, p) as (d, m, p), contiguous."""
-    return x[index].transpose(0, 1).contiguous()

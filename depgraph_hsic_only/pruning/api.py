@@ -16,7 +16,7 @@ from depgraph_hsic_only.data.calibration import in_batches
 from depgraph_hsic_only.errors import DataError
 from depgraph_hsic_only.pruning.planner import Planner
 from depgraph_hsic_only.recovery.layerwise import batch_size
-from depgraph_hsic_only.recovery.recover import check_method, recover_cut
+from depgraph_hsic_only.recovery.recover import check_method, recover
 from depgraph_hsic_only.report.pruning_report import PruningReport
 from depgraph_hsic_only.yolo.architecture import layer_widths, list_layers
 from depgraph_hsic_only.yolo.blocks import OUTPUT_MULTIPLE
@@ -136,7 +136,7 @@ def cut_in_place(
     report = report_cut(plan, network, done.network)
     if recovery != "none":
         pair, given = (done.network, network), torch.empty(0) if images is None else images
-        report = replace(report, recovery=recover_cut(*pair, done.kept, given, method=recovery, **settings))
+        report = replace(report, recovery=recover(*pair, done.kept, given, method=recovery, **settings))
     install(model, done.network)
     return report, done.kept
 

@@ -5,6 +5,7 @@ four images meet at a random point (Bochkovskiy et al. 2020, arXiv:2004.10934), 
 random, so that objects appear at other sizes, places and neighbourhoods.
 """
 
+import itertools
 import math
 
 import torch
@@ -20,27 +21,13 @@ _BORDER = 114 / 255  # grey of letterboxes
 
 
 def make_mosaics(images: torch.Tensor, count: int, seed: int) -> torch.Tensor:
-    """Mosaics of four images each.
-
-    Args:
-        images: (n, c, h, w), float in [0, 1] or uint8.
-        count: How many mosaics.
-        seed: Of every random choice.
-
-    Returns:
-        (count, c, h, w), of the images' type and on their device.
-    """
+    """Mosaics (count, c, h, w) of four images each from (n, c, h, w), float in [0, 1] or uint8: of the same type."""
     generator = torch.Generator().manual_seed(seed)
     n, _, h, w = images.shape
     made = images.new_empty(count, *images.shape[1:])
     for mosaic in made:
         y, x = (int(side * _uniform(0.25, 0.75, generator)) for side in (h, w))
-        for rows, columns in (
-            (slice(0, y), slice(0, x)),
-            (slice(0, y), slice(x, w)),
-            (slice(y, h), slice(0, x)),
-            (slice(y, h), slice(x, w)),
-        ):
+        for rows, columns in itertools.product((slice(0, y), slice(y, h)), (slice(0, x), slice(x, w))):
             image = images[int(torch.randint(n, (), generator=generator))]
             mosaic[:, rows, columns] = _crop(image, rows.stop - rows.start, columns.stop - columns.start, generator)
     return made
@@ -49,13 +36,8 @@ def make_mosaics(images: torch.Tensor, count: int, seed: int) -> torch.Tensor:
 def varied(images: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
     """Images as a training sees them: half of them mosaics, the others mirrored and zoomed at random, in other light.
 
-    Args:
-        images: (n, c, h, w), float in [0, 1] or uint8.
-        count: How many to make.
-        generator: On the CPU.
-
-    Returns:
-        (count, c, h, w), float32 in [0, 1], on the images' device.
+    They are (count, c, h, w), float32 in [0, 1], from (n, c, h, w), float in [0, 1] or uint8; the generator is on the
+    CPU.
     """
     mosaics = make_mosaics(images, count // 2, int(torch.randint(2**31, (), generator=generator)))
     chosen = images[torch.randint(len(images), (count - len(mosaics),), generator=generator)]

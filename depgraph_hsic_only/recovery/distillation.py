@@ -27,7 +27,7 @@ def distill(
     """Train the student in place until the time or the steps are used up.
 
     Args:
-        student: The cut network.
+        student: The cut network; its parameters take gradients from then on.
         teacher: The original; left as it is.
         images: (n, 3, h, w), float in [0, 1] or uint8.
         seconds: Time budget; the learning rate falls to 0 along it.
@@ -39,7 +39,6 @@ def distill(
         After each step the share of the budget that is used up, in (0, 1].
     """
     generator = torch.Generator().manual_seed(seed)
-    flags = {name: parameter.requires_grad for name, parameter in student.named_parameters()}
     student.requires_grad_(True)
     trained = [p for name, p in student.named_parameters() if ".dfl." not in name]  # a constant
     optimizer = torch.optim.AdamW(trained, lr=_RATE, betas=(0.9, 0.99), weight_decay=0.0)
@@ -60,6 +59,3 @@ def distill(
             spent = time.perf_counter() - start
             used = step / steps if steps is not None else (spent + spent / step) / seconds
             yield min(used, 1.0)
-    for name, parameter in student.named_parameters():
-        parameter.requires_grad_(flags[name])
-        parameter.grad = None

@@ -111,11 +111,7 @@ def sampled_loss(outputs: Mapping[str, Any], generator: torch.Generator) -> torc
     """A random scalar whose squared gradients are, in expectation, the curvature of D at these outputs, up to a factor.
 
     The log-likelihood of outcomes drawn from the predictions themselves, so that E[g²] is the diagonal of the Fisher
-    information (Amari 1998; sampled as in Martens & Grosse 2015, arXiv:1503.05671).
-
-    Args:
-        outputs: The original's, as in `divergence`.
-        generator: On the CPU.
+    information (Amari 1998; sampled as in Martens & Grosse 2015, arXiv:1503.05671). The generator is on the CPU.
     """
 
     def uniform(like: torch.Tensor) -> torch.Tensor:

@@ -1,11 +1,12 @@
 """A network run layer by layer over all calibration images, so that each layer is worked on where it stands."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
 from depgraph_hsic_only.yolo.blocks import sources
 
@@ -19,6 +20,11 @@ class LayerwisePass:
     What the layers to come will read is kept, where it fits; where it doesn't, it is computed again from what was kept
     before. Layers behind may be changed at any time: nothing of them has been computed.
 
+    Attributes:
+        network: The network.
+        index: Index of the layer at hand.
+        last: Index of the last layer, the head.
+
     Args:
         network: A SegmentationModel or DetectionModel in evaluation mode, with raw outputs (see `raw_outputs`).
         images: (n, 3, h, w), float in [0, 1] or uint8, on any device.
@@ -27,56 +33,48 @@ class LayerwisePass:
     """
 
     def __init__(self, network: Any, images: torch.Tensor, *, batch: int = 8, kept: int = _KEPT) -> None:
-        self._layers, self._budget = list(network.model), kept
+        self.network, self._budget = network, kept
         self._device = next(network.parameters()).device
         self._states: list[dict[int, torch.Tensor]] = [{-1: part} for part in torch.split(images, batch)]
-        self._at = self._here = 0
-        self._last_consumer = {j: i for i in range(len(self._layers)) for j in sources(self._layers[i], i)}
-
-    @property
-    def index(self) -> int:
-        """Index of the layer at hand."""
-        return self._here
-
-    @property
-    def last(self) -> int:
-        """Index of the last layer, the head."""
-        return len(self._layers) - 1
+        self.index = self._at = 0
+        self.last = len(network.model) - 1
+        self._last_consumer = {j: i for i, layer in enumerate(network.model) for j in sources(layer, i)}
 
     def fork(self, network: Any) -> "LayerwisePass":
         """A pass from here through another network whose layers before this one are the same."""
         fork = copy.copy(self)
-        fork._layers = list(network.model)
+        fork.network = network
         return fork
 
     @property
     def layer(self) -> Any:
         """The layer at hand."""
-        return self._layers[self._here]
+        return self.network.model[self.index]
 
     def inputs(self) -> Iterator[Any]:
         """What the layer at hand reads, batch by batch: a tensor, or a list of tensors."""
         for state in self._states:
-            yield self._read(self._run(state, self._here), self._here)
+            yield self._read(self._run(state, self.index), self.index)
 
     def step(self) -> None:
         """Go on to the next layer."""
-        self._here += 1
-        first = self._run(self._states[0], self._here)
-        if _size(first) * len(self._states) <= self._budget:
-            self._states = [first, *(self._run(state, self._here) for state in self._states[1:])]
-            self._at = self._here
+        self.index += 1
+        first = self._run(self._states[0], self.index)
+        if sum(t.nbytes for t in first.values()) * len(self._states) <= self._budget:
+            self._states = [first, *(self._run(state, self.index) for state in self._states[1:])]
+            self._at = self.index
 
     def _read(self, state: dict[int, torch.Tensor], i: int) -> Any:
-        found = [as_input(state[j], self._device) if j < 0 else state[j] for j in sources(self._layers[i], i)]
-        return found if isinstance(self._layers[i].f, list) else found[0]
+        layer = self.network.model[i]
+        found = [as_input(state[j], self._device) if j < 0 else state[j] for j in sources(layer, i)]
+        return found if isinstance(layer.f, list) else found[0]
 
     @torch.no_grad()
     def _run(self, state: dict[int, torch.Tensor], stop: int) -> dict[int, torch.Tensor]:
         """What layers from `stop` on need, from what the layers from the last kept ones on need."""
         state = dict(state)
         for i in range(self._at, stop):
-            state[i] = self._layers[i](self._read(state, i))
+            state[i] = self.network.model[i](self._read(state, i))
             state = {j: t for j, t in state.items() if self._last_consumer.get(j, -1) > i}
         return state
 
@@ -105,5 +103,16 @@ def raw_outputs(network: Any) -> Iterator[Any]:
             module.training = mode
 
 
-def _size(state: dict[int, torch.Tensor]) -> int:
-    return sum(t.numel() * t.element_size() for t in state.values())
+@contextmanager
+def tapped(
+    network: nn.Module, names: Iterable[str], tap: Callable[[str, Any, torch.Tensor, torch.Tensor], None]
+) -> Iterator[None]:
+    """`tap(name, module, input, output)` is called whenever one of the named modules of a network has run."""
+    with ExitStack() as stack:
+        for name in names:
+
+            def hook(module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor, name: str = name) -> None:
+                tap(name, module, inputs[0], output)
+
+            stack.callback(network.get_submodule(name).register_forward_hook(hook).remove)
+        yield

@@ -7,13 +7,13 @@ that the already recovered model gives it, so that errors of earlier layers are 
     min over W, c   Σ_i s_i ‖y_i − x_i W − c‖² + r ‖W − W₀‖²_F
 
 with x_i (c_in k²) the input patches at sampled (image, position) pairs, y_i (c_out) the original's outputs there
-before BatchNorm, s_i the weight of the position (see `sampled.py`), W₀ the weights as they are, and r a share of the
+before BatchNorm, s_i the weight of the position (see `positions.py`), W₀ the weights as they are, and r a share of the
 mean of the diagonal of Σ s_i x_i x_iᵀ, centred. The intercept c goes into BatchNorm's running mean, or into the bias
 where there is one. A transposed convolution that doubles the size is a 1×1 convolution to four times the channels.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from depgraph_hsic_only.channels.cut import Kept
-from depgraph_hsic_only.recovery.layerwise import LayerwisePass
+from depgraph_hsic_only.recovery.layerwise import LayerwisePass, tapped
 from depgraph_hsic_only.recovery.positions import SampledPositions
 from depgraph_hsic_only.recovery.samples import grid, matrix, taken_outputs, taken_patches
 from depgraph_hsic_only.yolo.blocks import block_of
@@ -47,13 +47,7 @@ class _Reached(Exception):
 
 
 class NormalEquations:
-    """The least-squares problem of one convolution, summed up over batches of samples in float64.
-
-    Args:
-        inputs: Length of x_i.
-        outputs: Length of y_i.
-        device: Where the sums are kept.
-    """
+    """The least-squares problem of one convolution, with so many inputs x_i and outputs y_i, summed up in float64."""
 
     def __init__(self, inputs: int, outputs: int, device: torch.device) -> None:
         def zeros(*shape: int) -> torch.Tensor:
@@ -75,12 +69,7 @@ class NormalEquations:
         self.xy += weighted.T @ y
 
     def solve(self, w: torch.Tensor, ridge: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """W (inputs, outputs) and the intercept c (outputs,) of the minimum.
-
-        Args:
-            w: W₀ (inputs, outputs).
-            ridge: r as a share of the mean of the diagonal.
-        """
+        """W (inputs, outputs) and c (outputs,) of the minimum, from W₀ and r as a share of the mean of the diagonal."""
         mean_x, mean_y, xx, xy, _ = self._centred()
         change = torch.cholesky_solve(xy - xx @ w, torch.linalg.cholesky(damped(xx, ridge)))
         return w + change, mean_y - mean_x @ (w + change)
@@ -112,29 +101,25 @@ def damped(gram: torch.Tensor, ridge: float) -> torch.Tensor:
 
 
 def fit_layer(
-    student: LayerwisePass, teacher: LayerwisePass, sampled: Mapping[str, SampledPositions], kept: Kept, *, ridge: float
+    student: LayerwisePass, teacher: LayerwisePass, sampled: Mapping[str, SampledPositions], kept: Kept, ridge: float
 ) -> Iterator[FittedLayer]:
-    """Fit convolutions of the layer that both passes stand at, in the order in which they run.
-
-    Args:
-        student: The pass through the pruned network, whose layer is changed in place.
-        teacher: The pass through the original one, over the same images in the same batches.
-        sampled: Where to sample, by path of a convolution within the layer, for those that are to be fitted.
-        kept: The original's output channels that are left, by such a path; all where it has none.
-        ridge: See above.
-    """
+    """As `refit.refit`, of the layer that both passes stand at; convolutions come in the order in which they run."""
     for name, targets in _recorded(teacher, sampled).items():
-        w = matrix(student.layer.get_submodule(name)).double().T
+        conv = student.network.get_submodule(name)
+        w = matrix(conv).double().T
         equations = NormalEquations(len(w), w.shape[1], w.device)
         for x, y, weight in zip(_patches(student, name, sampled[name]), targets, sampled[name].weight, strict=True):
             y = y if name not in kept else y[:, list(kept[name])]
             equations.add(x, y.flatten(1), weight.flatten())
-        yield _solved(student.layer, name, w, equations, ridge)
+        norm = None if conv.bias is not None else student.network.get_submodule(f"{name.rpartition('.')[0]}.bn")
+        yield FittedLayer(name, *_solved(conv, norm, w, equations, ridge))
 
 
-def _solved(layer: nn.Module, name: str, w: torch.Tensor, equations: NormalEquations, ridge: float) -> FittedLayer:
-    """Solve from the present weights w, and write the solution into the convolution and its BatchNorm."""
-    conv: Any = layer.get_submodule(name)
+def _solved(conv: Any, norm: Any, w: torch.Tensor, equations: NormalEquations, ridge: float) -> tuple[float, float]:
+    """Solve from the present weights w, and write the solution into the convolution; the errors before and after.
+
+    The intercept goes into the bias, or into the BatchNorm `norm` of a convolution without one.
+    """
     repeats = w.shape[1] // conv.out_channels  # 4 of a transposed convolution, whose four positions share a bias
     bias = w.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().double()
     before = equations.error(w, bias.repeat_interleave(repeats))
@@ -143,12 +128,11 @@ def _solved(layer: nn.Module, name: str, w: torch.Tensor, equations: NormalEquat
     after = equations.error(w, c.repeat_interleave(repeats))
     weight = w if isinstance(conv, nn.ConvTranspose2d) else w.T
     conv.weight.data = weight.reshape(conv.weight.shape).to(conv.weight).contiguous()
-    if conv.bias is not None:
+    if norm is None:
         conv.bias.data = c.to(conv.bias)
     else:
-        norm: Any = layer.get_submodule(".".join([*name.split(".")[:-1], "bn"]))
         norm.running_mean -= c.to(norm.running_mean)
-    return FittedLayer(name, before, after)
+    return before, after
 
 
 def _recorded(walk: LayerwisePass, sampled: Mapping[str, SampledPositions]) -> dict[str, list[torch.Tensor]]:
@@ -158,17 +142,12 @@ def _recorded(walk: LayerwisePass, sampled: Mapping[str, SampledPositions]) -> d
     """
     found: dict[str, list[torch.Tensor]] = {}
 
-    def tap(name: str) -> Any:
-        def hook(conv: Any, _: Any, output: torch.Tensor) -> None:
-            batches = found.setdefault(name, [])
-            taken = taken_outputs(grid(conv, output), sampled[name].index[len(batches)])
-            batches.append(taken.view(len(taken), -1, 4) if isinstance(conv, nn.ConvTranspose2d) else taken)
+    def tap(name: str, conv: Any, _: torch.Tensor, output: torch.Tensor) -> None:
+        batches = found.setdefault(name, [])
+        taken = taken_outputs(grid(conv, output), sampled[name].index[len(batches)])
+        batches.append(taken.view(len(taken), -1, 4) if isinstance(conv, nn.ConvTranspose2d) else taken)
 
-        return hook
-
-    with ExitStack() as stack, torch.no_grad():
-        for name in sampled:
-            stack.callback(walk.layer.get_submodule(name).register_forward_hook(tap(name)).remove)
+    with tapped(walk.network, sampled, tap), torch.no_grad():
         for x in walk.inputs():
             walk.layer(x)
     return found
@@ -178,17 +157,13 @@ def _patches(walk: LayerwisePass, name: str, sampled: SampledPositions) -> Itera
     """What one convolution reads there, (n, c_in k²) for each batch; the pass stops at it."""
     index, found = iter(sampled.index), []
 
-    def hook(conv: Any, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        found.append(taken_patches(arguments[0], conv, next(index), grid(conv, output).shape[3]).flatten(1))
+    def tap(_: str, conv: Any, x: torch.Tensor, output: torch.Tensor) -> None:
+        found.append(taken_patches(x, conv, next(index), grid(conv, output).shape[3]).flatten(1))
         raise _Reached
 
-    handle = walk.layer.get_submodule(name).register_forward_hook(hook)
-    try:
+    part = block_of(walk.layer).part(walk.layer, name.split(".", 2)[2])
+    with tapped(walk.network, [name], tap):
         for x in walk.inputs():
-            try:
-                with torch.no_grad():
-                    block_of(walk.layer).part(walk.layer, name)(x)
-            except _Reached:
-                yield found.pop()
-    finally:
-        handle.remove()
+            with suppress(_Reached), torch.no_grad():
+                part(x)
+            yield found.pop()

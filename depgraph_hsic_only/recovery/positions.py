@@ -7,14 +7,13 @@ square itself, from one draw, is too noisy (measured: it loses against equal wei
 """
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 
 from depgraph_hsic_only.recovery.divergence import sampled_loss
-from depgraph_hsic_only.recovery.layerwise import as_input
+from depgraph_hsic_only.recovery.layerwise import as_input, batch_size, tapped
 from depgraph_hsic_only.recovery.samples import grid, sample_positions, taken_outputs
 from depgraph_hsic_only.support.progress import track
 
@@ -26,7 +25,7 @@ class SampledPositions:
     """The positions at which one convolution is sampled, batch by batch.
 
     Attributes:
-        index: For each batch (b, count) indices into the grid of the samples (see `activations.grid`).
+        index: For each batch (b, count) indices into the grid of the samples (see `samples.grid`).
         weight: For each batch (b, count) weights of mean 1.
         curvature: (c_out,), or (4 c_out,) of a transposed convolution, the curvature of the divergence along each
             output: half of it times the mean squared error of the output is about what the error costs.
@@ -38,7 +37,7 @@ class SampledPositions:
 
 
 def choose_positions(
-    original: Any, convolutions: Sequence[str], images: torch.Tensor, *, positions: int, seed: int, batch: int
+    original: Any, convolutions: Sequence[str], images: torch.Tensor, *, positions: int, seed: int
 ) -> dict[str, SampledPositions]:
     """Positions and weights for each named convolution of the original, from one backward pass of the images.
 
@@ -48,7 +47,6 @@ def choose_positions(
         images: (n, 3, h, w), float in [0, 1] or uint8.
         positions: Positions sampled from each image, without repetition where the map is large enough.
         seed: Of positions and draws.
-        batch: Images that go through the network at a time.
     """
     chosen: dict[str, list[torch.Tensor]] = {name: [] for name in convolutions}
     found: dict[str, list[torch.Tensor]] = {name: [] for name in convolutions}
@@ -57,25 +55,19 @@ def choose_positions(
     draws = torch.Generator().manual_seed(seed)
     objects = 0.0  # about their number, by which the divergence is divided
 
-    def tap(name: str) -> Any:
-        def hook(conv: Any, _: Any, output: torch.Tensor) -> None:
-            def weigh(gradient: torch.Tensor) -> None:
-                squared = grid(conv, gradient.square())
-                needed = squared.sum(1, keepdim=True).sqrt()
-                curvature[name] = curvature.get(name, 0) + squared.double().sum((0, 2, 3))
-                sampled = sample_positions(needed, positions, generators[name])
-                chosen[name].append(sampled)
-                found[name].append(taken_outputs(needed, sampled).view(sampled.shape))
+    def tap(name: str, conv: Any, _: torch.Tensor, output: torch.Tensor) -> None:
+        def weigh(gradient: torch.Tensor) -> None:
+            squared = grid(conv, gradient.square())
+            needed = squared.sum(1, keepdim=True).sqrt()
+            curvature[name] = curvature.get(name, 0) + squared.double().sum((0, 2, 3))
+            sampled = sample_positions(needed, positions, generators[name])
+            chosen[name].append(sampled)
+            found[name].append(taken_outputs(needed, sampled).view(sampled.shape))
 
-            cast(Any, output).register_hook(weigh)
+        cast(Any, output).register_hook(weigh)
 
-        return hook
-
-    device = next(original.parameters()).device
-    with ExitStack() as stack:
-        for name in convolutions:
-            stack.callback(original.get_submodule(name).register_forward_hook(tap(name)).remove)
-        parts = torch.split(images, batch)
+    device, parts = next(original.parameters()).device, torch.split(images, batch_size(images))
+    with tapped(original, convolutions, tap):
         for part in track(parts, "weighing positions", len(parts)):
             with torch.enable_grad():
                 x = as_input(part, device).requires_grad_(True)  # so that gradients flow through frozen weights

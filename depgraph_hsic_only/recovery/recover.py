@@ -64,20 +64,17 @@ class Recovery:
 
 
 def check_method(method: object) -> str:
-    """A recovery method by name.
-
-    Raises:
-        ConfigError: There is no such method.
-    """
+    """A recovery method by name; a `ConfigError` where there is none of it."""
     if isinstance(method, str) and method in METHODS:
         return method
     raise ConfigError(f"recover: expected one of {', '.join(METHODS)}, got {method!r}{nearest(str(method), METHODS)}")
 
 
+@all_cores()
 def recover(
     pruned: Any,
     original: Any,
-    plan: PruningPlan,
+    plan: PruningPlan | Kept,
     images: torch.Tensor,
     *,
     method: str = "least_squares",
@@ -97,7 +94,7 @@ def recover(
     Args:
         pruned: A `YOLO` or its network, cut by `plan`.
         original: The same before the cut; left as it is.
-        plan: What was cut.
+        plan: What was cut, or what a cut has kept of the network that it was made in, which is trusted to be that.
         images: Calibration images (n, 3, h, w), float in [0, 1] or uint8, letterboxed as in validation.
         method: One of `METHODS`; "none" changes nothing.
         positions: Positions of each layer's output sampled from each image.
@@ -115,61 +112,22 @@ def recover(
         PlanError: The plan was made for another model.
     """
     check_method(method)
-    student, teacher = network_of(pruned), network_of(original)
-    kept = kept_channels(teacher, plan)
-    for path, channels in kept.items():
-        has = len(student.get_parameter(f"{path}.weight"))
-        if has != len(channels) and not isinstance(student.get_submodule(path), nn.ConvTranspose2d):
-            raise PlanError(
-                f"{path}: expected the {len(channels)} channels that the plan keeps, got {has}; pass its plan"
-            )
-    found = recover_cut(
-        student,
-        teacher,
-        kept,
-        images,
-        method=method,
-        positions=positions,
-        ridge=ridge,
-        mosaics=mosaics,
-        seconds=seconds,
-        steps=steps,
-        seed=seed,
-    )
-    forget_predictor(pruned)
-    return found
-
-
-@all_cores()
-def recover_cut(
-    student: Any,
-    teacher: Any,
-    kept: Kept,
-    images: torch.Tensor,
-    *,
-    method: str = "least_squares",
-    positions: int = 400,
-    ridge: float = 1e-3,
-    mosaics: int | None = None,
-    seconds: float = 600.0,
-    steps: int | None = None,
-    seed: int = 0,
-) -> Recovery:
-    """As `recover`, of networks that were checked.
-
-    Args:
-        student: The cut network.
-        teacher: The original.
-        kept: What the cut has kept of it.
-
-    Raises:
-        DataError: As `recover`.
-    """
+    if isinstance(plan, PruningPlan):
+        student, teacher = network_of(pruned), network_of(original)
+        kept = kept_channels(teacher, plan)
+        for path, channels in kept.items():
+            has = len(student.get_parameter(f"{path}.weight"))
+            if has != len(channels) and not isinstance(student.get_submodule(path), nn.ConvTranspose2d):
+                raise PlanError(
+                    f"{path}: expected the {len(channels)} channels that the plan keeps, got {has}; pass its plan"
+                )
+    else:
+        student, teacher, kept = pruned, original, plan
     if not len(images):
         raise DataError("expected calibration images, got none; pass images or a data set")
     start = time.perf_counter()
     batch = batch_size(images)
-    before = _distance(student, teacher, images, batch)
+    before = _distance(student, teacher, images)
     changed = copy.deepcopy(student)
     layers: tuple[FittedLayer, ...] = ()
     count = 0
@@ -180,15 +138,16 @@ def recover_cut(
         count = min(2 * len(images), max(0, _ENOUGH - len(images))) if mosaics is None else mosaics
         fitted = torch.cat([images, make_mosaics(images, count, seed)])
         with raw_outputs(changed), raw_outputs(teacher):
-            sampled = choose_positions(teacher, names, fitted, positions=positions, seed=seed, batch=batch)
+            sampled = choose_positions(teacher, names, fitted, positions=positions, seed=seed)
             passes = LayerwisePass(changed, fitted, batch=batch), LayerwisePass(teacher, fitted, batch=batch)
             layers = tuple(track(refit(*passes, sampled, kept, ridge), "re-fitting", len(names)))
     if method == "distill":
         used = distill(changed, teacher, images, seconds=seconds, steps=steps, batch=min(batch, 8), seed=seed)
         for _ in track(_hundredths(used), "distilling, %", 100):
             continue
-    after = _distance(changed, teacher, images, batch)
+    after = _distance(changed, teacher, images)
     student.load_state_dict(changed.state_dict())
+    forget_predictor(pruned)
     return Recovery(method, len(images), count, time.perf_counter() - start, (before, after), layers)
 
 
@@ -216,10 +175,10 @@ def reestimate_batchnorm(network: nn.Module, images: torch.Tensor, batch: int) -
         m.momentum = momentum
 
 
-def _distance(student: Any, teacher: Any, images: torch.Tensor, batch: int) -> float:
+def _distance(student: Any, teacher: Any, images: torch.Tensor) -> float:
     """Mean divergence over (at most 64 of) the images."""
     chosen = images[:: -(-len(images) // 64)]
     device = next(teacher.parameters()).device
     with raw_outputs(student), raw_outputs(teacher), torch.no_grad():
-        inputs = (as_input(part, device) for part in torch.split(chosen, batch))
+        inputs = (as_input(part, device) for part in torch.split(chosen, batch_size(chosen)))
         return mean_divergence((student(x), teacher(x)) for x in inputs)

@@ -13,11 +13,7 @@ from depgraph_hsic_only.yolo.blocks import output_convolution
 
 
 def refit(
-    student: LayerwisePass,
-    teacher: LayerwisePass,
-    sampled: Mapping[str, SampledPositions],
-    kept: Kept,
-    ridge: float,
+    student: LayerwisePass, teacher: LayerwisePass, sampled: Mapping[str, SampledPositions], kept: Kept, ridge: float
 ) -> Iterator[FittedLayer]:
     """Fit every convolution that has sampled positions, one by one in the order of the network, in place.
 
@@ -25,16 +21,14 @@ def refit(
         student: A pass through the cut network, at or before the first of their layers; it ends at the last.
         teacher: A pass through the original, over the same images in the same batches, at the same layer.
         sampled: Where to sample, by path of the convolution.
-        kept: The original's output channels that are left.
+        kept: The original's output channels that are left, by path; all where it has none.
         ridge: Of the fit (see `least_squares.py`).
     """
     last = max((int(name.split(".")[1]) for name in sampled), default=student.index)
     for i in range(student.index, last + 1):
-        prefix = f"model.{i}."
-        here = {name.removeprefix(prefix): p for name, p in sampled.items() if name.startswith(prefix)}
-        outputs = {name.removeprefix(prefix): k for name, k in kept.items() if name.startswith(prefix)}
-        for fitted in fit_layer(student, teacher, here, outputs, ridge=ridge) if here else ():
-            yield FittedLayer(prefix + fitted.name, fitted.before, fitted.after)
+        here = {name: positions for name, positions in sampled.items() if name.startswith(f"model.{i}.")}
+        if here:
+            yield from fit_layer(student, teacher, here, kept, ridge)
         if i < last:
             student.step()
             teacher.step()

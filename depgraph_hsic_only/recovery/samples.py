@@ -6,7 +6,6 @@ size is a 1×1 convolution to four times the channels, sampled on the grid of it
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from depgraph_hsic_only.errors import DataError
-from depgraph_hsic_only.recovery.layerwise import as_input, raw_outputs
+from depgraph_hsic_only.recovery.layerwise import as_input, raw_outputs, tapped
 
 _FIRST, _SECOND = ".first.conv", ".second.conv"  # the halves of a SplitC2f, which read the same tensor
 
@@ -39,12 +38,7 @@ class Samples:
 
 
 def gather_samples(
-    model: nn.Module,
-    convolutions: Sequence[str],
-    batches: Iterable[Mapping[str, Any]],
-    *,
-    positions: int,
-    seed: int,
+    model: nn.Module, convolutions: Sequence[str], batches: Iterable[Mapping[str, Any]], *, positions: int, seed: int
 ) -> list[Samples]:
     """Sample the named convolutions of a model in evaluation mode, in one pass of the images; hooks are always removed.
 
@@ -52,7 +46,6 @@ def gather_samples(
     Memory: n · c_in · k² floats for each distinct input.
 
     Args:
-        model: The model; left as it is.
         convolutions: Paths of Conv2d and ConvTranspose2d modules; of a split C2f's halves both or none.
         batches: Images under "img", (B, 3, H, W), uint8 or float in [0, 1].
         positions: Positions sampled from each image, without repetition where the map is large enough.
@@ -61,37 +54,33 @@ def gather_samples(
     Raises:
         DataError: There are no images, or an activation is not finite.
     """
-    taps = {name: _Tap(positions, seed, inputs=not name.endswith(_SECOND)) for name in convolutions}
-    parameter = next(model.parameters())
-    with raw_outputs(model), ExitStack() as stack:
-        for name, tap in taps.items():
-            stack.callback(model.get_submodule(name).register_forward_hook(tap).remove)
-        seen = 0
+    inputs: dict[str, list[torch.Tensor]] = {name: [] for name in convolutions if not name.endswith(_SECOND)}
+    outputs: dict[str, list[torch.Tensor]] = {name: [] for name in convolutions}
+    generators = {name: torch.Generator().manual_seed(seed) for name in convolutions}
+
+    def tap(name: str, conv: nn.Module, x: torch.Tensor, output: torch.Tensor) -> None:
+        output = grid(conv, output)
+        sampled = sample_positions(output, positions, generators[name])
+        if name in inputs:
+            inputs[name].append(taken_patches(x, conv, sampled, output.shape[3]))
+        outputs[name].append(taken_outputs(output, sampled))
+
+    parameter, seen = next(model.parameters()), 0
+    with raw_outputs(model), tapped(model, convolutions, tap), torch.no_grad():
         for batch in batches:
-            images = as_input(batch["img"], parameter.device).to(parameter.dtype)
-            with torch.no_grad():
-                model(images)
-            seen += len(images)
+            model(as_input(batch["img"], parameter.device).to(parameter.dtype))
+            seen += len(batch["img"])
     if not seen:
         raise DataError("expected calibration images, got none; pass images= or a data set")
-    return _merged(model, taps)
-
-
-class _Tap:
-    """A forward hook of one convolution that keeps its patches and outputs at random positions."""
-
-    def __init__(self, positions: int, seed: int, *, inputs: bool) -> None:
-        self.positions, self.keeps_inputs = positions, inputs
-        self.generator = torch.Generator().manual_seed(seed)
-        self.inputs: list[torch.Tensor] = []
-        self.outputs: list[torch.Tensor] = []
-
-    def __call__(self, conv: Any, arguments: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        output = grid(conv, output)
-        sampled = sample_positions(output, self.positions, self.generator)
-        if self.keeps_inputs:
-            self.inputs.append(taken_patches(arguments[0], conv, sampled, output.shape[3]))
-        self.outputs.append(taken_outputs(output, sampled))
+    samples = []
+    for first in inputs:
+        names = (first, first.removesuffix(_FIRST) + _SECOND) if first.endswith(_FIRST) else (first,)
+        x, y = torch.cat(inputs[first]), torch.cat([torch.cat(outputs[name]) for name in names], 1)
+        if not bool(torch.isfinite(x).all() and torch.isfinite(y).all()):
+            raise DataError(f"{first}: expected finite activations, got NaN or infinity; check weights and images")
+        weight = torch.cat([matrix(model.get_submodule(name)).float() for name in names])
+        samples.append(Samples(names, x, y, weight.view(len(weight), *x.shape[1:])))
+    return samples
 
 
 def sample_positions(output: torch.Tensor, positions: int, generator: torch.Generator) -> torch.Tensor:
@@ -119,13 +108,9 @@ def matrix(conv: Any) -> torch.Tensor:
 
 
 def taken_patches(x: torch.Tensor, conv: Any, sampled: torch.Tensor, width: int) -> torch.Tensor:
-    """The k×k patches of x (b, c, H, W) that a convolution reads at `sampled` of its grid: (b·count, c, k²), float32.
+    """The k×k patches (b·count, c, k²) of x (b, c, H, W) that a convolution reads at `sampled` (b, count), float32.
 
-    Args:
-        x: The convolution's input.
-        conv: The convolution.
-        sampled: (b, count) indices into the grid of its samples (see `grid`).
-        width: Width of the grid.
+    The indices are into the grid of its samples (see `grid`), which has that width.
     """
     if isinstance(conv, nn.ConvTranspose2d):
         return taken_outputs(x, sampled)[:, :, None]
@@ -139,18 +124,3 @@ def taken_patches(x: torch.Tensor, conv: Any, sampled: torch.Tensor, width: int)
     c = x.shape[1]
     taken = padded.flatten(2).gather(2, index[:, None].expand(-1, c, -1))  # (b, c, count·k²)
     return taken.view(len(x), c, -1, len(offsets)).transpose(1, 2).flatten(0, 1).float()
-
-
-def _merged(model: nn.Module, taps: Mapping[str, _Tap]) -> list[Samples]:
-    """Samples by distinct input: the second half of a split C2f stands beside the first."""
-    found = []
-    for first in [name for name in taps if not name.endswith(_SECOND)]:
-        names = [first, first.removesuffix(_FIRST) + _SECOND] if first.endswith(_FIRST) else [first]
-        outputs = torch.cat([torch.cat(taps[name].outputs) for name in names], 1)
-        inputs = torch.cat(taps[first].inputs)
-        weights = torch.cat([matrix(model.get_submodule(name)).float() for name in names])
-        samples = Samples(tuple(names), inputs, outputs, weights.view(len(weights), *inputs.shape[1:]))
-        if not bool(torch.isfinite(samples.inputs).all() and torch.isfinite(samples.outputs).all()):
-            raise DataError(f"{first}: expected finite activations, got NaN or infinity; check weights and images")
-        found.append(samples)
-    return found

@@ -7,7 +7,7 @@ into one line for the whole run and into its log. Without one each bar stands fo
 import importlib.util
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, TextIO, TypeVar
 
@@ -23,22 +23,13 @@ T = TypeVar("T")
 
 @dataclass
 class _Work:
-    """Something that is under way.
+    """Something that is under way."""
 
-    Attributes:
-        total: Amount of work, in any unit.
-        start: When it began, by the monotonic clock.
-        said: When a plain line told of it.
-        done: What is done of it.
-        figure: What it has come to.
-        bar: Its bar, where bars are drawn.
-    """
-
-    total: float
-    start: float
-    said: float
+    total: float  # in any unit
+    start: float  # by the monotonic clock
+    said: float  # when a plain line told of it
     done: float = 0.0
-    figure: str = ""
+    figure: str = ""  # what it has come to
     bar: TaskID | None = None
 
 
@@ -55,7 +46,9 @@ class Display:
         self.log: TextIO | None = None
         self._stages, self._stage, self._title = stages, 0, ""
         self._work: dict[str, _Work] = {}
-        self._bars = _bars(self.console) if bars and _draws(self.console) else None
+        # rich needs ipywidgets to draw a live line in a notebook
+        drawn = self.console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
+        self._bars = _bars(self.console) if bars and (self.console.is_terminal or drawn) else None
 
     def __enter__(self) -> "Display":
         self._outer = _open[-1] if _open else None
@@ -85,6 +78,10 @@ class Display:
         if self.log is not None:
             print(f"pruning » {line}", file=self.log, flush=True)
 
+    def warn(self, line: str) -> None:
+        """Print a line as it is, and to the terminal only."""
+        self.console.print(line.strip(), markup=False, highlight=False)
+
     def begin(self, label: str, total: float) -> None:
         """Something that takes time begins."""
         self.end(label)
@@ -94,12 +91,9 @@ class Display:
             work.bar = self._bars.add_task(label, total=total, stage=self._title, figure="")
 
     def step(self, label: str, amount: float, figure: str = "") -> None:
-        """Some of it is done; what has not begun is passed over.
+        """So much more of it is done, in the unit of its total; what has not begun is passed over.
 
-        Args:
-            label: What.
-            amount: How much more, in the unit of its total.
-            figure: What it has come to, such as "mask mAP50-95 0.185": told at once, also where no bars are drawn.
+        A figure that it has come to, such as "mask mAP50-95 0.185", is told at once, also where no bars are drawn.
         """
         work = self._work.get(label)
         if work is None:
@@ -138,10 +132,29 @@ def say(line: str) -> None:
 
 def begin_stage(title: str) -> None:
     """The next stage of the run begins."""
-    if (display := current()) is not None:
-        display.stage(title)
+    if _open:
+        _open[-1].stage(title)
     else:
         say(title)
+
+
+def begin_work(label: str, total: float, done: float = 0) -> None:
+    """Something that takes time begins, or goes on, in the display that is open, if any."""
+    if _open:
+        _open[-1].begin(label, total)
+        _open[-1].step(label, done)
+
+
+def work_done(label: str, amount: float, figure: str = "") -> None:
+    """Some of it is done (see `Display.step`)."""
+    if _open:
+        _open[-1].step(label, amount, figure)
+
+
+def end_work(label: str) -> None:
+    """It is done, or given up."""
+    if _open:
+        _open[-1].end(label)
 
 
 def show(result: Any) -> None:
@@ -154,12 +167,9 @@ def show(result: Any) -> None:
 def track(items: Iterable[T], label: str, total: int) -> Iterator[T]:
     """The items, with a bar and the time left in a terminal or notebook, and now and then a plain line elsewhere.
 
-    Args:
-        items: What is worked through; the work is done between one item and the next.
-        label: What is being done.
-        total: Number of items.
+    The work is done between one item and the next; there are `total` of them.
     """
-    with _some_display() as display:
+    with nullcontext(_open[-1]) if _open else Display() as display:
         display.begin(label, total)
         try:
             for item in items:
@@ -167,21 +177,6 @@ def track(items: Iterable[T], label: str, total: int) -> Iterator[T]:
                 display.step(label, 1)
         finally:
             display.end(label)
-
-
-@contextmanager
-def _some_display() -> Iterator[Display]:
-    """The display that is open, or one for this piece of work."""
-    if (display := current()) is not None:
-        yield display
-    else:
-        with Display() as display:
-            yield display
-
-
-def _draws(console: Console) -> bool:
-    """Whether a live line can be drawn: rich needs ipywidgets for that in a notebook."""
-    return console.is_terminal or (console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None)
 
 
 def _bars(console: Console) -> Progress:

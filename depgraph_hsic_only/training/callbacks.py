@@ -14,7 +14,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.support.files import write_atomically
 from depgraph_hsic_only.support.nearest import nearest
-from depgraph_hsic_only.support.progress import current
+from depgraph_hsic_only.support.progress import begin_work, end_work, work_done
 from depgraph_hsic_only.training.results import MASK_MAP, measured, read_epochs
 
 Hook = tuple[str, Callable[[Any], object]]
@@ -149,26 +149,21 @@ class IdentityProjectors:
 
 
 def _training_begins(trainer: Any) -> None:
-    if (display := current()) is not None:
-        display.begin(_TRAINING, trainer.epochs)
-        display.step(_TRAINING, trainer.start_epoch)
+    begin_work(_TRAINING, trainer.epochs, trainer.start_epoch)
 
 
 def _batch_done(trainer: Any) -> None:
-    if (display := current()) is not None:
-        display.step(_TRAINING, 1 / len(trainer.train_loader))
+    work_done(_TRAINING, 1 / len(trainer.train_loader))
 
 
 def _epoch_done(trainer: Any) -> None:
-    if (display := current()) is not None:
-        found = measured(trainer.metrics).get(MASK_MAP)
-        loss = sum(trainer.label_loss_items(trainer.tloss).values())
-        display.step(_TRAINING, 0, f"loss {loss:.3f}" if found is None else f"mask mAP50-95 {found:.4f}")
+    found = measured(trainer.metrics).get(MASK_MAP)
+    loss = sum(trainer.label_loss_items(trainer.tloss).values())
+    work_done(_TRAINING, 0, f"loss {loss:.3f}" if found is None else f"mask mAP50-95 {found:.4f}")
 
 
 def _training_ends(_: Any) -> None:
-    if (display := current()) is not None:
-        display.end(_TRAINING)
+    end_work(_TRAINING)
 
 
 # Callbacks by event that show how far a training is. They are functions of a module, and what they tell

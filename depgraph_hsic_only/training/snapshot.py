@@ -35,11 +35,7 @@ def order_by_epoch(trainer: Any) -> None:
 
 @dataclass(frozen=True)
 class TakeSnapshot:
-    """Callback for "on_model_save": writes the state of the training.
-
-    Attributes:
-        file: Where to.
-    """
+    """Callback for "on_model_save": writes the state of the training to a file."""
 
     file: Path
 

@@ -21,7 +21,7 @@ from depgraph_hsic_only.evaluation.onnx import check_onnx, export_onnx, verify_o
 from depgraph_hsic_only.evaluation.validation import PRIMARY
 from depgraph_hsic_only.pruning.api import report_cut
 from depgraph_hsic_only.pruning.planner import Planner, Scored
-from depgraph_hsic_only.recovery.recover import recover_cut
+from depgraph_hsic_only.recovery.recover import recover
 from depgraph_hsic_only.report.pruning_report import stability_text
 from depgraph_hsic_only.report.stage import FINE_TUNED, TRAINED, Stage
 from depgraph_hsic_only.support.files import write_atomically
@@ -178,7 +178,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
             if same_classes(model.names, self.dataset.names):
                 details["as_cut"] = self._as_cut(model)
             seconds, seed = settings.distill_seconds, self.config.seed
-            recovery = recover_cut(
+            recovery = recover(
                 model.model, original, found.kept, _images(batches), method=settings.recover, seconds=seconds, seed=seed
             )
             details["recovery"] = recovery.to_dict()

@@ -151,9 +151,7 @@ def is_written_out(yaml: Mapping[str, Any]) -> bool:
 def record_origin(yaml: dict[str, Any], original: Any) -> dict[str, Any]:
     """The YAML dict of a cut network with what it was cut from under "pruned", which Ultralytics ignores.
 
-    Args:
-        yaml: Of the cut network.
-        original: The network before the cut; where that was cut itself, what it was cut from counts.
+    Where `original`, the network before the cut, was cut itself, what it was cut from counts.
     """
     file = original.yaml.get("yaml_file")
     parameters = sum(parameter.numel() for parameter in original.parameters())

@@ -54,26 +54,6 @@ class Width:
     tie: Tie | None = None
 
 
-def _unchanged(layer: nn.Module) -> nn.Module:
-    return layer
-
-
-def _same_output(path: str, half: int) -> tuple[str, int]:
-    return path, 0
-
-
-def _once(layer: Any) -> int:
-    return 1
-
-
-def _same_stride(layer: Any, stride: int) -> int:
-    return stride
-
-
-def _whole(layer: Any, path: str) -> Callable[[Any], object]:
-    return cast(Callable[[Any], object], layer)
-
-
 @dataclass(frozen=True)
 class Block:
     """One of Ultralytics' blocks.
@@ -98,15 +78,15 @@ class Block:
 
     type: type[nn.Module]
     widths: Callable[[Any, int], Sequence[Width]]
-    row: Callable[[Any, list[Any]], list[Any]]
-    repeats: Callable[[Any], int] = _once
-    split: Callable[[nn.Module], nn.Module] = _unchanged
-    merge: Callable[[nn.Module], nn.Module] = _unchanged
-    stock_output: Callable[[str, int], tuple[str, int]] = _same_output
-    stride: Callable[[Any, int], int] = _same_stride
+    row: Callable[[Any, list[Any]], list[Any]] = lambda layer, args: args
+    repeats: Callable[[Any], int] = lambda layer: 1
+    split: Callable[[nn.Module], nn.Module] = lambda layer: layer
+    merge: Callable[[nn.Module], nn.Module] = lambda layer: layer
+    stock_output: Callable[[str, int], tuple[str, int]] = lambda path, half: (path, 0)
+    stride: Callable[[Any, int], int] = lambda layer, stride: stride
     branches: Mapping[str, str] = field(default_factory=dict)
     integer: str = ""
-    part: Callable[[Any, str], Callable[[Any], object]] = _whole
+    part: Callable[[Any, str], Callable[[Any], object]] = lambda layer, path: layer
 
     @property
     def in_backbone(self) -> bool:
@@ -129,20 +109,8 @@ def _no_widths(layer: Any, index: int) -> tuple[Width, ...]:
     return ()
 
 
-def _as_given(layer: Any, args: list[Any]) -> list[Any]:
-    return args
-
-
 def _output(index: int, block: Any, path: str) -> Width:
     return Width(f"w{index}", block.conv.out_channels, OUTPUT_MULTIPLE, (path,))
-
-
-def _conv_widths(layer: Any, index: int) -> tuple[Width, ...]:
-    return (_output(index, layer, "conv"),)
-
-
-def _conv_row(layer: Any, args: list[Any]) -> list[Any]:
-    return [layer.conv.out_channels, *args[1:]]
 
 
 def _c2f_widths(layer: Any, index: int) -> tuple[Width, ...]:
@@ -157,19 +125,11 @@ def _c2f_row(layer: Any, args: list[Any]) -> list[Any]:
     return [c2, shortcut, groups, (layer.c + 0.5) / c2]  # C2f takes int(c2 * e): half a channel beats the rounding
 
 
-def _c2f_repeats(layer: Any) -> int:
-    return len(layer.m)
-
-
 def _sppf_widths(layer: Any, index: int) -> tuple[Width, ...]:
     to = f"w{sources(layer, index)[0]}"
     tie = Tie(to, lambda width: width // 2, f"half of {to}")
     hidden = Width(f"h{index}", layer.cv1.conv.out_channels, HIDDEN_MULTIPLE, ("cv1.conv",), tie)
     return hidden, _output(index, layer.cv2, "cv2.conv")
-
-
-def _sppf_row(layer: Any, args: list[Any]) -> list[Any]:
-    return [layer.cv2.conv.out_channels, *args[1:]]
 
 
 def _branch(head: Any, name: str, child: str, tie: Tie) -> Width:
@@ -195,10 +155,6 @@ def _segment_widths(head: Any, index: int) -> tuple[Width, ...]:
     return *_detect_widths(head, index), _branch(head, "mask", "cv4", tie), prototypes
 
 
-def _segment_row(head: Any, args: list[Any]) -> list[Any]:
-    return [args[0], head.nm, head.proto.cv1.conv.out_channels]
-
-
 def _merge_segment(head: nn.Module) -> nn.Module:
     cast(Any, head).npr = cast(Any, head).proto.cv1.conv.out_channels
     return head
@@ -217,21 +173,26 @@ _INTEGER = r"cv\d\.\d/cv\d\.\d\.[01]"  # all but the last convolution of each br
 BLOCKS: dict[type[nn.Module], Block] = {
     block.type: block
     for block in (
-        Block(Conv, _conv_widths, _conv_row, stride=lambda conv, stride: stride * int(conv.conv.stride[0])),
-        Block(C2f, _c2f_widths, _c2f_row, _c2f_repeats, split_c2f, merge_c2f, stock_output),
-        Block(SPPF, _sppf_widths, _sppf_row),
-        Block(Concat, _no_widths, _as_given),
-        Block(nn.Upsample, _no_widths, _as_given, stride=lambda up, stride: int(stride / up.scale_factor)),
+        Block(
+            Conv,
+            lambda layer, index: (_output(index, layer, "conv"),),
+            lambda layer, args: [layer.conv.out_channels, *args[1:]],
+            stride=lambda layer, stride: stride * int(layer.conv.stride[0]),
+        ),
+        Block(C2f, _c2f_widths, _c2f_row, lambda layer: len(layer.m), split_c2f, merge_c2f, stock_output),
+        Block(SPPF, _sppf_widths, lambda layer, args: [layer.cv2.conv.out_channels, *args[1:]]),
+        Block(Concat, _no_widths),
+        Block(nn.Upsample, _no_widths, stride=lambda up, stride: int(stride / up.scale_factor)),
         Block(
             Segment,
             _segment_widths,
-            _segment_row,
+            lambda head, args: [args[0], head.nm, head.proto.cv1.conv.out_channels],
             merge=_merge_segment,
             branches={**_DETECT, "cv4": "masks", "proto": "prototypes"},
             integer=f"{_INTEGER}|proto",
             part=_head_part,
         ),
-        Block(Detect, _detect_widths, _as_given, branches=_DETECT, integer=_INTEGER, part=_head_part),
+        Block(Detect, _detect_widths, branches=_DETECT, integer=_INTEGER, part=_head_part),
     )
 }
 

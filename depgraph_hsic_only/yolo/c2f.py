@@ -5,6 +5,7 @@ sizes where the second half of a chunk has several consumers, so channels are gr
 halves are joined again afterwards. The two forms have the same parameters and give the same outputs.
 """
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -44,14 +45,7 @@ def split_c2f(module: nn.Module) -> nn.Module:
     Returns:
         `module` itself; where it is a C2f, the `SplitC2f` that takes its place.
     """
-    if type(module) is C2f:
-        c2f: Any = module
-        half = c2f.cv1.conv.out_channels // 2
-        first, second = (_conv_rows(c2f.cv1, rows) for rows in (slice(0, half), slice(half, None)))
-        return _as_layer(SplitC2f(first, second, c2f.m, c2f.cv2), module)
-    for name, child in module.named_children():
-        setattr(module, name, split_c2f(child))
-    return module
+    return _replaced(module, C2f, _split)
 
 
 def merge_c2f(module: nn.Module) -> nn.Module:
@@ -66,19 +60,7 @@ def merge_c2f(module: nn.Module) -> nn.Module:
     Raises:
         ValueError: Its halves differ in width, which no C2f can hold.
     """
-    if type(module) is SplitC2f:
-        first, second = cast(Any, module.first), cast(Any, module.second)
-        widths = {first.conv.out_channels, second.conv.out_channels}
-        if len(widths) > 1:
-            raise ValueError(f"expected two halves of one width, got {sorted(widths)}; cut both to the same width")
-        c2f = C2f.__new__(C2f)  # its __init__ would draw random weights, and with them the caller's random state
-        nn.Module.__init__(c2f)
-        c2f.c = widths.pop()
-        c2f.cv1, c2f.cv2, c2f.m = _joined_conv(first, second), module.cv2, module.m
-        return _as_layer(c2f, module)
-    for name, child in module.named_children():
-        setattr(module, name, merge_c2f(child))
-    return module
+    return _replaced(module, SplitC2f, _merged)
 
 
 def stock_output(name: str, half: int) -> tuple[str, int]:
@@ -96,24 +78,36 @@ def stock_output(name: str, half: int) -> tuple[str, int]:
     return name, 0
 
 
-def _as_layer(new: nn.Module, old: nn.Module) -> nn.Module:
-    for name in _LAYER_ATTRIBUTES:
-        if hasattr(old, name):
-            setattr(new, name, getattr(old, name))
-    new.training = old.training
-    return new
+def _replaced(module: nn.Module, kind: type[nn.Module], replace: Callable[[Any], nn.Module]) -> nn.Module:
+    """The module with all of a kind in it replaced, each in the place of the old one."""
+    if type(module) is kind:
+        new = replace(module)
+        for name in _LAYER_ATTRIBUTES:
+            if hasattr(module, name):
+                setattr(new, name, getattr(module, name))
+        new.training = module.training
+        return new
+    for name, child in module.named_children():
+        setattr(module, name, _replaced(child, kind, replace))
+    return module
 
 
-def _conv_rows(block: Any, rows: slice) -> Any:
-    """A Conv that computes some of the output channels of `block` (Conv + BatchNorm + activation)."""
-    weights = {name: t[rows] if t.ndim else t for name, t in block.state_dict().items()}
-    return _conv(block, weights)
+def _split(c2f: Any) -> nn.Module:
+    weights = c2f.cv1.state_dict()
+    first, second = ({name: t.chunk(2)[k] if t.ndim else t for name, t in weights.items()} for k in (0, 1))
+    return SplitC2f(_conv(c2f.cv1, first), _conv(c2f.cv1, second), c2f.m, c2f.cv2)
 
 
-def _joined_conv(first: Any, second: Any) -> Any:
-    """A Conv that computes the output channels of `first`, then those of `second`."""
-    a, b = first.state_dict(), second.state_dict()
-    return _conv(first, {name: torch.cat([a[name], b[name]]) if a[name].ndim else a[name] for name in a})
+def _merged(split: Any) -> nn.Module:
+    widths = {split.first.conv.out_channels, split.second.conv.out_channels}
+    if len(widths) > 1:
+        raise ValueError(f"expected two halves of one width, got {sorted(widths)}; cut both to the same width")
+    c2f: Any = C2f.__new__(C2f)  # its __init__ would draw random weights, and with them the caller's random state
+    nn.Module.__init__(c2f)
+    a, b = split.first.state_dict(), split.second.state_dict()
+    c2f.cv1 = _conv(split.first, {name: torch.cat([a[name], b[name]]) if a[name].ndim else a[name] for name in a})
+    c2f.c, c2f.cv2, c2f.m = widths.pop(), split.cv2, split.m
+    return cast(nn.Module, c2f)
 
 
 def _conv(like: Any, weights: dict[str, torch.Tensor]) -> Any:

@@ -54,10 +54,8 @@ def measure_cost(network: Any, imgsz: int = 640) -> Cost:
     """
     side = input_side(network, imgsz)
     meta = on_meta(network)
-    first = next(meta.parameters())
-    image = torch.empty(1, network.yaml.get("channels", 3), COUNT_SIZE, COUNT_SIZE, dtype=first.dtype, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        meta(image)
+        meta(empty_image(meta))
     scale = (side / COUNT_SIZE) ** 2 / 2e9
     flops = {name: sum(kinds.values()) for name, kinds in counter.get_flop_counts().items()}
     parameters: dict[str, int] = {}
@@ -87,12 +85,16 @@ def on_meta(network: Any) -> Any:
     return meta
 
 
-def part_of(network: Any, path: str) -> str:
-    """The part of a network that a module belongs to; "rest" for the constant weights of the box distributions.
+def empty_image(meta: Any) -> torch.Tensor:
+    """An image of `COUNT_SIZE` without its numbers, as a network of `on_meta` reads it."""
+    dtype = next(meta.parameters()).dtype
+    return torch.empty(1, meta.yaml.get("channels", 3), COUNT_SIZE, COUNT_SIZE, dtype=dtype, device="meta")
 
-    Args:
-        network: The network.
-        path: The module's path in it, such as "model.22.cv3.0.0.conv".
+
+def part_of(network: Any, path: str) -> str:
+    """The part of a network that a module such as "model.22.cv3.0.0.conv" belongs to.
+
+    It is "rest" for the constant weights of the box distributions.
     """
     layer, _, inside = path.removeprefix("model.").partition(".")
     if int(layer) in backbone_layers(network):

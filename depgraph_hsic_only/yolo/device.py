@@ -20,11 +20,7 @@ def set_seed(seed: int) -> None:
 
 
 def check_device(device: Any) -> None:
-    """Refuse a device that this machine doesn't have.
-
-    Raises:
-        ConfigError: It isn't there.
-    """
+    """Refuse a device that this machine doesn't have, by a `ConfigError`."""
     try:
         select_device(device)
     except Exception as error:  # ValueError, AssertionError or RuntimeError, by kind of device

@@ -109,12 +109,7 @@ def as_loaded(yolo: Any) -> Any:
 
 
 def install(model: Any, pruned: Any) -> None:
-    """Give a live model the layers of a cut network, so that the object in the caller's hands is as good as a file.
-
-    Args:
-        model: A `YOLO`, or a SegmentationModel or DetectionModel.
-        pruned: What its network was cut to.
-    """
+    """Give a live model the layers that its network was cut to: the object in hand is as good as a file then."""
     network = bare_network(model)
     network.model, network.yaml = pruned.model, pruned.yaml
     network.__dict__.pop("criterion", None)  # a cached loss belongs to the old head

@@ -2,10 +2,9 @@
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
-from typing import TextIO
 
 from ultralytics.utils import LOGGER, remove_colorstr
 
@@ -15,22 +14,19 @@ from depgraph_hsic_only.yolo.patches import bars_in_file
 
 @contextmanager
 def run_display(stages: int, log: Path, *, verbose: bool) -> Iterator[Display]:
-    """The display of a run, and its log.
+    """The display of a run of so many stages, and its log, which is added to.
 
-    Args:
-        stages: How many stages the run has.
-        log: The file, which is added to.
-        verbose: Whether Ultralytics writes to the terminal as it does by itself; then no live line is drawn.
+    With `verbose` Ultralytics writes to the terminal as it does by itself, and no live line is drawn.
     """
     with ExitStack() as stack:
         file = stack.enter_context(log.open("a", encoding="utf-8"))
         display = stack.enter_context(Display(stages, bars=not verbose))
         display.log = file
-        stack.enter_context(_heard(_Written(file)))
+        stack.enter_context(heard(lambda line: print(line.rstrip(), file=file, flush=True), logging.INFO))
         if not verbose:
             stack.enter_context(_silenced())
             stack.enter_context(bars_in_file(file))
-            stack.enter_context(_heard(_Warnings(display)))
+            stack.enter_context(heard(display.warn, logging.WARNING))  # the log has them already
         yield display
 
 
@@ -47,9 +43,18 @@ def aside() -> Iterator[None]:
             handler.setStream(stream or sys.stderr)  # None: it was there before
 
 
+class _Listener(logging.Handler):
+    tell: Callable[[str], object]
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.tell(remove_colorstr(record.getMessage()))
+
+
 @contextmanager
-def _heard(handler: logging.Handler) -> Iterator[None]:
-    """Ultralytics' logger has one more handler."""
+def heard(tell: Callable[[str], object], level: int) -> Iterator[None]:
+    """`tell` is called with every line that Ultralytics logs at least at a level, without its colours."""
+    handler = _Listener(level)
+    handler.tell = tell
     LOGGER.addHandler(handler)
     try:
         yield
@@ -72,25 +77,3 @@ def _silenced() -> Iterator[None]:
     finally:
         for handler in streams:
             handler.removeFilter(nothing)
-
-
-class _Written(logging.Handler):
-    """Writes records to a file, without the colours."""
-
-    def __init__(self, file: TextIO) -> None:
-        super().__init__(logging.INFO)
-        self._file = file
-
-    def emit(self, record: logging.LogRecord) -> None:
-        print(remove_colorstr(record.getMessage()).rstrip(), file=self._file, flush=True)
-
-
-class _Warnings(logging.Handler):
-    """Lets warnings and errors through to the display; the log has them already."""
-
-    def __init__(self, display: Display) -> None:
-        super().__init__(logging.WARNING)
-        self._display = display
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._display.console.print(remove_colorstr(record.getMessage()).strip(), markup=False, highlight=False)

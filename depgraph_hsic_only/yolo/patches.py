@@ -34,11 +34,7 @@ _SAFE_LOAD = "ULTRALYTICS_SAFE_LOAD"  # what Ultralytics reads at its import, so
 
 
 class _Shared:
-    """A change that is in place while anybody needs it, however their contexts nest and overlap.
-
-    Args:
-        change: Makes it, and undoes it at the end of its own context.
-    """
+    """A change that is in place while anybody needs it, however their contexts nest and overlap."""
 
     def __init__(self, change: Callable[[], AbstractContextManager[None]]) -> None:
         self._change, self._users = change, 0
@@ -79,14 +75,10 @@ _safe: ContextVar[bool | None] = ContextVar("safe", default=None)  # None outsid
 
 
 class _SafeHere:
-    """Stands for Ultralytics' flag, of which only the truth is asked: what holds in the thread that asks.
-
-    Args:
-        elsewhere: What holds outside of any `safe_load`.
-    """
+    """Stands for Ultralytics' flag, of which only the truth is asked: what holds in the thread that asks."""
 
     def __init__(self, elsewhere: bool) -> None:
-        self._elsewhere = elsewhere
+        self._elsewhere = elsewhere  # outside of any `safe_load`
 
     def __bool__(self) -> bool:
         safe = _safe.get()
@@ -174,7 +166,8 @@ def ensure_nms() -> bool:
         stand_in = ModuleType("torchvision")
         stand_in.__spec__ = importlib.machinery.ModuleSpec("torchvision", loader=None, is_package=True)
         stand_in.__path__ = []
-        stand_in.__version__ = _version()  # type: ignore[attr-defined]
+        installed = (found.version for found in importlib.metadata.distributions(name="torchvision"))
+        stand_in.__version__ = next(installed, "0")  # type: ignore[attr-defined]
         stand_in.ops, stand_in.is_stand_in = ops, True  # type: ignore[attr-defined]
         sys.modules |= {"torchvision": stand_in, "torchvision.ops": ops}
         warnings.warn(
@@ -185,10 +178,3 @@ def ensure_nms() -> bool:
         )
         return True
     return False
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("torchvision")
-    except importlib.metadata.PackageNotFoundError:
-        return "0"

@@ -39,10 +39,8 @@ class StockModel:
 def stock_model(network: Any, widths: Mapping[str, int], imgsz: int) -> StockModel | None:
     """The stock model of a network's task that has its rows and these widths; None where there is none.
 
-    Args:
-        network: A YOLOv8 SegmentationModel or DetectionModel of any widths.
-        widths: All widths by name: those of the network, or those that it had before it was cut.
-        imgsz: Side of the square image that the model's multiply-adds are of, pixels.
+    The widths are all by name, those of the network or those that it had before it was cut; the model's multiply-adds
+    are of a square image of `imgsz` pixels.
     """
     suffix = {"segment": "-seg", "detect": ""}[task_of(network)]
     yaml = YAML.load(ROOT / "cfg" / "models" / "v8" / f"yolov8{suffix}.yaml")  # never one of that name lying about
