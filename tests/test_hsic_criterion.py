@@ -198,7 +198,7 @@ def test_wrong_settings(settings: dict[str, Any], message: str) -> None:
 def test_layers_that_the_model_has_not_are_refused_before_an_image_is_read(tmp_path: Path) -> None:
     pruner = HsicLassoPruner(layers=[11], images=tmp_path / "missing")
     for use in (pruner.prune, pruner.score):
-        with pytest.raises(ConfigError, match="layers: expected some of 0-9, 12, 15, .*got 11"):
+        with pytest.raises(ConfigError, match=r"layers: expected some of 0-9, 12, 15, .*got 11"):
             use(build())
 
 

@@ -6,7 +6,6 @@ widths: cost is bilinear in neighbouring widths. What each convolution reads and
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -14,6 +13,7 @@ from torch import nn
 from depgraph_hsic_only.channels.groups import ChannelGraph
 from depgraph_hsic_only.recovery.layerwise import tapped
 from depgraph_hsic_only.yolo.cost import COUNT_SIZE, empty_image, input_side, on_meta
+from depgraph_hsic_only.yolo.types import Network
 
 
 @dataclass
@@ -45,8 +45,8 @@ class CostModel:
         imgsz: Side of the square input image, pixels; rounded up to the network's stride.
     """
 
-    def __init__(self, network: Any, graph: ChannelGraph, imgsz: int = 640) -> None:
-        split: Any = graph.model
+    def __init__(self, network: Network, graph: ChannelGraph, imgsz: int = 640) -> None:
+        split: Network = graph.model
         areas = _areas(split, (input_side(network, imgsz) / COUNT_SIZE) ** 2)
         found: dict[str, _Convolution] = {}
         for name, m in split.named_modules():
@@ -73,7 +73,7 @@ class CostModel:
         return sum(macs) / 1e9
 
 
-def _areas(split: Any, scale: float) -> dict[str, float]:
+def _areas(split: Network, scale: float) -> dict[str, float]:
     """How often each convolution's weights are used for one image; 0 of those that take no part."""
     meta = on_meta(split)
     areas = dict.fromkeys((n for n, m in meta.named_modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))), 0.0)

@@ -26,6 +26,7 @@ from depgraph_hsic_only.recovery.refit import refit
 from depgraph_hsic_only.support.progress import track
 from depgraph_hsic_only.support.threads import all_cores
 from depgraph_hsic_only.yolo.blocks import stock_paths
+from depgraph_hsic_only.yolo.types import Network
 
 _SHARES = (0.75, 0.5, 0.25)  # of a width that are measured
 _QUICK_SHARES = (0.5,)
@@ -88,7 +89,7 @@ class Sensitivity:
 
 @all_cores()
 def measure_sensitivity(
-    network: Any,
+    network: Network,
     graph: ChannelGraph,
     scores: Scores,
     images: torch.Tensor,
@@ -146,7 +147,7 @@ def _sizes(width: WidthGroup, limits: Limits, shares: tuple[float, ...]) -> list
 
 
 def _damages(
-    network: Any,
+    network: Network,
     graph: ChannelGraph,
     scores: Scores,
     fitted: LayerwisePass,

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from depgraph_hsic_only.channels.groups import ChannelGraph, split_network, trace_channels
 from depgraph_hsic_only.channels.plan import PruningPlan
@@ -11,6 +10,7 @@ from depgraph_hsic_only.channels.widths import check_widths
 from depgraph_hsic_only.errors import PlanError
 from depgraph_hsic_only.yolo.architecture import check_architecture, record_origin, stock_yaml
 from depgraph_hsic_only.yolo.blocks import block_at, block_of
+from depgraph_hsic_only.yolo.types import Network
 
 Kept = Mapping[str, tuple[int, ...]]
 """Output channels of the original that stay, ascending, by path of the convolution; all of one that is not in it."""
@@ -20,11 +20,11 @@ Kept = Mapping[str, tuple[int, ...]]
 class Cut:
     """A cut network, with only stock modules and the YAML that rebuilds it, and what it has kept of the original."""
 
-    network: Any
+    network: Network
     kept: Kept
 
 
-def cut(network: Any, plan: PruningPlan, graph: ChannelGraph | None = None) -> Cut:
+def cut(network: Network, plan: PruningPlan, graph: ChannelGraph | None = None) -> Cut:
     """A pruned copy of a network, which is left as it is.
 
     Training mode, device, number format, and which parameters take gradients are those of the network.
@@ -51,7 +51,7 @@ def cut(network: Any, plan: PruningPlan, graph: ChannelGraph | None = None) -> C
     return Cut(_as_stock(graph.model, network), kept)
 
 
-def kept_channels(network: Any, plan: PruningPlan, graph: ChannelGraph | None = None) -> Kept:
+def kept_channels(network: Network, plan: PruningPlan, graph: ChannelGraph | None = None) -> Kept:
     """What the convolutions of a network keep by a plan; arguments and errors are those of `cut`."""
     graph = graph or trace_channels(network, list(plan.layers))
     _check_belongs(plan, graph)
@@ -65,7 +65,7 @@ def kept_channels(network: Any, plan: PruningPlan, graph: ChannelGraph | None = 
     return {path: tuple(sorted(channels)) for path, channels in found.items()}
 
 
-def _as_stock(split: Any, network: Any) -> Any:
+def _as_stock(split: Network, network: Network) -> Network:
     """The cut network in split form as a stock one, in place, with all else as in the network that it was cut from."""
     for i, layer in enumerate(network.model):
         split.model[i] = block_of(layer).merge(split.model[i])

@@ -21,6 +21,7 @@ from torch import nn
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.yolo.architecture import backbone_layers
 from depgraph_hsic_only.yolo.blocks import OUTPUT_MULTIPLE, Tie, Width, block_of, widths_of
+from depgraph_hsic_only.yolo.types import Network
 
 _TRACE_SIZE = 64  # pixels: every stride divides it, and tracing takes tens of milliseconds
 
@@ -109,7 +110,7 @@ class ChannelGraph:
         widths: The width groups to cut, in the order of the network, tied ones included.
     """
 
-    model: nn.Module
+    model: Network
     layers: tuple[int, ...]
     widths: tuple[WidthGroup, ...]
 
@@ -151,7 +152,7 @@ def check_layers(layers: object) -> None:
         raise ConfigError(f"layers: expected indices of layers, got {wrong[0]!r} in {list(layers)}; leave it out")
 
 
-def choose_layers(network: Any, layers: object) -> tuple[int, ...]:
+def choose_layers(network: Network, layers: object) -> tuple[int, ...]:
     """The chosen layers of a network that has them, ascending and without repeats.
 
     Args:
@@ -179,14 +180,14 @@ def choose_layers(network: Any, layers: object) -> tuple[int, ...]:
     return tuple(sorted(set(chosen)))
 
 
-def chosen_widths(network: Any, layers: Sequence[int]) -> list[tuple[int, Width]]:
+def chosen_widths(network: Network, layers: Sequence[int]) -> list[tuple[int, Width]]:
     """The widths of some layers, and those that follow from them, each with the index of its layer."""
     there = widths_of(network)
     free = {width.name for i, width in there if i in layers and width.tie is None}
     return [(i, width) for i, width in there if (width.tie.to if width.tie else width.name) in free]
 
 
-def trace_channels(network: Any, layers: object = "backbone") -> ChannelGraph:
+def trace_channels(network: Network, layers: object = "backbone") -> ChannelGraph:
     """The coupled channels of some layers of a network, which is left as it is; as `choose_layers`."""
     chosen = choose_layers(network, layers)
     split = split_network(network)
@@ -205,7 +206,7 @@ def trace_channels(network: Any, layers: object = "backbone") -> ChannelGraph:
     return ChannelGraph(split, chosen, tuple(widths))
 
 
-def split_network(network: Any) -> Any:
+def split_network(network: Network) -> Network:
     """A copy of a network in split form, float32, with gradients enabled: a checkpoint's parameters are frozen."""
     split = copy.deepcopy(network)
     for i, layer in enumerate(split.model):
@@ -213,7 +214,7 @@ def split_network(network: Any) -> Any:
     return split.float().requires_grad_(True)
 
 
-def _width_group(graph: Any, split: Any, layer: int, width: Width) -> WidthGroup:
+def _width_group(graph: Any, split: Network, layer: int, width: Width) -> WidthGroup:
     groups: list[ChannelGroup] = []
     for path in width.convolutions:
         root = split.model[layer].get_submodule(path)

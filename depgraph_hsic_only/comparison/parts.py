@@ -36,6 +36,7 @@ from depgraph_hsic_only.yolo.architecture import layer_widths
 from depgraph_hsic_only.yolo.cost import measure_cost
 from depgraph_hsic_only.yolo.device import select_device
 from depgraph_hsic_only.yolo.load import load_model, own_imgsz
+from depgraph_hsic_only.yolo.types import Yolo
 
 
 @dataclass(frozen=True)
@@ -91,19 +92,19 @@ class Part(abc.ABC):
         _write(self.file, text)
         return None
 
-    def _model(self) -> Any:
+    def _model(self) -> Yolo:
         """The trained `YOLO`, on the device of the study."""
         model = load_model(self.study.trained)
         model.model.to(select_device(self.study.config.device))
         return model
 
-    def _planner(self, model: Any, criterion: str, amount: Amount = NOTHING) -> Planner:
+    def _planner(self, model: Yolo, criterion: str, amount: Amount = NOTHING) -> Planner:
         return self.study.planner(criterion, self.seed, self._imgsz(model), amount)
 
-    def _imgsz(self, model: Any) -> int:
+    def _imgsz(self, model: Yolo) -> int:
         return self.study.config.imgsz or own_imgsz(model)
 
-    def _batches(self, model: Any) -> list[dict[str, Any]]:
+    def _batches(self, model: Yolo) -> list[dict[str, Any]]:
         """Calibration images drawn by the seed from the training split, with labels, letterboxed as in validation."""
         config = self.study.config
         dataset, count = find_dataset(config.data), config.calibration["images"]
@@ -114,7 +115,7 @@ class Part(abc.ABC):
         drawn = dataset.with_training_images(chosen)
         return list(labelled_batches(drawn, images=count, imgsz=self._imgsz(model), batch=min(config.batch, count)))
 
-    def _images(self, model: Any) -> torch.Tensor:
+    def _images(self, model: Yolo) -> torch.Tensor:
         return torch.cat([batch["img"] for batch in self._batches(model)])
 
 
@@ -192,7 +193,7 @@ class Result(Part):
         pruner.open_folder()
         return pruner
 
-    def _measured(self, row: Row, recovered: Any, tuned: Any, pruner: DefaultYolov8SegPruner) -> dict[str, Any]:
+    def _measured(self, row: Row, recovered: Yolo, tuned: Any, pruner: DefaultYolov8SegPruner) -> dict[str, Any]:
         """The content of the file, of the `YOLO` after the recovery and after the fine-tuning, where there is one."""
         last = tuned or recovered
         cost, weights = measure_cost(last.model, self._imgsz(last)), pruner.folder.save_model(FINE_TUNED.weights, last)

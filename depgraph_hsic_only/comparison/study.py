@@ -20,6 +20,7 @@ from depgraph_hsic_only.support.yaml import flattened
 from depgraph_hsic_only.workflow.config import Config, load_config
 from depgraph_hsic_only.workflow.run_folder import RunFolder
 from depgraph_hsic_only.yolo.fingerprint import fingerprint
+from depgraph_hsic_only.yolo.types import Yolo
 
 REFERENCE = "reconstruction"  # whose channels the damage of the widths is measured with, for all criteria alike
 UNPRUNED = "unpruned"  # the control, in the place of a criterion
@@ -66,7 +67,7 @@ class Study:
         settings = self.config.prune
         return Planner(criterion, amount, settings.limits, settings.layers, seed=seed, imgsz=imgsz)
 
-    def identity(self, model: Any, dataset: Dataset) -> dict[str, Any]:
+    def identity(self, model: Yolo, dataset: Dataset) -> dict[str, Any]:
         """What every figure depends on, by name: two comparisons in which it is equal can share a folder.
 
         Criteria, amounts and the number of seeds are not in it, so that a comparison can be extended.

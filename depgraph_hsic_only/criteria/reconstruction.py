@@ -28,6 +28,7 @@ from depgraph_hsic_only.recovery.positions import choose_positions
 from depgraph_hsic_only.recovery.samples import grid, matrix, taken_patches
 from depgraph_hsic_only.support.progress import track
 from depgraph_hsic_only.support.threads import all_cores
+from depgraph_hsic_only.yolo.types import Network
 
 
 @register_criterion("reconstruction")
@@ -70,7 +71,7 @@ class Reconstruction(Criterion):
 
     def _consumers(self, graph: ChannelGraph, images: torch.Tensor) -> dict[str, "_Consumer"]:
         """What each convolution that reads a group makes of its inputs."""
-        network: Any = graph.model
+        network: Network = graph.model
         seen: dict[str, NormalEquations] = {}
         parts = torch.split(images, batch_size(images))
 

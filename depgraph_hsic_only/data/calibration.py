@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 from ultralytics.utils import ASSETS
@@ -13,11 +12,12 @@ from depgraph_hsic_only.data.dataset import training_images
 from depgraph_hsic_only.data.images import Images, load_images
 from depgraph_hsic_only.errors import DataError
 from depgraph_hsic_only.yolo.load import own_arguments, own_imgsz
+from depgraph_hsic_only.yolo.types import Network
 
 _FEW = 32  # images, below which scores of two disjoint sets of images agree poorly
 
 
-def calibration_images(images: Images | None, network: Any, *, imgsz: int | None, limit: int) -> torch.Tensor:
+def calibration_images(images: Images | None, network: Network, *, imgsz: int | None, limit: int) -> torch.Tensor:
     """The images to measure on, (n, 3, h, w), RGB, float in [0, 1].
 
     Args:

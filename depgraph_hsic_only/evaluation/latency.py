@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from depgraph_hsic_only.yolo.device import select_device
+from depgraph_hsic_only.yolo.types import Network, Yolo
 
 _WARM_UPS, _ROUNDS = 3, 20
 
@@ -46,12 +47,12 @@ def measure_latency(runs: Mapping[str, Callable[[], object]]) -> dict[str, Laten
     return found
 
 
-def torch_run(model: Any, imgsz: int, device: Any) -> Callable[[], object]:
+def torch_run(model: Yolo, imgsz: int, device: Any) -> Callable[[], object]:
     """A call that runs the fused network of a `YOLO` in PyTorch on one image of `imgsz` pixels."""
     return fused_run(model.model, imgsz, select_device(device))
 
 
-def fused_run(network: Any, imgsz: int, target: torch.device) -> Callable[[], object]:
+def fused_run(network: Network, imgsz: int, target: torch.device) -> Callable[[], object]:
     """A call that runs a network, fused, in PyTorch on one image of `imgsz` pixels; the network is left as it is."""
     network = copy.deepcopy(network).float().to(target).eval().fuse(verbose=False)
     image = torch.rand(1, 3, imgsz, imgsz, device=target)

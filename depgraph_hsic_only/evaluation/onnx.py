@@ -16,6 +16,7 @@ from depgraph_hsic_only.data.images import Images, load_images
 from depgraph_hsic_only.errors import ExportError, one_line
 from depgraph_hsic_only.yolo.architecture import task_of
 from depgraph_hsic_only.yolo.load import bare_network, own_imgsz
+from depgraph_hsic_only.yolo.types import Network, Yolo
 
 _CONFIDENCE, _OVERLAP = 0.25, 0.7  # what Ultralytics predicts with
 
@@ -73,7 +74,7 @@ def check_onnx() -> None:
             ) from error
 
 
-def export_onnx(model: Any, path: str | Path, *, imgsz: int | None = None, **arguments: Any) -> Path:
+def export_onnx(model: Yolo | Network, path: str | Path, *, imgsz: int | None = None, **arguments: Any) -> Path:
     """Export a model to ONNX through Ultralytics' exporter; the model is left as it is.
 
     The file keeps names, stride and task, so `YOLO(path)` predicts with it. It is written in one step: after an error
@@ -89,7 +90,7 @@ def export_onnx(model: Any, path: str | Path, *, imgsz: int | None = None, **arg
         ExportError: The path does not end in ".onnx", or the export failed.
     """
     path = checked_path(path)
-    network = copy.copy(bare_network(model))
+    network: Any = copy.copy(bare_network(model))
     network.task = task_of(network)  # which only a YOLO sets
     size = imgsz if imgsz is not None else own_imgsz(network)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +124,7 @@ def open_session(path: str | Path) -> Any:
 
 
 def verify_onnx(
-    onnx: str | Path, model: Any, images: Images, *, tolerance: float = 1e-3, min_mask_iou: float = 0.99
+    onnx: str | Path, model: Yolo | Network, images: Images, *, tolerance: float = 1e-3, min_mask_iou: float = 0.99
 ) -> OnnxParity:
     """Run an ONNX file and its PyTorch model on the same images and compare raw outputs and final masks.
 

@@ -3,7 +3,6 @@
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,9 +13,10 @@ from depgraph_hsic_only.channels.widths import follow_ties
 from depgraph_hsic_only.evaluation.latency import fused_run, measure_latency, onnx_run
 from depgraph_hsic_only.evaluation.onnx import export_onnx
 from depgraph_hsic_only.support.progress import say
+from depgraph_hsic_only.yolo.types import Network
 
 
-def relative_latency(network: Any, graph: ChannelGraph, imgsz: int) -> Callable[[Mapping[str, int]], float]:
+def relative_latency(network: Network, graph: ChannelGraph, imgsz: int) -> Callable[[Mapping[str, int]], float]:
     """A function of the widths that measures the latency of the cut network as a share of the full one's.
 
     Both run in turns on one image, so that the machine's drift hits both: in onnxruntime where the network is on the
@@ -37,7 +37,7 @@ def relative_latency(network: Any, graph: ChannelGraph, imgsz: int) -> Callable[
     return share
 
 
-def _run(network: Any, imgsz: int) -> Callable[[], object]:
+def _run(network: Network, imgsz: int) -> Callable[[], object]:
     device = next(network.parameters()).device
     if device.type != "cpu":
         return fused_run(network, imgsz, device)

@@ -11,6 +11,7 @@ from depgraph_hsic_only.support.progress import begin_work, end_work, work_done
 from depgraph_hsic_only.yolo.load import as_loaded
 from depgraph_hsic_only.yolo.logs import heard
 from depgraph_hsic_only.yolo.patches import patient_nms
+from depgraph_hsic_only.yolo.types import Yolo
 
 KINDS: Final = ("box", "mask")  # of predictions, in the order in which tables have them
 PRIMARY: Final = "mask"  # the kind that counts most: its mAP50-95 chooses checkpoints, sizes and criteria
@@ -92,7 +93,7 @@ class Metrics:
 
 
 def validate_model(
-    model: Any, data: str, validation: Validation, *, device: Any, workers: int, draws: int = 0
+    model: Yolo, data: str, validation: Validation, *, device: Any, workers: int, draws: int = 0
 ) -> Metrics:
     """mAP of a live `YOLO`, as of the file that it saves a fresh `YOLO(weights).val()` measures it.
 

@@ -22,10 +22,11 @@ from depgraph_hsic_only.yolo.architecture import layer_widths, list_layers
 from depgraph_hsic_only.yolo.blocks import OUTPUT_MULTIPLE
 from depgraph_hsic_only.yolo.cost import measure_cost
 from depgraph_hsic_only.yolo.load import install, network_of, own_imgsz
+from depgraph_hsic_only.yolo.types import Network, Yolo
 
 
 def plan_pruning(
-    model: Any,
+    model: Yolo | Network,
     ratio: float | None = None,
     *,
     threshold: float | None = None,
@@ -86,7 +87,7 @@ def plan_pruning(
     return planner.plan(scored, measured)
 
 
-def prune(model: Any, ratio: float | None = None, **settings: Any) -> PruningReport:
+def prune(model: Yolo | Network, ratio: float | None = None, **settings: Any) -> PruningReport:
     """Plan and cut a live model, in place; after an error it is as it was.
 
     Args:
@@ -101,7 +102,12 @@ def prune(model: Any, ratio: float | None = None, **settings: Any) -> PruningRep
 
 
 def apply_plan(
-    model: Any, plan: PruningPlan, *, recovery: str = "none", images: torch.Tensor | None = None, **settings: Any
+    model: Yolo | Network,
+    plan: PruningPlan,
+    *,
+    recovery: str = "none",
+    images: torch.Tensor | None = None,
+    **settings: Any,
 ) -> PruningReport:
     """Cut a live model as planned, in place; after an error it is as it was.
 
@@ -123,8 +129,8 @@ def apply_plan(
 
 
 def cut_in_place(
-    model: Any,
-    network: Any,
+    model: Yolo | Network,
+    network: Network,
     plan: PruningPlan,
     graph: ChannelGraph | None,
     recovery: str,
@@ -141,14 +147,14 @@ def cut_in_place(
     return report, done.kept
 
 
-def report_cut(plan: PruningPlan, original: Any, pruned: Any) -> PruningReport:
+def report_cut(plan: PruningPlan, original: Network, pruned: Network) -> PruningReport:
     """What a plan has cut from a network, counted on both."""
     costs, widths = (measure_cost(original), measure_cost(pruned)), (layer_widths(original), layer_widths(pruned))
     return PruningReport(plan, *costs, list_layers(original), *widths)
 
 
 def score_channels(
-    model: Any,
+    model: Yolo | Network,
     criterion: str = "magnitude",
     *,
     layers: object = "backbone",

@@ -14,6 +14,7 @@ from depgraph_hsic_only.yolo.architecture import is_written_out, layer_widths, o
 from depgraph_hsic_only.yolo.cost import Cost, measure_cost
 from depgraph_hsic_only.yolo.load import network_of, own_imgsz
 from depgraph_hsic_only.yolo.scales import StockModel, stock_model
+from depgraph_hsic_only.yolo.types import Network, Yolo
 
 _NAMES_SHOWN = 6
 
@@ -119,7 +120,7 @@ class ModelInfo:
         return Sheet("Widths", tuple(headings), tuple(rows), "r" * len(headings))
 
 
-def describe(model: Any, imgsz: int | None = None) -> ModelInfo:
+def describe(model: Yolo | Network, imgsz: int | None = None) -> ModelInfo:
     """Say what a YOLOv8 model is; the model is left as it is.
 
     What a model was cut from stands in its YAML, where `cut` writes it.

@@ -25,6 +25,7 @@ from depgraph_hsic_only.support.nearest import nearest
 from depgraph_hsic_only.support.yaml import read_yaml
 from depgraph_hsic_only.yolo.blocks import OUTPUT_MULTIPLE
 from depgraph_hsic_only.yolo.load import network_of
+from depgraph_hsic_only.yolo.types import Network, Yolo
 
 _DEFAULT_THRESHOLD = 0.001
 
@@ -98,7 +99,7 @@ class HsicLassoPruner:
             raise ConfigError(f"{path}: " + "; ".join(unknown))
         return cls(**settings)
 
-    def score(self, model: Any) -> dict[str, torch.Tensor]:
+    def score(self, model: Yolo | Network) -> dict[str, torch.Tensor]:
         """Scores in [0, 1] of each channel by channel group, name to (C,); the model is left as it is.
 
         Args:
@@ -112,7 +113,7 @@ class HsicLassoPruner:
         self._planner.check(network)
         return self._planner.score(network, in_batches(self._calibration(network), self._batch)).measured.scores
 
-    def prune(self, model: Any) -> PruningReport:
+    def prune(self, model: Yolo | Network) -> PruningReport:
         """Cut a live model, in place; after an error it is as it was.
 
         Args:
@@ -135,7 +136,7 @@ class HsicLassoPruner:
         scores = {name: s.tolist() for name, s in scored.measured.scores.items()}
         return replace(report, scores=scores, stability=scored.stability(plan))
 
-    def path(self, model: Any, convolution: str) -> LassoPath:
+    def path(self, model: Yolo | Network, convolution: str) -> LassoPath:
         """The whole path of the HSIC-Lasso at one convolution, for `utils.plots.plot_lasso_path`; nothing is changed.
 
         Args:
@@ -159,5 +160,5 @@ class HsicLassoPruner:
         samples = gather_samples(graph.model, wanted, batches, positions=criterion.positions, seed=criterion.seed)
         return criterion.path(next(s for s in samples if convolution in s.convolutions))
 
-    def _calibration(self, network: Any) -> torch.Tensor:
+    def _calibration(self, network: Network) -> torch.Tensor:
         return calibration_images(self._images, network, imgsz=self._imgsz, limit=self._max_images)

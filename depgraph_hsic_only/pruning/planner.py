@@ -19,13 +19,14 @@ from depgraph_hsic_only.channels.widths import Scores, threshold_widths, uniform
 from depgraph_hsic_only.criteria.registry import Batches, Criterion, Measured, create_criterion, option_names
 from depgraph_hsic_only.errors import DataError
 from depgraph_hsic_only.evaluation.relative_latency import relative_latency
+from depgraph_hsic_only.yolo.types import Network
 
 
 @dataclass(frozen=True, eq=False)
 class Scored:
     """A network's channel groups, what they cost, and how much each channel matters."""
 
-    network: Any  # it is not changed, and must not be while the latency of its widths is measured
+    network: Network  # it is not changed, and must not be while the latency of its widths is measured
     graph: ChannelGraph
     costs: CostModel  # its parameters and multiply-adds as functions of the widths
     measured: Measured  # the scores
@@ -70,7 +71,7 @@ class Planner:
         seed = {"seed": self.seed} if "seed" in option_names(self.criterion) else {}
         return create_criterion(self.criterion, **{**seed, **self.options})
 
-    def check(self, network: Any) -> None:
+    def check(self, network: Network) -> None:
         """Refuse what this network can't be cut to, before anything is measured.
 
         Raises:
@@ -82,7 +83,7 @@ class Planner:
             graph = trace_channels(network, self.layers)
             check_reachable(graph, CostModel(network, graph, self.imgsz), self.amount, self.limits)
 
-    def score(self, network: Any, batches: Batches | None = None) -> Scored:
+    def score(self, network: Network, batches: Batches | None = None) -> Scored:
         """Find the channel groups of a network, and rank their channels.
 
         Args:
@@ -96,7 +97,7 @@ class Planner:
         graph = trace_channels(network, self.layers)
         return Scored(network, graph, CostModel(network, graph, self.imgsz), self.scorer.measure(graph, batches))
 
-    def with_scores(self, network: Any, scores: Scores | None = None) -> Scored:
+    def with_scores(self, network: Network, scores: Scores | None = None) -> Scored:
         """As `score`, with scores that are known; None for all channels alike, where only the widths are wanted."""
         graph = trace_channels(network, self.layers)
         known = {group.name: torch.zeros(group.channels) for group in graph.groups} if scores is None else dict(scores)

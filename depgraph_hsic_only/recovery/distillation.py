@@ -15,6 +15,7 @@ import torch
 from depgraph_hsic_only.recovery.augmentation import varied
 from depgraph_hsic_only.recovery.divergence import divergence
 from depgraph_hsic_only.recovery.layerwise import raw_outputs
+from depgraph_hsic_only.yolo.types import Network
 
 _RATE = 1e-4  # learning rate of AdamW; at 3e-4 and above the predictions get worse before they get better, if they do
 _WARM_UP = 10  # steps
@@ -22,7 +23,14 @@ _CLIP = 10.0  # largest norm of a gradient
 
 
 def distill(
-    student: Any, teacher: Any, images: torch.Tensor, *, seconds: float, steps: int | None, batch: int, seed: int
+    student: Network,
+    teacher: Network,
+    images: torch.Tensor,
+    *,
+    seconds: float,
+    steps: int | None,
+    batch: int,
+    seed: int,
 ) -> Iterator[float]:
     """Train the student in place until the time or the steps are used up.
 

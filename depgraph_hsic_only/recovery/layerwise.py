@@ -6,9 +6,9 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import nn
 
 from depgraph_hsic_only.yolo.blocks import sources
+from depgraph_hsic_only.yolo.types import Network
 
 _PIXELS = 8 * 320 * 320  # of a batch: memory of a backward pass grows with it
 _KEPT = 2**30  # bytes of activations kept between layers; past it they are computed again from the last ones kept
@@ -32,7 +32,7 @@ class LayerwisePass:
         kept: Bytes of activations that may be kept between layers.
     """
 
-    def __init__(self, network: Any, images: torch.Tensor, *, batch: int = 8, kept: int = _KEPT) -> None:
+    def __init__(self, network: Network, images: torch.Tensor, *, batch: int = 8, kept: int = _KEPT) -> None:
         self.network, self._budget = network, kept
         self._device = next(network.parameters()).device
         self._states: list[dict[int, torch.Tensor]] = [{-1: part} for part in torch.split(images, batch)]
@@ -40,7 +40,7 @@ class LayerwisePass:
         self.last = len(network.model) - 1
         self._last_consumer = {j: i for i, layer in enumerate(network.model) for j in sources(layer, i)}
 
-    def fork(self, network: Any) -> "LayerwisePass":
+    def fork(self, network: Network) -> "LayerwisePass":
         """A pass from here through another network whose layers before this one are the same."""
         fork = copy.copy(self)
         fork.network = network
@@ -91,7 +91,7 @@ def as_input(images: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 @contextmanager
-def raw_outputs(network: Any) -> Iterator[Any]:
+def raw_outputs(network: Network) -> Iterator[Any]:
     """`network` in evaluation mode with a head that decodes nothing, for as long as the context lasts."""
     modes = {module: module.training for module in network.modules()}
     network.eval()
@@ -105,7 +105,7 @@ def raw_outputs(network: Any) -> Iterator[Any]:
 
 @contextmanager
 def tapped(
-    network: nn.Module, names: Iterable[str], tap: Callable[[str, Any, torch.Tensor, torch.Tensor], None]
+    network: Network, names: Iterable[str], tap: Callable[[str, Any, torch.Tensor, torch.Tensor], None]
 ) -> Iterator[None]:
     """`tap(name, module, input, output)` is called whenever one of the named modules of a network has run."""
     with ExitStack() as stack:

@@ -16,6 +16,7 @@ from depgraph_hsic_only.recovery.divergence import sampled_loss
 from depgraph_hsic_only.recovery.layerwise import as_input, batch_size, tapped
 from depgraph_hsic_only.recovery.samples import grid, sample_positions, taken_outputs
 from depgraph_hsic_only.support.progress import track
+from depgraph_hsic_only.yolo.types import Network
 
 _FLOOR = 0.1  # of the mean weight: nothing is left out altogether
 
@@ -37,7 +38,7 @@ class SampledPositions:
 
 
 def choose_positions(
-    original: Any, convolutions: Sequence[str], images: torch.Tensor, *, positions: int, seed: int
+    original: Network, convolutions: Sequence[str], images: torch.Tensor, *, positions: int, seed: int
 ) -> dict[str, SampledPositions]:
     """Positions and weights for each named convolution of the original, from one backward pass of the images.
 

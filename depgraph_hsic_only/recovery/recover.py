@@ -22,7 +22,8 @@ from depgraph_hsic_only.recovery.refit import refit, touched_convolutions
 from depgraph_hsic_only.support.nearest import nearest
 from depgraph_hsic_only.support.progress import track
 from depgraph_hsic_only.support.threads import all_cores
-from depgraph_hsic_only.yolo.load import forget_predictor, network_of
+from depgraph_hsic_only.yolo.load import bare_network, forget_predictor, network_of
+from depgraph_hsic_only.yolo.types import Network, Yolo
 
 _ENOUGH = 512  # images, up to which mosaics are added: beyond, they bring little for the time they take
 METHODS = ("none", "bn", "least_squares", "distill")
@@ -72,8 +73,8 @@ def check_method(method: object) -> str:
 
 @all_cores()
 def recover(
-    pruned: Any,
-    original: Any,
+    pruned: Yolo | Network,
+    original: Yolo | Network,
     plan: PruningPlan | Kept,
     images: torch.Tensor,
     *,
@@ -122,7 +123,7 @@ def recover(
                     f"{path}: expected the {len(channels)} channels that the plan keeps, got {has}; pass its plan"
                 )
     else:
-        student, teacher, kept = pruned, original, plan
+        student, teacher, kept = bare_network(pruned), bare_network(original), plan
     if not len(images):
         raise DataError("expected calibration images, got none; pass images or a data set")
     start = time.perf_counter()
@@ -160,7 +161,7 @@ def _hundredths(shares: Iterable[float]) -> Iterator[int]:
             yield said
 
 
-def reestimate_batchnorm(network: nn.Module, images: torch.Tensor, batch: int) -> None:
+def reestimate_batchnorm(network: Network, images: torch.Tensor, batch: int) -> None:
     """Replace BatchNorm's statistics by the averages over the images, in place."""
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     momenta = [m.momentum for m in norms]
@@ -175,7 +176,7 @@ def reestimate_batchnorm(network: nn.Module, images: torch.Tensor, batch: int) -
         m.momentum = momentum
 
 
-def _distance(student: Any, teacher: Any, images: torch.Tensor) -> float:
+def _distance(student: Network, teacher: Network, images: torch.Tensor) -> float:
     """Mean divergence over (at most 64 of) the images."""
     chosen = images[:: -(-len(images) // 64)]
     device = next(teacher.parameters()).device

@@ -1,7 +1,6 @@
 """The re-fit of a cut network along its layers, and which of its convolutions and layers the cut has touched."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from torch import nn
 
@@ -10,6 +9,7 @@ from depgraph_hsic_only.recovery.layerwise import LayerwisePass
 from depgraph_hsic_only.recovery.least_squares import FittedLayer, fit_layer
 from depgraph_hsic_only.recovery.positions import SampledPositions
 from depgraph_hsic_only.yolo.blocks import output_convolution
+from depgraph_hsic_only.yolo.types import Network
 
 
 def refit(
@@ -34,7 +34,7 @@ def refit(
             teacher.step()
 
 
-def touched_convolutions(pruned: nn.Module, original: nn.Module) -> list[str]:
+def touched_convolutions(pruned: Network, original: Network) -> list[str]:
     """Paths of the convolutions that have lost inputs or outputs."""
     shapes = {
         name: m.weight.shape for name, m in original.named_modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))
@@ -42,12 +42,12 @@ def touched_convolutions(pruned: nn.Module, original: nn.Module) -> list[str]:
     return [name for name, shape in shapes.items() if pruned.get_parameter(f"{name}.weight").shape != shape]
 
 
-def untouched_layers(pruned: Any, original: Any) -> list[int]:
+def untouched_layers(pruned: Network, original: Network) -> list[int]:
     """Indices of the layers with weights that a cut has left as they were, but for the weights' values."""
     touched = {int(name.split(".")[1]) for name in touched_convolutions(pruned, original)}
     return [i for i, layer in enumerate(original.model) if i not in touched and list(layer.parameters())]
 
 
-def head_channels(original: Any, kept: Kept) -> tuple[tuple[int, ...] | None, ...]:
+def head_channels(original: Network, kept: Kept) -> tuple[tuple[int, ...] | None, ...]:
     """The original's channels that each input of the head still has, ascending; None for all."""
     return tuple(kept.get(output_convolution(original, i)) for i in original.model[-1].f)

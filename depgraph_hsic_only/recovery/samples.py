@@ -15,6 +15,7 @@ from torch import nn
 
 from depgraph_hsic_only.errors import DataError
 from depgraph_hsic_only.recovery.layerwise import as_input, raw_outputs, tapped
+from depgraph_hsic_only.yolo.types import Network
 
 _FIRST, _SECOND = ".first.conv", ".second.conv"  # the halves of a SplitC2f, which read the same tensor
 
@@ -38,7 +39,7 @@ class Samples:
 
 
 def gather_samples(
-    model: nn.Module, convolutions: Sequence[str], batches: Iterable[Mapping[str, Any]], *, positions: int, seed: int
+    model: Network, convolutions: Sequence[str], batches: Iterable[Mapping[str, Any]], *, positions: int, seed: int
 ) -> list[Samples]:
     """Sample the named convolutions of a model in evaluation mode, in one pass of the images; hooks are always removed.
 

@@ -16,6 +16,7 @@ from depgraph_hsic_only.support.files import write_atomically
 from depgraph_hsic_only.support.nearest import nearest
 from depgraph_hsic_only.support.progress import begin_work, end_work, work_done
 from depgraph_hsic_only.training.results import MASK_MAP, measured, read_epochs
+from depgraph_hsic_only.yolo.types import Yolo
 
 Hook = tuple[str, Callable[[Any], object]]
 """An event and the function that is called at it."""
@@ -58,7 +59,7 @@ class Callbacks:
             raise ConfigError(f"callback: expected an event such as on_prune_end, got {event!r}{nearest(event, known)}")
         self._hooks.append((event, function))
 
-    def attach(self, model: Any) -> None:
+    def attach(self, model: Yolo) -> None:
         """Register the functions of Ultralytics' events with a `YOLO`."""
         for event, function in self._hooks:
             if event not in PRUNE_EVENTS:

@@ -8,6 +8,7 @@ from ultralytics.cfg import get_cfg
 from ultralytics.utils import DEFAULT_CFG_DICT
 
 from depgraph_hsic_only.data.dataset import Dataset, same_classes, training_images
+from depgraph_hsic_only.yolo.types import Yolo
 
 # Beside Ultralytics' keys of a checkpoint, not among its train arguments, of which it strips those that it doesn't
 # know. `YOLO.save` keeps it, and Ultralytics' next training, which may be on something else, leaves it out.
@@ -19,7 +20,7 @@ def provenance(dataset: Dataset) -> dict[str, Any]:
     return {_KEY: {"data": dataset.digest()}}
 
 
-def trained_on(model: Any, dataset: Dataset) -> Mapping[str, Any] | None:
+def trained_on(model: Yolo, dataset: Dataset) -> Mapping[str, Any] | None:
     """The train arguments of a `YOLO` that was trained on a data set, by the word of its checkpoint.
 
     Args:

@@ -29,6 +29,7 @@ from depgraph_hsic_only.training.results import MASK_MAP, read_epochs
 from depgraph_hsic_only.training.snapshot import Snapshot, TakeSnapshot, order_by_epoch
 from depgraph_hsic_only.yolo.load import load_model
 from depgraph_hsic_only.yolo.patches import patient_nms, safe_load
+from depgraph_hsic_only.yolo.types import Network, Yolo
 
 _CHANGEABLE_ON_RESUME = ("data", "device", "workers", "batch", "distill_model")  # where it runs, and where files are
 
@@ -45,7 +46,7 @@ class Trained:
         batch: Images per batch: less than was asked for where Ultralytics halved it, since a GPU's memory ran out.
     """
 
-    model: Any
+    model: Yolo
     epoch: int
     epochs: int
     last: float | None
@@ -76,11 +77,11 @@ class Teacher:
     """
 
     file: Path
-    model: Any = None
+    model: Yolo | None = None
     kept: Kept = field(default_factory=dict)
 
 
-def make_recipe(network: Any, start: Start, teacher: Teacher | None = None) -> Recipe:
+def make_recipe(network: Network, start: Start, teacher: Teacher | None = None) -> Recipe:
     """How to train on a network that works (see `recipe.py`).
 
     Args:
@@ -105,7 +106,7 @@ def make_recipe(network: Any, start: Start, teacher: Teacher | None = None) -> R
 
 
 def train_model(
-    model: Any, folder: Path, arguments: Mapping[str, Any], callbacks: Callbacks, *, dataset: Dataset, scratch: Path
+    model: Yolo, folder: Path, arguments: Mapping[str, Any], callbacks: Callbacks, *, dataset: Dataset, scratch: Path
 ) -> Trained:
     """Train a copy of a `YOLO`; the model itself is left as it is.
 

@@ -28,6 +28,7 @@ from depgraph_hsic_only.yolo.device import check_device, set_seed
 from depgraph_hsic_only.yolo.fingerprint import fingerprint
 from depgraph_hsic_only.yolo.load import own_imgsz
 from depgraph_hsic_only.yolo.logs import run_display
+from depgraph_hsic_only.yolo.types import Yolo
 
 
 class Yolov8SegPruner(abc.ABC):
@@ -63,23 +64,23 @@ class Yolov8SegPruner(abc.ABC):
         self._resolved: dict[str, Any] = {}
 
     @abc.abstractmethod
-    def load(self) -> Any:
+    def load(self) -> Yolo:
         """Load the model to start from."""
 
     @abc.abstractmethod
-    def train(self, model: Any) -> Any:
+    def train(self, model: Yolo) -> Yolo:
         """Train it on the data set, or return it as it is."""
 
     @abc.abstractmethod
-    def prune(self, model: Any) -> Any:
+    def prune(self, model: Yolo) -> Yolo:
         """Cut it."""
 
     @abc.abstractmethod
-    def fine_tune(self, model: Any) -> Any:
+    def fine_tune(self, model: Yolo) -> Yolo:
         """Train the cut model, or return it as it is."""
 
     @abc.abstractmethod
-    def export(self, model: Any) -> Exported:
+    def export(self, model: Yolo) -> Exported:
         """Export the result into `folder.weights` and prove that the file does the same."""
 
     @final
@@ -124,7 +125,7 @@ class Yolov8SegPruner(abc.ABC):
                 say(f"interrupted; to go on: --resume {folder.path}")
                 raise
 
-    def _run(self, model: Any, state: RunState) -> RunReport:
+    def _run(self, model: Yolo, state: RunState) -> RunReport:
         if EXPORTED in state.done:
             say("this run is complete")
             return RunReport.load(self.folder.path)
@@ -139,7 +140,7 @@ class Yolov8SegPruner(abc.ABC):
             model = self._stage(stage, run, model, recorder)
         return recorder.finish(model, self.export)
 
-    def _stage(self, stage: Stage, run: Callable[[Any], Any], model: Any, recorder: Recorder) -> Any:
+    def _stage(self, stage: Stage, run: Callable[[Yolo], Yolo], model: Yolo, recorder: Recorder) -> Yolo:
         """Run a stage, and record what it has led to.
 
         Every stage has the same random state at its start, and takes the model as the file before it holds it, so that
@@ -207,12 +208,12 @@ class Yolov8SegPruner(abc.ABC):
         return find_dataset(self.config.data)
 
     @final
-    def imgsz_of(self, model: Any) -> int:
+    def imgsz_of(self, model: Yolo) -> int:
         """Side of the input image of the run, pixels: the configuration's, or the checkpoint's own."""
         return self.config.imgsz or own_imgsz(model)
 
     @final
-    def evaluate(self, model: Any, draws: int | None = None) -> Metrics:
+    def evaluate(self, model: Yolo, draws: int | None = None) -> Metrics:
         """mAP of a model on the validation split, as a fresh `YOLO(weights).val()` measures it from its file.
 
         The same weights are measured once in a run.

@@ -2,11 +2,11 @@
 
 import copy
 from pathlib import Path
-from typing import Any
 
 from depgraph_hsic_only.report.stage import Stage
 from depgraph_hsic_only.workflow.run_folder import RunFolder
 from depgraph_hsic_only.yolo.load import load_model
+from depgraph_hsic_only.yolo.types import Yolo
 
 
 class Checkpoints:
@@ -14,27 +14,27 @@ class Checkpoints:
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
-        self._loaded: dict[str, Any] = {}
+        self._loaded: dict[str, Yolo] = {}
 
     def path(self, stage: Stage) -> Path:
         """The file of a stage, which is there when the stage is done."""
         return self._folder.weights / stage.weights
 
-    def save(self, stage: Stage, model: Any) -> Path:
+    def save(self, stage: Stage, model: Yolo) -> Path:
         """Write the `YOLO` that a stage has led to, and return its file."""
         self._loaded.pop(stage.name, None)
         return self._folder.save_model(stage.weights, model)
 
-    def find(self, stage: Stage) -> Any:
-        """The `YOLO` after a stage as its file holds it, to be looked at and not to be changed; None where it is not.
+    def load(self, stage: Stage) -> Yolo:
+        """The `YOLO` after a stage as its file holds it, to be looked at and not to be changed.
 
         Raises:
-            CheckpointError: The file is damaged.
+            CheckpointError: The file is missing or damaged.
         """
-        if stage.name not in self._loaded and self.path(stage).is_file():
+        if stage.name not in self._loaded:
             self._loaded[stage.name] = load_model(self.path(stage))
-        return self._loaded.get(stage.name)
+        return self._loaded[stage.name]
 
-    def copy(self, stage: Stage) -> Any:
-        """The `YOLO` after a stage that is done, for the next one to change."""
-        return copy.deepcopy(self.find(stage))
+    def copy(self, stage: Stage) -> Yolo:
+        """The same, for the next stage to change."""
+        return copy.deepcopy(self.load(stage))

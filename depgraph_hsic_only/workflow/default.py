@@ -35,6 +35,7 @@ from depgraph_hsic_only.workflow.recorder import Exported
 from depgraph_hsic_only.yolo.device import select_device
 from depgraph_hsic_only.yolo.fingerprint import fingerprint
 from depgraph_hsic_only.yolo.load import install, load_model
+from depgraph_hsic_only.yolo.types import Yolo
 
 _PLAN, _SENSITIVITY = "plan.json", "sensitivity.json"
 
@@ -51,7 +52,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
 
     tuning: FineTuning | None = None
 
-    def load(self) -> Any:
+    def load(self) -> Yolo:
         """Load the checkpoint by Ultralytics' safe load, unless it is trusted.
 
         Raises:
@@ -67,7 +68,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         self._planner(model).check(model.model)
         return model
 
-    def train(self, model: Any) -> Any:
+    def train(self, model: Yolo) -> Yolo:
         """Train by Ultralytics for `train.epochs`; 0 leaves the model as it is.
 
         A checkpoint of the data set's own classes is trained on gently, with itself as teacher (see `recipe.py`), and
@@ -75,17 +76,17 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         """
         return self._trained(model, TRAINED, dict(self.config.train), TRAINED.folder)
 
-    def fine_tune(self, model: Any) -> Any:
+    def fine_tune(self, model: Yolo) -> Yolo:
         """Train the cut model by Ultralytics for its part of `fine_tune.epochs`; 0 leaves it as it is.
 
         The gentler, the more of its mask mAP the cut has left, and taught by the model before the cut (see
         `recipe.py`); it comes back as it was if no epoch was better.
         """
-        tuning = self.tuning or self._resumed_tuning()
+        tuning = self.tuning or self._resumed_tuning(model)
         settings = {**self.config.fine_tune, "epochs": tuning.epochs}
         return self._trained(model, FINE_TUNED, settings, tuning.name, tuning.teacher)
 
-    def prune(self, model: Any) -> Any:
+    def prune(self, model: Yolo) -> Yolo:
         """Cut in `prune.steps` steps towards the final widths, with `fine_tune` in between.
 
         All widths are planned from the unpruned ones, so that roundings don't add up. With `prune.max_map_drop` the
@@ -129,7 +130,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         self.detail(**done.details, trajectory=trajectory)
         return done.model
 
-    def export(self, model: Any) -> Exported:
+    def export(self, model: Yolo) -> Exported:
         """Export to ONNX by Ultralytics and compare the file with PyTorch on validation images.
 
         Raises:
@@ -147,7 +148,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
             raise ExportError(f"{path}: expected the outputs of the model, got {parity}; the file was removed")
         return Exported(path, parity)
 
-    def _planner(self, model: Any) -> Planner:
+    def _planner(self, model: Yolo) -> Planner:
         return self.config.planner(self.imgsz_of(model))
 
     def _sensitivity(self, planner: Planner, scored: Scored, batches: Sequence[Mapping[str, Any]]) -> Sensitivity:
@@ -189,7 +190,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         self.callbacks.fire("on_prune_end", PruneEvent(number, settings.steps, model, plan, report))
         return done.then(model, plan, found.kept, details)
 
-    def _as_cut(self, model: Any) -> dict[str, float]:
+    def _as_cut(self, model: Yolo) -> dict[str, float]:
         """What a cut model is worth before its recovery."""
         found = self.evaluate(model).map50_95
         shown = ", ".join(f"{kind} {value:.4f}" for kind, value in found.items())
@@ -203,7 +204,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         else:
             self.folder.write_json(_PLAN, plan.to_dict())
 
-    def _point(self, step: int, model: Any) -> dict[str, Any]:
+    def _point(self, step: int, model: Yolo) -> dict[str, Any]:
         """Where a model stands between the unpruned one and the last cut; it is measured where there are several."""
         measured = self.config.prune.steps > 1 and same_classes(model.names, self.dataset.names)
         return {
@@ -217,21 +218,22 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         total, steps = int(self.config.fine_tune["epochs"]), self.config.prune.steps
         share = total // (steps + 1) or int(total >= steps > 1)  # the last one has twice the share of those between
         epochs = share if after is not None else total - share * (steps - 1)
-        unpruned = self.checkpoints.find(TRAINED) if step.plan is not None and epochs else None
-        teacher = unpruned and Teacher(self.checkpoints.path(TRAINED), unpruned, step.kept)
+        file, teacher = self.checkpoints.path(TRAINED), None
+        if step.plan is not None and epochs and file.is_file():
+            teacher = Teacher(file, self.checkpoints.load(TRAINED), step.kept)
         return FineTuning(epochs, teacher, after)
 
-    def _resumed_tuning(self) -> FineTuning:
+    def _resumed_tuning(self, model: Yolo) -> FineTuning:
         """What the last fine-tuning is given in a run that goes on after the cut, from what that has written."""
-        file, unpruned = self.folder.path / _PLAN, self.checkpoints.find(TRAINED)
-        if unpruned is None or not file.is_file():
-            return self._tuning(Step(0, None))
-        plan = PruningPlan.load(file)
-        return self._tuning(Step(self.config.prune.steps, None, plan, kept_channels(unpruned.model, plan)))
+        file = self.folder.path / _PLAN
+        if not (self.checkpoints.path(TRAINED).is_file() and file.is_file()):
+            return self._tuning(Step(0, model))
+        plan, unpruned = PruningPlan.load(file), self.checkpoints.load(TRAINED)
+        return self._tuning(Step(self.config.prune.steps, model, plan, kept_channels(unpruned.model, plan)))
 
     def _trained(
-        self, model: Any, stage: Stage, settings: dict[str, Any], name: str, teacher: Teacher | None = None
-    ) -> Any:
+        self, model: Yolo, stage: Stage, settings: dict[str, Any], name: str, teacher: Teacher | None = None
+    ) -> Yolo:
         """The better of a model and the best epoch of its training by the user's arguments, by mask mAP50-95."""
         if settings["epochs"] == 0:
             return model
@@ -255,7 +257,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         return self._better(model, trained, last=name == stage.folder) if works else trained.model
 
     def _recipe(
-        self, model: Any, settings: Mapping[str, Any], scratch: Path, teacher: Teacher | None, *, cut: bool
+        self, model: Yolo, settings: Mapping[str, Any], scratch: Path, teacher: Teacher | None, *, cut: bool
     ) -> Recipe:
         """How to train on a model that works: one that was cut is taught by the one before, any other by itself."""
         batch = int(settings.get("batch", self.config.batch))
@@ -273,7 +275,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
             teacher = Teacher(scratch / "teacher.pt")
         return make_recipe(model.model, start, None if own else teacher)
 
-    def _better(self, model: Any, trained: Trained, *, last: bool) -> Any:
+    def _better(self, model: Yolo, trained: Trained, *, last: bool) -> Yolo:
         """The better of what went into a training and what came out."""
         before, after = self.evaluate(model)[PRIMARY].map50_95, self.evaluate(trained.model)[PRIMARY].map50_95
         if last:
@@ -291,5 +293,5 @@ def _images(batches: Sequence[Mapping[str, Any]]) -> torch.Tensor:
     return torch.cat([batch["img"] for batch in batches])
 
 
-def _parameters(model: Any) -> int:
+def _parameters(model: Yolo) -> int:
     return sum(p.numel() for p in model.model.parameters())

@@ -14,6 +14,7 @@ from depgraph_hsic_only.support.files import write_atomically
 from depgraph_hsic_only.training.train import Teacher
 from depgraph_hsic_only.workflow.run_folder import RunFolder
 from depgraph_hsic_only.yolo.load import load_model
+from depgraph_hsic_only.yolo.types import Yolo
 
 _NAME = "steps"
 
@@ -32,7 +33,7 @@ class PruneEvent:
 
     step: int
     steps: int
-    model: Any
+    model: Yolo
     plan: PruningPlan
     report: PruningReport | None
 
@@ -62,12 +63,12 @@ class Step:
     """Where the cut is, after so many steps."""
 
     number: int
-    model: Any  # the `YOLO`
+    model: Yolo  # the `YOLO`
     plan: PruningPlan | None = None  # all that was cut by then; None for nothing
     kept: Kept = field(default_factory=dict)  # what is left of the unpruned model
     details: Mapping[str, Any] = field(default_factory=dict)  # what was measured of the last step, for the report
 
-    def then(self, model: Any, plan: PruningPlan, kept: Kept, details: Mapping[str, Any]) -> "Step":
+    def then(self, model: Yolo, plan: PruningPlan, kept: Kept, details: Mapping[str, Any]) -> "Step":
         """The next step, of which the plan and what its convolutions have kept are against this one."""
         whole, own = plan if self.plan is None else self.plan.then(plan), self.kept
         both = {p: tuple(own[p][k] for k in channels) if p in own else channels for p, channels in kept.items()}

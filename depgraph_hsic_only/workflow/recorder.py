@@ -30,6 +30,7 @@ from depgraph_hsic_only.workflow.state import STATE, RunState
 from depgraph_hsic_only.yolo.architecture import layer_widths, list_layers
 from depgraph_hsic_only.yolo.cost import measure_cost
 from depgraph_hsic_only.yolo.device import select_device
+from depgraph_hsic_only.yolo.types import Yolo
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Exported:
     parity: OnnxParity
 
 
-def check_classes(model: Any, dataset: Dataset, config: Config) -> None:
+def check_classes(model: Yolo, dataset: Dataset, config: Config) -> None:
     """Refuse to prune a model for a data set of another class count without training it.
 
     Raises:
@@ -76,7 +77,7 @@ class Recorder:
         self._images = {split: len(self.dataset.images(split)) for split in ("train", "val")}
         self._stages: list[StageReport] = []
 
-    def begin(self, model: Any) -> None:
+    def begin(self, model: Yolo) -> None:
         """Take down the loaded model, the baseline, or in a resumed run the rows of what is done."""
         self._baseline = copy.deepcopy(model)
         self._widths = layer_widths(model.model)
@@ -89,7 +90,7 @@ class Recorder:
             self._write(model)
 
     def record(
-        self, stage: Stage, model: Any, notes: Sequence[str], details: Mapping[str, Any], seconds: float, changed: bool
+        self, stage: Stage, model: Yolo, notes: Sequence[str], details: Mapping[str, Any], seconds: float, changed: bool
     ) -> None:
         """Write the checkpoint of a stage and measure it, with what it has said and its own figures, as plain values.
 
@@ -98,13 +99,13 @@ class Recorder:
         weights = self.checkpoints.save(stage, model)
         if stage is PRUNED:
             self.folder.write_yaml("weights/pruned.yaml", model.model.yaml)
-        saved = self.checkpoints.find(stage)
+        saved = self.checkpoints.load(stage)
         if changed or notes:
             self._stages.append(self._row(stage.name, saved, weights, notes, details, seconds, stage.folder))
         self._write(saved)
         self._finished(stage.name)
 
-    def finish(self, model: Any, export: Callable[[Any], Exported]) -> RunReport:
+    def finish(self, model: Yolo, export: Callable[[Any], Exported]) -> RunReport:
         """Export the result, measure latency, compare it with the model before, and write the report and the page."""
         begin_stage("export")
         exported = export(model)
@@ -125,7 +126,7 @@ class Recorder:
     def _row(
         self,
         name: str,
-        model: Any,
+        model: Yolo,
         weights: Path | None,
         said: Sequence[str] = (),
         details: Mapping[str, Any] = MappingProxyType({}),
@@ -159,7 +160,7 @@ class Recorder:
         with tempfile.TemporaryDirectory() as scratch:
             for row in self._stages:
                 if row.weights is not None:
-                    stages = (self.checkpoints.find(stage) for stage in STAGES if stage.name == row.name)
+                    stages = (self.checkpoints.load(stage) for stage in STAGES if stage.name == row.name)
                     model, last = next(stages, self._baseline), row is self._stages[-1]
                     file = onnx if last else export_onnx(model, Path(scratch) / f"{row.name}.onnx", imgsz=imgsz)
                     runs[f"{row.name}/torch"] = torch_run(model, imgsz, self.config.device)
@@ -184,7 +185,7 @@ class Recorder:
             write_atomically(self.folder.plots / f"{name}.png", partial(save_photograph, figure))
         return agreement
 
-    def _write(self, model: Any, exported: Exported | None = None, agreement: Agreement | None = None) -> RunReport:
+    def _write(self, model: Yolo, exported: Exported | None = None, agreement: Agreement | None = None) -> RunReport:
         """Bring `report.json` and `results.csv` up to date."""
         onnx = (str(exported.path.relative_to(self.folder.path)), exported.parity) if exported else None
         report = RunReport(

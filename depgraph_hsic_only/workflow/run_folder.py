@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.support.files import temporary_name, write_atomically
+from depgraph_hsic_only.yolo.types import Yolo
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class RunFolder:
         writer.writerows(rows)
         self.write_text(name, buffer.getvalue())
 
-    def save_model(self, name: str, model: Any) -> Path:
+    def save_model(self, name: str, model: Yolo) -> Path:
         """Write a `YOLO` as a checkpoint of that name under `weights` and return its path."""
         write_atomically(self.weights / name, model.save)
         return self.weights / name

@@ -19,6 +19,7 @@ from ultralytics.nn.tasks import DetectionModel, SegmentationModel, parse_model
 from depgraph_hsic_only.errors import UnsupportedModelError, one_line
 from depgraph_hsic_only.yolo.blocks import BLOCKS, block_of, sources, widths_of
 from depgraph_hsic_only.yolo.patches import safe_load
+from depgraph_hsic_only.yolo.types import Network
 
 _SCALING = ("scales", "scale", "width_multiple", "depth_multiple")  # YAML keys that would scale explicit widths again
 _MOST_REPEATS, _MOST_PARAMETERS = 100, 10**9  # YOLOv8x has 6 and 72 million
@@ -67,7 +68,7 @@ def check_architecture(model: Any) -> None:
     _check_matches_yaml(model, expected)
 
 
-def _check_matches_yaml(model: Any, expected: str) -> None:
+def _check_matches_yaml(model: Network, expected: str) -> None:
     """Refuse a model whose weights are not those of its YAML: Ultralytics' train() would rebuild another network."""
     has = {name: tuple(t.shape) for name, t in model.state_dict().items()}
     try:
@@ -123,7 +124,7 @@ def _repeats(yaml: Mapping[str, Any]) -> list[float]:
     return found
 
 
-def stock_yaml(model: Any) -> dict[str, Any]:
+def stock_yaml(model: Network) -> dict[str, Any]:
     """The YAML dict from which Ultralytics builds a network with exactly the widths of `model`.
 
     Rows keep their sources and kernel sizes; widths, hidden widths and repeats are explicit, and no scale is left. The
@@ -148,7 +149,7 @@ def is_written_out(yaml: Mapping[str, Any]) -> bool:
     return not any(yaml.get(key) for key in _SCALING if key != "scale") and all(len(row[3]) > 3 for row in rows)
 
 
-def record_origin(yaml: dict[str, Any], original: Any) -> dict[str, Any]:
+def record_origin(yaml: dict[str, Any], original: Network) -> dict[str, Any]:
     """The YAML dict of a cut network with what it was cut from under "pruned", which Ultralytics ignores.
 
     Where `original`, the network before the cut, was cut itself, what it was cut from counts.
@@ -159,9 +160,9 @@ def record_origin(yaml: dict[str, Any], original: Any) -> dict[str, Any]:
     return {**yaml, "pruned": origin_of(original) or found}
 
 
-def origin_of(model: Any) -> dict[str, Any] | None:
+def origin_of(model: Network) -> dict[str, Any] | None:
     """What a network's YAML says that it was cut from: "from", "parameters" and "widths"; None where it doesn't say."""
-    found = model.yaml.get("pruned")
+    found: Any = model.yaml.get("pruned")
     try:
         widths = {str(name): int(width) for name, width in found["widths"].items()}
         told = {"from": found["from"], "parameters": int(found["parameters"]), "widths": widths}
@@ -170,13 +171,13 @@ def origin_of(model: Any) -> dict[str, Any] | None:
     return told if widths.keys() == layer_widths(model).keys() and told["parameters"] > 0 else None
 
 
-def backbone_layers(model: Any) -> range:
+def backbone_layers(model: Network) -> range:
     """Indices of the layers that the model's YAML calls its backbone."""
     rows = model.yaml.get("backbone") if isinstance(model.yaml, Mapping) else None  # a checkpoint may hold anything
     return range(len(rows) if isinstance(rows, list) else 0)
 
 
-def task_of(model: Any) -> str:
+def task_of(model: Network) -> str:
     """What a SegmentationModel or DetectionModel is for: "segment" or "detect"."""
     return "segment" if isinstance(model.model[-1], Segment) else "detect"
 
@@ -205,7 +206,7 @@ class Layer:
         return cls(**{**data, "sources": tuple(data["sources"])})
 
 
-def list_layers(model: Any) -> tuple[Layer, ...]:
+def list_layers(model: Network) -> tuple[Layer, ...]:
     """The layers of a network, in its order."""
     found: list[Layer] = []
     neck, head = len(backbone_layers(model)), len(model.model) - 1
@@ -217,6 +218,6 @@ def list_layers(model: Any) -> tuple[Layer, ...]:
     return tuple(found)
 
 
-def layer_widths(model: Any) -> dict[str, int]:
+def layer_widths(model: Network) -> dict[str, int]:
     """All widths of a network by name, in the order of the network; names as in `blocks.Width`."""
     return {width.name: width.channels for _, width in widths_of(model)}

@@ -14,6 +14,7 @@ from torch import nn
 from ultralytics.nn.modules import SPPF, C2f, Concat, Conv, Detect, Segment
 
 from depgraph_hsic_only.yolo.c2f import merge_c2f, split_c2f, stock_output
+from depgraph_hsic_only.yolo.types import Network
 
 OUTPUT_MULTIPLE = 8  # Ultralytics' parse_model rounds every block output, and npr, up to a multiple of 8
 HIDDEN_MULTIPLE = 4  # nothing asks for it, but kernels on narrower steps are no faster
@@ -202,23 +203,23 @@ def block_of(layer: nn.Module) -> Block:
     return BLOCKS[type(layer)]
 
 
-def widths_of(network: Any) -> list[tuple[int, Width]]:
+def widths_of(network: Network) -> list[tuple[int, Width]]:
     """All widths of a network in its order, each with the index of its layer."""
     return [(i, width) for i, layer in enumerate(network.model) for width in block_of(layer).widths(layer, i)]
 
 
-def output_convolution(network: Any, index: int) -> str:
+def output_convolution(network: Network, index: int) -> str:
     """Path of the convolution that makes what a layer puts out, in the stock network."""
     layer = network.model[index]
     width = next(width for width in block_of(layer).widths(layer, index) if width.name == f"w{index}")
     return f"model.{index}.{width.convolutions[0]}"
 
 
-def stock_paths(network: Any, convolutions: Sequence[str]) -> list[str]:
+def stock_paths(network: Network, convolutions: Sequence[str]) -> list[str]:
     """Paths in the stock network of convolutions of its split form, each once."""
     return list(dict.fromkeys(block_at(network, path).stock_output(path, 0)[0] for path in convolutions))
 
 
-def block_at(network: Any, path: str) -> Block:
+def block_at(network: Network, path: str) -> Block:
     """The entry of the layer that a module belongs to, from its path, such as "model.2.cv1.conv"."""
     return block_of(network.model[int(path.split(".")[1])])

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from depgraph_hsic_only.yolo.architecture import backbone_layers
 from depgraph_hsic_only.yolo.blocks import block_at
+from depgraph_hsic_only.yolo.types import Network
 
 COUNT_SIZE = 64  # pixels; multiply-adds of a fully convolutional network grow with the area, exactly
 
@@ -45,7 +46,7 @@ class Cost:
     parts: tuple[PartCost, ...] = ()
 
 
-def measure_cost(network: Any, imgsz: int = 640) -> Cost:
+def measure_cost(network: Network, imgsz: int = 640) -> Cost:
     """Count parameters and multiply-adds of a YOLOv8 network, which is left as it is.
 
     Args:
@@ -70,13 +71,13 @@ def measure_cost(network: Any, imgsz: int = 640) -> Cost:
     return Cost(sum(p.numel() for p in network.parameters()), counter.get_total_flops() * scale, side, parts)
 
 
-def input_side(network: Any, imgsz: int) -> int:
+def input_side(network: Network, imgsz: int) -> int:
     """`imgsz` rounded up to the network's stride, as Ultralytics does."""
     stride = int(network.stride.max())
     return -(-imgsz // stride) * stride
 
 
-def on_meta(network: Any) -> Any:
+def on_meta(network: Network) -> Network:
     """A copy of a network without its numbers, in evaluation mode with raw outputs: shapes cost nothing to compute."""
     tensors = [*network.parameters(), *network.buffers()]
     shapes = {id(t): t.detach().to("meta").requires_grad_(t.requires_grad) for t in tensors}
@@ -91,7 +92,7 @@ def empty_image(meta: Any) -> torch.Tensor:
     return torch.empty(1, meta.yaml.get("channels", 3), COUNT_SIZE, COUNT_SIZE, dtype=dtype, device="meta")
 
 
-def part_of(network: Any, path: str) -> str:
+def part_of(network: Network, path: str) -> str:
     """The part of a network that a module such as "model.22.cv3.0.0.conv" belongs to.
 
     It is "rest" for the constant weights of the box distributions.

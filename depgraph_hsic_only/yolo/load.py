@@ -3,7 +3,7 @@
 import copy
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from ultralytics import YOLO
@@ -16,9 +16,10 @@ from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 from depgraph_hsic_only.errors import CheckpointError, UnsupportedModelError, one_line
 from depgraph_hsic_only.yolo.architecture import check_architecture, skeleton
 from depgraph_hsic_only.yolo.patches import ensure_nms, safe_load
+from depgraph_hsic_only.yolo.types import Network, Yolo
 
 
-def load_model(path: str | Path, *, task: str | None = "segment", trust: bool = False) -> Any:
+def load_model(path: str | Path, *, task: str | None = "segment", trust: bool = False) -> Yolo:
     """Load a YOLOv8 checkpoint, or build a model from a YOLOv8 YAML, as an Ultralytics `YOLO`.
 
     No code in the file is run, unless it is trusted: only tensors and the classes of torch and Ultralytics are
@@ -51,7 +52,7 @@ def load_model(path: str | Path, *, task: str | None = "segment", trust: bool = 
         if from_yaml:
             skeleton(yaml_model_load(path))  # one without end must not be begun
         with safe_load(not trust):
-            yolo = YOLO(str(path))
+            yolo: Any = YOLO(str(path))
     except Exception as error:  # a damaged pickle raises anything
         reason = f"{type(error).__name__}: {one_line(error)}"
         if downloadable and not path.exists():
@@ -76,10 +77,11 @@ def load_model(path: str | Path, *, task: str | None = "segment", trust: bool = 
         )
     if trust and yolo.ckpt:
         yolo.ckpt = {"epoch": -1, "model": yolo.model, "train_args": dict(yolo.model.args)}  # the rest can't be saved
-    return yolo
+    loaded: Yolo = yolo
+    return loaded
 
 
-def network_of(model: Any) -> Any:
+def network_of(model: Yolo | Network) -> Network:
     """The SegmentationModel or DetectionModel of a `YOLO`, or `model` itself where it is one.
 
     Raises:
@@ -91,24 +93,26 @@ def network_of(model: Any) -> Any:
     return network
 
 
-def bare_network(model: Any) -> Any:
+def bare_network(model: Yolo | Network) -> Network:
     """The network of a `YOLO`, or `model` itself where it is none, without a check."""
-    return model.model if isinstance(model, Model) else model
+    return cast(Network, cast(Any, model).model if isinstance(model, Model) else model)
 
 
-def as_loaded(yolo: Any) -> Any:
+def as_loaded(yolo: Yolo) -> Yolo:
     """A copy of a `YOLO` as loading the file that it saves gives, without the file: with half precision's weights."""
-    left_out = (yolo.predictor, yolo.trainer, yolo.ckpt, yolo.metrics)  # what a file doesn't hold, or holds twice
-    copied = copy.deepcopy(yolo, {id(part): "" for part in left_out if part is not None})
+    live: Any = yolo
+    left_out = (live.predictor, live.trainer, live.ckpt, live.metrics)  # what a file doesn't hold, or holds twice
+    copied = copy.deepcopy(live, {id(part): "" for part in left_out if part is not None})
     copied.predictor = copied.trainer = copied.ckpt = copied.metrics = None
     copied.model = copied.model.half().float().eval()
     copied.callbacks = get_default_callbacks()
     told = ("model", "imgsz", "data", "task", "single_cls")  # of the arguments, what Ultralytics keeps in a load
     copied.overrides = {key: copied.overrides[key] for key in told if key in copied.overrides}
-    return copied
+    loaded: Yolo = copied
+    return loaded
 
 
-def install(model: Any, pruned: Any) -> None:
+def install(model: Yolo | Network, pruned: Network) -> None:
     """Give a live model the layers that its network was cut to: the object in hand is as good as a file then."""
     network = bare_network(model)
     network.model, network.yaml = pruned.model, pruned.yaml
@@ -121,24 +125,24 @@ def install(model: Any, pruned: Any) -> None:
         model.ckpt_path = None
 
 
-def forget_predictor(model: Any) -> None:
+def forget_predictor(model: Yolo | Network) -> None:
     """Drop the fused copy of the network that a `YOLO` predicts with: its weights have changed."""
     if isinstance(model, Model):
         model.predictor = None
 
 
-def own_arguments(model: Any) -> dict[str, Any]:
+def own_arguments(model: Yolo | Network) -> dict[str, Any]:
     """The arguments that a `YOLO` or its network was trained with, as far as it says."""
     args = getattr(bare_network(model), "args", None) or {}
     return dict(args if isinstance(args, dict) else vars(args))
 
 
-def own_imgsz(model: Any) -> int:
+def own_imgsz(model: Yolo | Network) -> int:
     """Side of the input image that a `YOLO` or its network was trained for, pixels; 640 where it doesn't say."""
     return int(own_arguments(model).get("imgsz") or 640)
 
 
-def with_loss_arguments(network: Any) -> Any:
+def with_loss_arguments(network: Network) -> Network:
     """The network, whose training loss reads its weights as attributes of `args`."""
     known = own_arguments(network)
     keys = ("box", "cls", "dfl", "overlap_mask")

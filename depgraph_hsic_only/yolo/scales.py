@@ -11,6 +11,7 @@ from ultralytics.utils import ROOT, YAML
 from depgraph_hsic_only.yolo.architecture import layer_widths, skeleton, task_of
 from depgraph_hsic_only.yolo.blocks import block_of
 from depgraph_hsic_only.yolo.cost import Cost, measure_cost, on_meta
+from depgraph_hsic_only.yolo.types import Network
 
 SCALES = ("n", "s", "m", "l", "x")
 
@@ -36,7 +37,7 @@ class StockModel:
         return {"name": self.name, "scale": self.scale, **asdict(self.cost), "widths": dict(self.widths)}
 
 
-def stock_model(network: Any, widths: Mapping[str, int], imgsz: int) -> StockModel | None:
+def stock_model(network: Network, widths: Mapping[str, int], imgsz: int) -> StockModel | None:
     """The stock model of a network's task that has its rows and these widths; None where there is none.
 
     The widths are all by name, those of the network or those that it had before it was cut; the model's multiply-adds
@@ -51,22 +52,23 @@ def stock_model(network: Any, widths: Mapping[str, int], imgsz: int) -> StockMod
     return None
 
 
-def _rows(network: Any) -> list[tuple[type, Any, int]]:
+def _rows(network: Network) -> list[tuple[type, Any, int]]:
     return [(type(layer), layer.f, block_of(layer).repeats(layer)) for layer in network.model]
 
 
-def _stock_network(network: Any, yaml: dict[str, Any], hidden: int) -> Any:
+def _stock_network(network: Network, yaml: dict[str, Any], hidden: int) -> Network:
     """The network of a stock YAML for the classes and image channels of `network`, shapes without numbers.
 
     Where `network` was transferred from a model of more classes, its class branch has the hidden width of that one
     (see `architecture.stock_yaml`), and so has the result.
     """
     classes = network.model[-1].nc
-    stock = on_meta(network)
+    stock: Any = on_meta(network)
     stock.yaml = yaml | {"nc": max(classes, hidden), "channels": network.yaml.get("channels", 3)}
     stock.model, stock.save = skeleton(stock.yaml)
     head = stock.model[-1]
     head.nc, head.no = classes, head.no - head.nc + classes
     for branch in head.cv3:
         branch[-1] = nn.Conv2d(branch[-1].in_channels, classes, 1, device=torch.device("meta"))
-    return stock
+    found: Network = stock
+    return found
