@@ -16,6 +16,7 @@ from ultralytics.engine.model import Model
 from depgraph_hsic_only import (
     DefaultYolov8SegPruner,
     Exported,
+    PruningError,
     PruningPlan,
     Yolov8SegPruner,
     apply_plan,
@@ -156,6 +157,8 @@ def test_steps_reach_the_same_widths(checkpoint: Path, shapes: Path, tmp_path: P
     given = settings(tmp_path, shapes, **{"train.epochs": 0, "prune.ratio": 0.6, "prune.steps": 3})
     given |= {"prune.recover": "none"}
     stepped = Counting(checkpoint, **given)
+    with pytest.raises(PruningError, match=r"call run\(\), or open_folder\(\)"):
+        assert stepped.folder
     stepped.open_folder()
     model = stepped.prune(stepped.load())
     assert len(calls) == 2 and calls[0] > calls[1]

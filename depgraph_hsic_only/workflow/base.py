@@ -58,6 +58,7 @@ class Yolov8SegPruner(abc.ABC):
         given = {} if pretrained_path is None else {"pretrained": str(pretrained_path)}
         self.config: Config = load_config(cfg, {**overrides, **given})
         self.callbacks = Callbacks()
+        self._folder: RunFolder | None = None
         self._notes: list[str] = []
         self._details: dict[str, Any] = {}
         self._evaluated: dict[tuple[str, int | None], Metrics] = {}
@@ -191,15 +192,21 @@ class Yolov8SegPruner(abc.ABC):
             ConfigError: It can't be made.
         """
         if path is None:
-            self._folder = RunFolder.create(self.config.project, self.config.name, exist_ok=self.config.exist_ok)
+            folder = RunFolder.create(self.config.project, self.config.name, exist_ok=self.config.exist_ok)
         else:
-            self._folder = RunFolder(Path(path).resolve())
-        self.checkpoints = Checkpoints(self._folder)
-        return self._folder
+            folder = RunFolder(Path(path).resolve())
+        self._folder, self.checkpoints = folder, Checkpoints(folder)
+        return folder
 
     @property
     def folder(self) -> RunFolder:
-        """The run folder, which is there while the workflow runs."""
+        """The run folder.
+
+        Raises:
+            PruningError: There is none yet: neither the workflow has begun nor was `open_folder` called.
+        """
+        if self._folder is None:
+            raise PruningError("expected a run folder, but none is open; call run(), or open_folder() before a stage")
         return self._folder
 
     @cached_property

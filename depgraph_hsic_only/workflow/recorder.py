@@ -73,14 +73,14 @@ class Recorder:
     evaluate: Callable[[Any], Metrics]
 
     def __post_init__(self) -> None:
-        self._validation, self._environment = Validation(self.imgsz, self.config.batch), environment()
+        self._validation = Validation(self.imgsz, self.config.batch)
         self._images = {split: len(self.dataset.images(split)) for split in ("train", "val")}
         self._stages: list[StageReport] = []
 
     def begin(self, model: Yolo) -> None:
         """Take down the loaded model, the baseline, or in a resumed run the rows of what is done."""
-        self._baseline = copy.deepcopy(model)
-        self._widths = layer_widths(model.model)
+        self._baseline, self._widths = copy.deepcopy(model), layer_widths(model.model)
+        self._environment = environment()
         if self.state.done:
             rows = RunReport.load(self.folder.path).stages
             self._stages = [row for row in rows if row.name in (BASELINE, *self.state.done)]
