@@ -6,7 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from depgraph_hsic_only.channels.amount import Amount
+from depgraph_hsic_only.channels.amount import Amount, is_number
 from depgraph_hsic_only.channels.groups import check_layers
 from depgraph_hsic_only.channels.limits import Limits
 from depgraph_hsic_only.criteria import create_criterion, list_criteria
@@ -37,10 +37,6 @@ def find_faults(merged: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[
 
 def _at_least(smallest: int) -> Callable[[Any], bool]:
     return lambda value: type(value) is int and value >= smallest
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _is_text(value: Any) -> bool:
@@ -80,9 +76,9 @@ _TOP: _Checks = {
     "verbose": _SWITCH,
 }
 _PRUNE: _Checks = {
-    "distill_seconds": (lambda v: _is_number(v) and 0 < v < inf, "a number of seconds above 0"),
+    "distill_seconds": (lambda v: is_number(v) and 0 < v < inf, "a number of seconds above 0"),
     "steps": _POSITIVE,
-    "max_map_drop": (lambda v: v is None or (_is_number(v) and 0 <= v <= 1), "a number in [0, 1] or null"),
+    "max_map_drop": (lambda v: v is None or (is_number(v) and 0 <= v <= 1), "a number in [0, 1] or null"),
     "options": (_is_options, "the criterion's options as a block"),
 }
 
