@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch_pruning as tp
 import yaml
 from ultralytics import YOLO
 from ultralytics.engine.model import Model
@@ -24,7 +25,6 @@ from depgraph_hsic_only import (
     plan_pruning,
     prune,
 )
-from depgraph_hsic_only.channels import groups
 from depgraph_hsic_only.data.dataset import find_dataset, labelled_batches
 from depgraph_hsic_only.evaluation.validation import Accuracy, Metrics
 from depgraph_hsic_only.utils.conversion import export_onnx, verify_onnx
@@ -234,7 +234,7 @@ def test_a_run_loads_each_checkpoint_once_and_traces_once_a_cut(
 
     counted(Model, "_load", lambda _, weights, *rest: loaded.append(Path(weights).name))
     counted(architecture, "_check_matches_yaml", lambda *_: checked.append(1))
-    counted(groups, "_dependency_graph", lambda *_: traced.append(1))
+    counted(tp.DependencyGraph, "build_dependency", lambda *_: traced.append(1))
     given = settings(tmp_path, shapes, **{"train.epochs": 0, "fine_tune.epochs": 1, "prune.ratio": 0.5})
     DefaultYolov8SegPruner(checkpoint, **given).run()
     files = ["five.pt", "trained.pt", "pruned.pt", "best.pt", "result.pt", "best.pt"]  # one is the best epoch's
