@@ -16,7 +16,7 @@ class WidthChange:
     """The width of one width group before and after, and why.
 
     Attributes:
-        name: "w3" (output of layer 3), "h4" (hidden width of layer 4), "npr" …: see `graph.WidthGroup`.
+        name: "w3" (output of layer 3), "h4" (hidden width of layer 4), "npr" …: see `groups.WidthGroup`.
         layer: Index of the layer.
         before: Channels before the cut.
         after: Channels after the cut.

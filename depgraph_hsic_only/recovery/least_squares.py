@@ -135,7 +135,7 @@ def _solved(conv: Any, norm: Any, w: torch.Tensor, equations: NormalEquations, r
     return before, after
 
 
-def _recorded(walk: LayerwisePass, sampled: Mapping[str, SampledPositions]) -> dict[str, list[torch.Tensor]]:
+def _recorded(forward: LayerwisePass, sampled: Mapping[str, SampledPositions]) -> dict[str, list[torch.Tensor]]:
     """The original's outputs at the sampled, batch by batch, by convolution in the order in which they run.
 
     Each is (n, c_out), or (n, c_out, 4) of a transposed convolution that doubles the size.
@@ -147,13 +147,13 @@ def _recorded(walk: LayerwisePass, sampled: Mapping[str, SampledPositions]) -> d
         taken = taken_outputs(grid(conv, output), sampled[name].index[len(batches)])
         batches.append(taken.view(len(taken), -1, 4) if isinstance(conv, nn.ConvTranspose2d) else taken)
 
-    with tapped(walk.network, sampled, tap), torch.no_grad():
-        for x in walk.inputs():
-            walk.layer(x)
+    with tapped(forward.network, sampled, tap), torch.no_grad():
+        for x in forward.inputs():
+            forward.layer(x)
     return found
 
 
-def _patches(walk: LayerwisePass, name: str, sampled: SampledPositions) -> Iterator[torch.Tensor]:
+def _patches(forward: LayerwisePass, name: str, sampled: SampledPositions) -> Iterator[torch.Tensor]:
     """What one convolution reads there, (n, c_in k²) for each batch; the pass stops at it."""
     index, found = iter(sampled.index), []
 
@@ -161,9 +161,9 @@ def _patches(walk: LayerwisePass, name: str, sampled: SampledPositions) -> Itera
         found.append(taken_patches(x, conv, next(index), grid(conv, output).shape[3]).flatten(1))
         raise _Reached
 
-    part = block_of(walk.layer).part(walk.layer, name.split(".", 2)[2])
-    with tapped(walk.network, [name], tap):
-        for x in walk.inputs():
+    part = block_of(forward.layer).part(forward.layer, name.split(".", 2)[2])
+    with tapped(forward.network, [name], tap):
+        for x in forward.inputs():
             with suppress(_Reached), torch.no_grad():
                 part(x)
             yield found.pop()

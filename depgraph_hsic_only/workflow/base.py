@@ -110,7 +110,7 @@ class Yolov8SegPruner(abc.ABC):
             state, batch = replace(state, done=before.done), before.settings["batch"]
         folder = self.open_folder(resume)
         with (
-            _told_of_shortage(folder),
+            _resource_errors_explained(folder),
             folder.locked(),
             run_display(len(ACTIVITIES), folder.path / "run.log", verbose=self.config.verbose),
         ):
@@ -244,7 +244,7 @@ class Yolov8SegPruner(abc.ABC):
 
 
 @contextmanager
-def _told_of_shortage(folder: RunFolder) -> Iterator[None]:
+def _resource_errors_explained(folder: RunFolder) -> Iterator[None]:
     """Where the disk or the memory is too small, for us or for Ultralytics, say what is safe and how to go on."""
     try:
         yield
