@@ -17,7 +17,7 @@ import torch
 from depgraph_hsic_only.channels.cut import cut
 from depgraph_hsic_only.channels.groups import ChannelGraph, WidthGroup
 from depgraph_hsic_only.channels.limits import Limits
-from depgraph_hsic_only.channels.selection import make_plan
+from depgraph_hsic_only.channels.plan import make_plan
 from depgraph_hsic_only.channels.widths import Scores, follow_ties
 from depgraph_hsic_only.recovery.divergence import mean_divergence
 from depgraph_hsic_only.recovery.layerwise import LayerwisePass, batch_size, raw_outputs

@@ -15,17 +15,18 @@ from depgraph_hsic_only.recovery.refit import head_channels, untouched_layers
 from depgraph_hsic_only.support.files import write_atomically
 from depgraph_hsic_only.support.progress import say
 from depgraph_hsic_only.training.callbacks import (
+    MASK_MAP,
     TRAINING_PROGRESS,
     Callbacks,
     Hook,
     IdentityProjectors,
     KeepBest,
     keep_statistics,
+    read_epochs,
     remember_start,
 )
 from depgraph_hsic_only.training.provenance import provenance
 from depgraph_hsic_only.training.recipe import Start, continued, taught
-from depgraph_hsic_only.training.results import MASK_MAP, read_epochs
 from depgraph_hsic_only.training.snapshot import Snapshot, TakeSnapshot, order_by_epoch
 from depgraph_hsic_only.yolo.load import load_model
 from depgraph_hsic_only.yolo.patches import patient_nms, safe_load

@@ -72,7 +72,7 @@ class Block:
         stride: The stride of the layer's output, from the layer and the stride of its first input.
         branches: Of a head, what the children that predict are called in a table of costs; empty for other blocks.
         integer: Of a head, a pattern of the convolutions that an int8 file may hold in int8; see
-            `evaluation.quantize`.
+            `evaluation.onnx`.
         part: The pass through no more than a convolution depends on, from the layer and the convolution's path in it;
             it takes what the layer takes.
     """
