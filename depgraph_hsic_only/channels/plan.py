@@ -170,12 +170,8 @@ def make_plan(
 ) -> PruningPlan:
     """Keep the highest-scoring channels of every group; of equal scores the lower index stays.
 
-    Args:
-        graph: The channel groups.
-        scores: Of each channel.
-        widths: Channels to keep in each width group: outputs multiples of 8, ties kept (see `follow_ties`).
-        criterion: Name of what made the scores.
-        reasons: Why each free width was chosen, by width group.
+    Of the widths, outputs are multiples of 8, and ties are kept (see `follow_ties`); the `criterion` is what made the
+    scores, and the `reasons` tell why each free width was chosen.
 
     Raises:
         PlanError: A width or a score is missing, out of range or not finite.

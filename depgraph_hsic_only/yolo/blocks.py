@@ -22,37 +22,26 @@ HIDDEN_MULTIPLE = 4  # nothing asks for it, but kernels on narrower steps are no
 
 @dataclass(frozen=True, eq=False)
 class Tie:
-    """How a width follows from another one, as Ultralytics builds it.
+    """How a width follows from another one, as Ultralytics builds it."""
 
-    Attributes:
-        to: Name of the width that it follows.
-        rule: The width that Ultralytics builds, from that of `to`.
-        text: The rule, for people.
-    """
-
-    to: str
-    rule: Callable[[int], int]
-    text: str
+    to: str  # name of the width that it follows
+    rule: Callable[[int], int]  # the width that Ultralytics builds, from that of `to`
+    text: str  # the rule, for people
 
 
 @dataclass(frozen=True, eq=False)
 class Width:
     """A number of channels that a layer is built with.
 
-    Attributes:
-        name: "w<layer>" for the layer's output, "h<layer>" for a hidden width, "npr" for the prototypes, and "box",
-            "class", "mask" for the hidden widths of a head's branches.
-        channels: The number that the layer has.
-        multiple: What Ultralytics, or speed, wants it to be a multiple of.
-        convolutions: Paths, within the layer in split form, of the convolutions that make the channels.
-        tie: How it follows from another width; None where it is free.
+    It is named "w<layer>" for the layer's output, "h<layer>" for a hidden width, "npr" for the prototypes, and "box",
+    "class", "mask" for the hidden widths of a head's branches.
     """
 
     name: str
     channels: int
-    multiple: int
-    convolutions: tuple[str, ...]
-    tie: Tie | None = None
+    multiple: int  # what Ultralytics, or speed, wants it to be a multiple of
+    convolutions: tuple[str, ...]  # that make the channels, by path within the layer in split form
+    tie: Tie | None = None  # None where it is free
 
 
 @dataclass(frozen=True)
