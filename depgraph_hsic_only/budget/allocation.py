@@ -101,11 +101,8 @@ class _Search:
             return cost({**widths, **change})
 
         while (now := at({})) > budget:
-            savings = [(change, now - at(change)) for change in self._cuts(widths)]
-            widths |= min(
-                ((-self._gain(widths, change) / saved, change) for change, saved in savings if saved > 0),
-                key=lambda found: found[0],
-            )[1]
+            savings = [(change, saved) for change in self._cuts(widths) if (saved := now - at(change)) > 0]
+            widths |= min(savings, key=lambda found: -self._gain(widths, found[0]) / found[1])[0]
         for _ in range(_EXCHANGES):
             gains = [(self._gain(widths, change), change) for change in self._exchanges(widths)]
             better = sorted((g for g in gains if g[0] > 0), key=lambda g: -g[0])

@@ -82,11 +82,9 @@ class _Plain(pickle.Unpickler):
 
 
 def code_in_cache(path: Path) -> str | None:
-    """What a label cache would run in Ultralytics' reader, `numpy.load` with pickles.
+    """What a label cache would run in Ultralytics' reader, `numpy.load` with pickles: the first function of no array.
 
-    Returns:
-        The name of the first function that is no array's; None where there is none, or where the reader can't read the
-        file either, and scans the labels anew.
+    None where there is none, or where the reader can't read the file either, and scans the labels anew.
     """
     try:
         with path.open("rb") as file:

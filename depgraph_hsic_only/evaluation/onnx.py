@@ -56,9 +56,8 @@ class OnnxParity:
         return self.max_abs_diff <= self.tolerance and masks_agree
 
     def __str__(self) -> str:
-        masks = (
-            "" if self.mask_iou is None else f", smallest mask IoU {self.mask_iou:.4f} (at least {self.min_mask_iou})"
-        )
+        iou = self.mask_iou
+        masks = "" if iou is None else f", smallest mask IoU {iou:.4f} (at least {self.min_mask_iou})"
         return (
             f"{'same' if self.ok else 'DIFFERENT'} on {self.images} images with {self.detections} objects: "
             f"largest difference {self.max_abs_diff:.2e} (at most {self.tolerance:.0e}){masks}"

@@ -23,7 +23,6 @@ from depgraph_hsic_only.yolo.types import Network
 
 _SCALING = ("scales", "scale", "width_multiple", "depth_multiple")  # YAML keys that would scale explicit widths again
 _MOST_REPEATS, _MOST_PARAMETERS = 100, 10**9  # YOLOv8x has 6 and 72 million
-_CLASS_BRANCH = ".cv3."  # its hidden width may be that of the model it was transferred from
 
 
 def check_architecture(model: Any) -> None:
@@ -75,12 +74,10 @@ def _check_matches_yaml(model: Network, expected: str) -> None:
             f"{expected}, but its own YAML can't be built ({one_line(error)}); pass another checkpoint"
         ) from error
     wants = {name: tuple(t.shape) for name, t in built.state_dict(prefix="model.").items()}
-    head = f"model.{len(model.model) - 1}"
-    wrong = [
-        name
-        for name in sorted(has.keys() | wants.keys())
-        if has.get(name) != wants.get(name) and not name.startswith(head + _CLASS_BRANCH)
-    ]
+    classes = (
+        f"model.{len(model.model) - 1}.cv3."  # their branch may be as wide as in the model it was transferred from
+    )
+    wrong = sorted(n for n in has.keys() | wants.keys() if has.get(n) != wants.get(n) and not n.startswith(classes))
     if wrong:
         name = wrong[0]
         raise UnsupportedModelError(
