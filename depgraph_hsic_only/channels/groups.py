@@ -126,11 +126,7 @@ class ChannelGraph:
 
 
 def check_layers(layers: object) -> None:
-    """Refuse what chooses no layers of any network (see `choose_layers`); whether one has them is seen later.
-
-    Raises:
-        ConfigError: It is neither "backbone" nor "all" nor a list of indices.
-    """
+    """Refuse, by a `ConfigError`, what chooses no layers of any network; whether one has them is seen later."""
     if layers in ("backbone", "all"):
         return
     if not isinstance(layers, Sequence) or isinstance(layers, str):

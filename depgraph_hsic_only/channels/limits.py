@@ -25,7 +25,7 @@ class Limits:
         ConfigError: One of them is out of range.
     """
 
-    round_to: int = OUTPUT_MULTIPLE  # 8, which Ultralytics needs, 16 or 32: block outputs and prototypes are multiples
+    round_to: int = OUTPUT_MULTIPLE  # 8, which Ultralytics needs, 16 or 32: of block outputs and prototypes
     min_channels: int = 0  # no width is cut below this many
     max_ratio: MaxRatio = 1.0  # what a mapping doesn't name is unlimited
 
@@ -43,11 +43,7 @@ class Limits:
                 )
 
     def check_names(self, there: Iterable[tuple[int, str]]) -> None:
-        """Refuse limits of other layers and widths than there are, given as layer and name of each.
-
-        Raises:
-            ConfigError: `max_ratio` names another one.
-        """
+        """Refuse limits of other layers and widths than those there (layer and name of each), by a `ConfigError`."""
         known = {str(key) for pair in there for key in pair}
         for key in self.max_ratio if isinstance(self.max_ratio, Mapping) else ():
             if str(key) not in known:

@@ -69,11 +69,7 @@ def follow_ties(graph: ChannelGraph, widths: Widths) -> dict[str, int]:
 
 
 def check_widths(graph: ChannelGraph, widths: Widths) -> None:
-    """Refuse widths that no stock model has.
-
-    Raises:
-        PlanError: One is missing or out of range, or a tied one doesn't follow.
-    """
+    """Refuse, by a `PlanError`, widths that no stock model has, and tied ones that don't follow."""
     for width in graph.widths:
         after, multiple = widths.get(width.name), OUTPUT_MULTIPLE if width.is_output else 1
         if type(after) is not int or not 0 < after <= width.channels or (after % multiple and after != width.channels):

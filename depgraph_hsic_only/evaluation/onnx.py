@@ -65,11 +65,7 @@ class OnnxParity:
 
 
 def check_onnx() -> None:
-    """Refuse to begin what ends with an ONNX file where it can't be written or run.
-
-    Raises:
-        ExportError: A package is missing or can't be imported.
-    """
+    """Refuse, by an `ExportError`, to begin what ends with an ONNX file where it can't be written or run."""
     for name in ("onnx", "onnxruntime"):
         try:
             importlib.import_module(name)

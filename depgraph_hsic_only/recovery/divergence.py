@@ -56,11 +56,7 @@ def divergence(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> Diverg
 
 
 def mean_divergence(pairs: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> float:
-    """Mean D over the images of batches of outputs, (student, teacher) as in `divergence`; at least 0.
-
-    Raises:
-        DataError: It is not finite.
-    """
+    """Mean D, at least 0, over images in batches of (student, teacher) outputs; a `DataError` if it is not finite."""
     total, count = 0.0, 0
     for student, teacher in pairs:
         images = len(teacher["scores"])

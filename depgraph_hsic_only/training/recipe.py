@@ -35,16 +35,13 @@ _DISTILLATION = 30.0  # weight of the features against the labels' losses: about
 
 @dataclass(frozen=True)
 class Start:
-    """Where a training starts.
-
-    It is `trained_with` the arguments of the training on this very data set that the model comes from, if it does.
-    """
+    """Where a training starts."""
 
     images: int  # training images
     batch: int  # that the run is configured for; a short training may take fewer images
     epochs: int  # to train for, at least 1
     kept: float = 1.0  # share of the accuracy that the model once had, in [0, 1]; 1 for one that was not cut
-    trained_with: Mapping[str, Any] | None = None  # None for a model that has learnt elsewhere
+    trained_with: Mapping[str, Any] | None = None  # arguments of its training on this very data set, if there was one
     classes: int = 80  # of the data set
 
     @property

@@ -65,11 +65,7 @@ class Snapshot:
 
     @classmethod
     def read(cls, file: Path) -> "Snapshot | None":
-        """Read a snapshot; None where there is none.
-
-        Raises:
-            CheckpointError: The file is damaged.
-        """
+        """Read a snapshot; None where there is none, and a `CheckpointError` where it is damaged."""
         if not file.is_file():
             return None
         state = _read(file)

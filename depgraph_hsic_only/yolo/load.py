@@ -82,11 +82,7 @@ def load_model(path: str | Path, *, task: str | None = "segment", trust: bool = 
 
 
 def network_of(model: Yolo | Network) -> Network:
-    """The SegmentationModel or DetectionModel of a `YOLO`, or `model` itself where it is one.
-
-    Raises:
-        UnsupportedModelError: It is no unmodified YOLOv8 network (see `architecture.check_architecture`).
-    """
+    """The network of a `YOLO`, or `model` itself where it is one, checked (see `architecture.check_architecture`)."""
     ensure_nms()  # so that a pruned YOLO predicts wherever it could be pruned
     network = bare_network(model)
     check_architecture(network)
