@@ -15,8 +15,7 @@ from depgraph_hsic_only.budget.sensitivity import Sensitivity, measure_sensitivi
 from depgraph_hsic_only.channels.amount import Amount
 from depgraph_hsic_only.channels.groups import ChannelGraph, trace_channels
 from depgraph_hsic_only.channels.limits import Limits
-from depgraph_hsic_only.channels.plan import PruningPlan
-from depgraph_hsic_only.channels.selection import make_plan
+from depgraph_hsic_only.channels.plan import PruningPlan, make_plan
 from depgraph_hsic_only.channels.widths import follow_ties, uniform_widths
 from depgraph_hsic_only.data.calibration import calibration_images, in_batches
 from depgraph_hsic_only.data.dataset import Dataset, find_dataset, labelled_batches

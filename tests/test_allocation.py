@@ -20,7 +20,7 @@ from depgraph_hsic_only.channels.amount import Amount
 from depgraph_hsic_only.channels.cut import cut
 from depgraph_hsic_only.channels.groups import ChannelGraph, trace_channels
 from depgraph_hsic_only.channels.limits import Limits
-from depgraph_hsic_only.channels.selection import make_plan
+from depgraph_hsic_only.channels.plan import make_plan
 from depgraph_hsic_only.channels.widths import follow_ties, uniform_widths
 from depgraph_hsic_only.data.calibration import calibration_images
 from depgraph_hsic_only.recovery.divergence import divergence

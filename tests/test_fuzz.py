@@ -18,7 +18,7 @@ from ultralytics.utils import ROOT, YAML
 
 from depgraph_hsic_only import ConfigError, PruningError, PruningPlan, apply_plan, load_model, plan_pruning
 from depgraph_hsic_only.channels.groups import trace_channels
-from depgraph_hsic_only.channels.selection import make_plan
+from depgraph_hsic_only.channels.plan import make_plan
 from depgraph_hsic_only.channels.widths import follow_ties
 from depgraph_hsic_only.support.yaml import read_yaml
 from depgraph_hsic_only.workflow.config import DEFAULTS, Config, load_config

@@ -21,7 +21,7 @@ from ultralytics import YOLO
 from depgraph_hsic_only import DefaultYolov8SegPruner, HsicLassoPruner, PruningError, compare, load_model
 from depgraph_hsic_only.cli import main
 from depgraph_hsic_only.data.dataset import find_dataset, labelled_batches
-from depgraph_hsic_only.data.label_cache import code_in_cache
+from depgraph_hsic_only.data.labels import code_in_cache
 from depgraph_hsic_only.yolo.patches import safe_load
 
 ROOT = Path(__file__).parents[1]

@@ -23,7 +23,7 @@ from depgraph_hsic_only import (
     score_channels,
 )
 from depgraph_hsic_only.channels.groups import trace_channels
-from depgraph_hsic_only.channels.selection import selection_stability
+from depgraph_hsic_only.channels.plan import selection_stability
 from depgraph_hsic_only.channels.widths import threshold_widths
 from depgraph_hsic_only.criteria.hsic_lasso import HsicLasso
 from depgraph_hsic_only.recovery.samples import Samples, gather_samples

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from depgraph_hsic_only import ConfigError, PlanError, PruningPlan, apply_plan, plan_pruning, register_criterion
 from depgraph_hsic_only.channels.groups import ChannelGroup, trace_channels
 from depgraph_hsic_only.channels.limits import Limits
-from depgraph_hsic_only.channels.selection import make_plan
+from depgraph_hsic_only.channels.plan import make_plan
 from depgraph_hsic_only.channels.widths import uniform_widths
 
 GRAPHS = {scale: trace_channels(build(scale)) for scale in "ns"}

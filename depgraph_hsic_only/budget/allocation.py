@@ -26,17 +26,11 @@ CostOf = Callable[[Widths], float]
 
 @dataclass(frozen=True)
 class Allocation:
-    """Widths that meet a target.
+    """Widths that meet a target."""
 
-    Attributes:
-        widths: The width of every width group, tied ones included.
-        reasons: Why, by free width group, for people.
-        damage: The sum of the damages that each width does alone: a lower bound of what to expect.
-    """
-
-    widths: dict[str, int]
-    reasons: dict[str, str]
-    damage: float
+    widths: dict[str, int]  # of every width group, tied ones included
+    reasons: dict[str, str]  # why, by free width group, for people
+    damage: float  # the sum of those that each width does alone: a lower bound of what to expect
 
 
 def allocate(
@@ -49,14 +43,9 @@ def allocate(
     start: Widths | None = None,
     latency: CostOf | None = None,
 ) -> Allocation:
-    """Widths of all width groups with the least damage found that meet the target.
+    """Widths of all width groups of the unpruned model with the least damage found that meet the target.
 
     Args:
-        graph: The channel groups of the unpruned model.
-        sensitivity: The measured damage of each free width.
-        costs: What widths cost.
-        target: The budget.
-        limits: Bounds of the widths.
         start: Widths that have been reached already and won't grow again.
         latency: Measures the latency of the model with some widths as a share of the unpruned one's; for a target of
             latency, which is met by trying budgets of multiply-adds.
@@ -112,11 +101,8 @@ class _Search:
             return cost({**widths, **change})
 
         while (now := at({})) > budget:
-            savings = [(change, now - at(change)) for change in self._cuts(widths)]
-            widths |= min(
-                ((-self._gain(widths, change) / saved, change) for change, saved in savings if saved > 0),
-                key=lambda found: found[0],
-            )[1]
+            savings = [(change, saved) for change in self._cuts(widths) if (saved := now - at(change)) > 0]
+            widths |= min(savings, key=lambda found: -self._gain(widths, found[0]) / found[1])[0]
         for _ in range(_EXCHANGES):
             gains = [(self._gain(widths, change), change) for change in self._exchanges(widths)]
             better = sorted((g for g in gains if g[0] > 0), key=lambda g: -g[0])

@@ -37,12 +37,9 @@ class _Convolution:
 
 
 class CostModel:
-    """Parameters and multiply-adds as functions of the widths of a graph.
+    """Parameters and multiply-adds as functions of the widths of a graph, which was made of the network.
 
-    Args:
-        network: The network that the graph was made of.
-        graph: Its channel groups.
-        imgsz: Side of the square input image, pixels; rounded up to the network's stride.
+    The side `imgsz` of the square input image, pixels, is rounded up to the network's stride.
     """
 
     def __init__(self, network: Network, graph: ChannelGraph, imgsz: int = 640) -> None:

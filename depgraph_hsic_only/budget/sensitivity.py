@@ -17,7 +17,7 @@ import torch
 from depgraph_hsic_only.channels.cut import cut
 from depgraph_hsic_only.channels.groups import ChannelGraph, WidthGroup
 from depgraph_hsic_only.channels.limits import Limits
-from depgraph_hsic_only.channels.selection import make_plan
+from depgraph_hsic_only.channels.plan import make_plan
 from depgraph_hsic_only.channels.widths import Scores, follow_ties
 from depgraph_hsic_only.recovery.divergence import mean_divergence
 from depgraph_hsic_only.recovery.layerwise import LayerwisePass, batch_size, raw_outputs
@@ -41,20 +41,15 @@ _EXPONENT = 1.5  # of the share cut, where one size alone was measured
 class Sensitivity:
     """Measured damage of every free width.
 
-    Attributes:
-        damage: By width group, for some numbers of channels, ascending, the divergence from the original's predictions
-            with that width alone cut to it and re-fitted; at least 0.
-        full: Channels of each of these width groups in the original.
-        images: Number of calibration images.
-        seconds: Time it took.
-        quick: Whether it is a quick scan: fewer images, one size for each width.
+    By width group, for some numbers of channels, ascending, it is the divergence from the original's predictions with
+    that width alone cut to it and re-fitted; at least 0.
     """
 
     damage: Mapping[str, Mapping[int, float]]
-    full: Mapping[str, int]
-    images: int
-    seconds: float
-    quick: bool = False
+    full: Mapping[str, int]  # channels of each of these width groups in the original
+    images: int  # number of calibration images
+    seconds: float  # time it took
+    quick: bool = False  # a scan of fewer images, one size for each width
 
     def at(self, name: str, channels: float) -> float:
         """Damage at any number of channels: between measured ones and past them by a power law of the share cut."""
@@ -98,16 +93,10 @@ def measure_sensitivity(
     quick: bool = False,
     seed: int = 0,
 ) -> Sensitivity:
-    """Cut every free width alone to some sizes, recover, and measure; the network is left as it is.
+    """Cut every free width alone to some sizes, recover, and measure; the unpruned network is left as it is.
 
-    Args:
-        network: The unpruned SegmentationModel or DetectionModel.
-        graph: Its channel groups.
-        scores: Importance of each channel of each group: which channels stay.
-        images: Calibration images (n, 3, h, w), float in [0, 1] or uint8, letterboxed as in validation.
-        limits: Bounds of the widths: nothing beyond them is measured.
-        quick: One size for each width instead of three.
-        seed: Of sampled positions.
+    The scores say which channels stay; nothing beyond the limits is measured. The images are (n, 3, h, w), float in
+    [0, 1] or uint8, letterboxed as in validation.
 
     Raises:
         DataError: An activation is not finite.
@@ -123,9 +112,8 @@ def measure_sensitivity(
     with raw_outputs(network):
         sampled = choose_positions(network, consumers, fitted, positions=_POSITIONS, seed=seed)
         passes = LayerwisePass(network, fitted, batch=batch), LayerwisePass(network, held, batch=batch)
-        for name, channels, found in track(
-            _damages(network, graph, scores, *passes, sampled, sizes), "sensitivity", total
-        ):
+        damages = _damages(network, graph, scores, *passes, sampled, sizes)
+        for name, channels, found in track(damages, "sensitivity", total):
             damage[name][channels] = found
     full = {w.name: w.channels for w in graph.widths if w.tie is None}
     return Sensitivity(damage, full, len(images), time.perf_counter() - start, quick)

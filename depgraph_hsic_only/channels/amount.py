@@ -27,12 +27,7 @@ class Amount:
 
     @classmethod
     def of(cls, ratio: object = None, threshold: object = None, target: object = None) -> "Amount":
-        """The one amount that is given; the others are None.
-
-        Args:
-            ratio: Share of the channels to cut from each width, 0 ≤ ratio < 1.
-            threshold: The smallest score that stays.
-            target: See `target`.
+        """The one amount that is given, as its own method takes it; the others are None.
 
         Raises:
             ConfigError: None or several are given, or the one that is given is out of range.

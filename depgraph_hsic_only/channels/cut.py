@@ -25,15 +25,11 @@ class Cut:
 
 
 def cut(network: Network, plan: PruningPlan, graph: ChannelGraph | None = None) -> Cut:
-    """A pruned copy of a network, which is left as it is.
+    """A pruned copy of a network that was checked, which is left as it is.
 
-    Training mode, device, number format, and which parameters take gradients are those of the network.
-
-    Args:
-        network: A network that was checked (see `architecture.check_architecture`).
-        plan: What to cut.
-        graph: The network's channel groups, of the plan's layers, where they are known: the cut is made in them, and
-            uses them up. Only their groups count; weights that a criterion has changed are those of the network again.
+    Training mode, device, number format, and which parameters take gradients are those of the network. Where the graph
+    of the plan's layers is known, the cut is made in it, and uses it up; only its groups count, and weights that a
+    criterion has changed are those of the network again.
 
     Raises:
         PlanError: The plan was made for other layers or widths.

@@ -70,23 +70,14 @@ class ChannelGroup:
 
 @dataclass(frozen=True, eq=False)
 class WidthGroup:
-    """Channel groups that keep the same number of channels.
+    """Channel groups that keep the same number of channels."""
 
-    Attributes:
-        name: As in `yolo.blocks.Width`.
-        layer: Index of the layer.
-        channels: The number of channels of each of its groups.
-        multiple: What Ultralytics, or speed, wants the number to be a multiple of: 8 or 4.
-        groups: The channel groups.
-        tie: How the width follows from another one, or None where it is free.
-    """
-
-    name: str
+    name: str  # as in `yolo.blocks.Width`
     layer: int
-    channels: int
-    multiple: int
+    channels: int  # the number that each of its groups has
+    multiple: int  # what Ultralytics, or speed, wants the number to be a multiple of: 8 or 4
     groups: tuple[ChannelGroup, ...]
-    tie: Tie | None = None
+    tie: Tie | None = None  # None where it is free
 
     @property
     def is_output(self) -> bool:
@@ -103,16 +94,13 @@ class WidthGroup:
 class ChannelGraph:
     """The channel groups of some layers of one model.
 
-    Attributes:
-        model: A copy of the model in split form (see `yolo.blocks.Block.split`), float32, with gradients enabled. It
-            belongs to the graph: criteria measure on it, and the cut is made in it.
-        layers: The chosen layers, ascending.
-        widths: The width groups to cut, in the order of the network, tied ones included.
+    The model is a copy in split form (see `yolo.blocks.Block.split`), float32, with gradients enabled. It belongs to
+    the graph: criteria measure on it, and the cut is made in it.
     """
 
     model: Network
-    layers: tuple[int, ...]
-    widths: tuple[WidthGroup, ...]
+    layers: tuple[int, ...]  # those chosen, ascending
+    widths: tuple[WidthGroup, ...]  # those to cut, in the order of the network, tied ones included
 
     @property
     def groups(self) -> tuple[ChannelGroup, ...]:
@@ -138,11 +126,7 @@ class ChannelGraph:
 
 
 def check_layers(layers: object) -> None:
-    """Refuse what chooses no layers of any network (see `choose_layers`); whether one has them is seen later.
-
-    Raises:
-        ConfigError: It is neither "backbone" nor "all" nor a list of indices.
-    """
+    """Refuse, by a `ConfigError`, what chooses no layers of any network; whether one has them is seen later."""
     if layers in ("backbone", "all"):
         return
     if not isinstance(layers, Sequence) or isinstance(layers, str):
@@ -153,12 +137,10 @@ def check_layers(layers: object) -> None:
 
 
 def choose_layers(network: Network, layers: object) -> tuple[int, ...]:
-    """The chosen layers of a network that has them, ascending and without repeats.
+    """The chosen layers of a network that was checked, ascending and without repeats.
 
-    Args:
-        network: A network that was checked (see `architecture.check_architecture`).
-        layers: "backbone" for what the model's own YAML calls so, "all" for every layer that has a width (neck and
-            prototypes too), or a list of such; the last layer stands for the prototypes.
+    They are "backbone" for what the model's own YAML calls so, "all" for every layer that has a width (neck and
+    prototypes too), or a list of such; the last layer stands for the prototypes.
 
     Raises:
         ConfigError: `layers` is something else.

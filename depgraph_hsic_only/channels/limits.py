@@ -21,20 +21,13 @@ MaxRatio = float | Mapping[str | int, float]
 class Limits:
     """Bounds of widths.
 
-    Attributes:
-        round_to: 8, 16 or 32: what block outputs and prototypes are multiples of. Never below 8, which Ultralytics
-            needs.
-        min_channels: No width is cut below this many channels.
-        max_ratio: Largest share of a width that may be cut, in [0, 1]: one for all, or a mapping from layers (6) or
-            widths ("w6", "h6", "npr") to their own; what it doesn't name is unlimited.
-
     Raises:
         ConfigError: One of them is out of range.
     """
 
-    round_to: int = OUTPUT_MULTIPLE
-    min_channels: int = 0
-    max_ratio: MaxRatio = 1.0
+    round_to: int = OUTPUT_MULTIPLE  # 8, which Ultralytics needs, 16 or 32: of block outputs and prototypes
+    min_channels: int = 0  # no width is cut below this many
+    max_ratio: MaxRatio = 1.0  # what a mapping doesn't name is unlimited
 
     def __post_init__(self) -> None:
         if type(self.round_to) is not int or self.round_to not in _ROUND_TO:
@@ -50,11 +43,7 @@ class Limits:
                 )
 
     def check_names(self, there: Iterable[tuple[int, str]]) -> None:
-        """Refuse limits of other layers and widths than there are, given as layer and name of each.
-
-        Raises:
-            ConfigError: `max_ratio` names another one.
-        """
+        """Refuse limits of other layers and widths than those there (layer and name of each), by a `ConfigError`."""
         known = {str(key) for pair in there for key in pair}
         for key in self.max_ratio if isinstance(self.max_ratio, Mapping) else ():
             if str(key) not in known:

@@ -26,9 +26,6 @@ def uniform_widths(graph: ChannelGraph, ratio: float, limits: Limits = _NO_LIMIT
 
     Widths are rounded to the nearest multiple of what `limits` say, hidden ones of 4, ties up, and none grows. Tied
     widths follow. A ratio, the share of the channels to cut in [0, 1), of 0 changes nothing.
-
-    Raises:
-        ConfigError: A setting is out of range.
     """
     share = Amount.ratio(ratio).exact
     limits.check_names((w.layer, w.name) for w in graph.widths)
@@ -44,9 +41,6 @@ def threshold_widths(
 
     A shared width is the largest that one of its groups needs. Widths are rounded up to a multiple of what `limits`
     say, hidden ones of 4.
-
-    Raises:
-        ConfigError: A setting is out of range.
     """
     least = Amount.threshold(threshold).value
     limits.check_names((w.layer, w.name) for w in graph.widths)
@@ -55,11 +49,8 @@ def threshold_widths(
     for width in graph.widths:
         if width.tie is not None and width.tie.to in full:
             to = width.tie.to
-            enough = (
-                w
-                for w in range(OUTPUT_MULTIPLE, full[to], OUTPUT_MULTIPLE)
-                if width.tied(full[to], w) >= needed[width.name]
-            )
+            cuts = range(OUTPUT_MULTIPLE, full[to], OUTPUT_MULTIPLE)
+            enough = (w for w in cuts if width.tied(full[to], w) >= needed[width.name])
             needed[to] = max(needed[to], next(enough, full[to]))
     return _rounded(graph, limits, lambda w, multiple: math.ceil(needed[w.name] / multiple))
 
@@ -78,11 +69,7 @@ def follow_ties(graph: ChannelGraph, widths: Widths) -> dict[str, int]:
 
 
 def check_widths(graph: ChannelGraph, widths: Widths) -> None:
-    """Refuse widths that no stock model has.
-
-    Raises:
-        PlanError: One is missing or out of range, or a tied one doesn't follow.
-    """
+    """Refuse, by a `PlanError`, widths that no stock model has, and tied ones that don't follow."""
     for width in graph.widths:
         after, multiple = widths.get(width.name), OUTPUT_MULTIPLE if width.is_output else 1
         if type(after) is not int or not 0 < after <= width.channels or (after % multiple and after != width.channels):

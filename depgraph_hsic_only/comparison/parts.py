@@ -19,7 +19,7 @@ import torch
 
 from depgraph_hsic_only.budget.sensitivity import Sensitivity
 from depgraph_hsic_only.channels.amount import NOTHING, Amount
-from depgraph_hsic_only.channels.selection import make_plan
+from depgraph_hsic_only.channels.plan import make_plan
 from depgraph_hsic_only.comparison.study import REFERENCE, UNPRUNED, Study
 from depgraph_hsic_only.comparison.table import Row
 from depgraph_hsic_only.data.dataset import find_dataset, labelled_batches

@@ -100,17 +100,11 @@ class Reconstruction(Criterion):
 
 @dataclass(frozen=True, eq=False)
 class _Consumer:
-    """A convolution as a linear map of its inputs.
+    """A convolution as a linear map; squared errors of its outputs, so scaled, are what they add to the divergence."""
 
-    Attributes:
-        inverse: (c_in k², c_in k²) Σ⁻¹.
-        weight: (c_in k², c_out) W, each output scaled so that its squared error is what it adds to the divergence.
-        inputs: c_in.
-    """
-
-    inverse: torch.Tensor
-    weight: torch.Tensor
-    inputs: int
+    inverse: torch.Tensor  # (c_in k², c_in k²) Σ⁻¹
+    weight: torch.Tensor  # (c_in k², c_out) W of the outputs so scaled
+    inputs: int  # c_in
 
 
 def _parts(group: ChannelGroup, consumers: Mapping[str, _Consumer]) -> list[tuple[torch.Tensor, torch.Tensor]]:

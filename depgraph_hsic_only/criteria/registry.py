@@ -26,11 +26,9 @@ Batches = Iterable[Mapping[str, Any]]
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """Scores, and how far they can be trusted.
+    """Scores of each channel by channel group, and how far they can be trusted.
 
-    Attributes:
-        scores: Importance of each channel by channel group.
-        halves: The same from each half of the images alone; None for a criterion that reads no images, or too few.
+    The `halves` are those from each half of the images alone; None for a criterion that reads no images, or too few.
     """
 
     scores: dict[str, torch.Tensor]

@@ -18,15 +18,11 @@ _FEW = 32  # images, below which scores of two disjoint sets of images agree poo
 
 
 def calibration_images(images: Images | None, network: Network, *, imgsz: int | None, limit: int) -> torch.Tensor:
-    """The images to measure on, (n, 3, h, w), RGB, float in [0, 1].
+    """The images to measure on, (n, 3, h, w), RGB, float in [0, 1]: at most `limit`, evenly spaced over what there is.
 
-    Args:
-        images: A folder, an image, a list of files, a tensor, or the path of a data set's YAML, whose training images
-            are taken. None for the data set that the checkpoint was trained on, where it is on this machine, else the
-            photographs that Ultralytics ships.
-        network: The network, for its image size and data set.
-        imgsz: Side of the square, pixels; None for the network's own.
-        limit: At most this many images, evenly spaced over what there is.
+    They are those of a folder, a list of files, a tensor, or the path of a data set's YAML, whose training images are
+    taken. None stands for the data set that the checkpoint was trained on, where it is on this machine, else for the
+    photographs that Ultralytics ships; as `imgsz`, for the network's own.
 
     Raises:
         DataError: There are no readable images, or a tensor has another shape or range.

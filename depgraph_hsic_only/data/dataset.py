@@ -112,11 +112,7 @@ def find_dataset(data: Any) -> Dataset:
 
 
 def training_images(data: str | Path) -> list[Path]:
-    """Training images of the data set of a YAML, where it is on this machine: nothing is downloaded or unpacked.
-
-    Raises:
-        DataError: It is not here, or can't be used.
-    """
+    """Training images of a data set's YAML on this machine, or a `DataError`; nothing is downloaded or unpacked."""
     try:
         if "://" in str(data) or Path(data).suffix not in {".yaml", ".yml"}:
             raise FileNotFoundError("it is no YAML file on this machine")

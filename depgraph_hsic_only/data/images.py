@@ -41,11 +41,7 @@ def load_images(images: Images, imgsz: int, *, limit: int | None = None) -> torc
 
 
 def list_images(images: str | Path | Sequence[str | Path]) -> list[Path]:
-    """Image files of a folder (recursively, sorted), or the given ones.
-
-    Raises:
-        DataError: There are none.
-    """
+    """Image files of a folder (recursively, sorted), or the given ones; a `DataError` where there are none."""
     if isinstance(images, (str, Path)):
         source = Path(images)
         files = sorted(p for p in source.rglob("*") if is_image(p)) if source.is_dir() else [source]

@@ -1,13 +1,20 @@
 """Labels, checked before anything is written: at least one polygon that can be used, and no cache that runs code."""
 
+import os
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ultralytics.data.utils import img2label_paths
 
 from depgraph_hsic_only.data.images import is_readable
-from depgraph_hsic_only.data.label_cache import code_in_cache
 from depgraph_hsic_only.errors import DataError
+
+_ARRAYS = {(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")} | {
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+}
 
 
 def label_files(images: Sequence[Path]) -> list[Path]:
@@ -58,4 +65,38 @@ def _label_fault(columns: Sequence[str], classes: int) -> str | None:
         return f"expected a class from 0 to {classes - 1}, got {columns[0]}"
     if len(points) % 2 or not all(0 <= point <= 1 for point in points):
         return "expected pairs of coordinates in [0, 1]"
+    return None
+
+
+class _CodeError(pickle.UnpicklingError):
+    """A pickle names something that is no plain data."""
+
+
+class _Plain(pickle.Unpickler):
+    """Reads arrays and Python's plain values."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ARRAYS:
+            raise _CodeError(f"{module}.{name}")
+        return super().find_class(module, name)
+
+
+def code_in_cache(path: Path) -> str | None:
+    """What a label cache would run in Ultralytics' reader, `numpy.load` with pickles: the first function of no array.
+
+    None where there is none, or where the reader can't read the file either, and scans the labels anew.
+    """
+    try:
+        with path.open("rb") as file:
+            if file.read(6) == b"\x93NUMPY":
+                version = file.read(2)
+                size = int.from_bytes(file.read(2 if version[0] == 1 else 4), "little")
+                file.seek(size, os.SEEK_CUR)
+            else:
+                file.seek(0)  # it reads a bare pickle too
+            _Plain(file).load()
+    except _CodeError as error:
+        return str(error)
+    except Exception:  # a damaged pickle raises anything
+        return None
     return None

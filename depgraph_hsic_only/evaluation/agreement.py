@@ -34,38 +34,23 @@ _SHOWN = 4  # of either kind
 
 @dataclass(frozen=True)
 class ImageAgreement:
-    """Two models' agreement on one image.
+    """Two models' agreement on one image."""
 
-    Attributes:
-        image: File name.
-        agreement: Panoptic quality, in [0, 1]; see above.
-        before: Number of objects that the model before predicts.
-        after: Number of objects that the result predicts.
-    """
-
-    image: str
-    agreement: float
-    before: int
-    after: int
+    image: str  # file name
+    agreement: float  # panoptic quality, in [0, 1]; see above
+    before: int  # number of objects that the model before predicts
+    after: int  # and that the result predicts
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Two models' agreement on all images that were compared.
+    """Two models' agreement on all images that were compared."""
 
-    Attributes:
-        confidence: Least confidence of the predictions that count, in [0, 1].
-        images: Number of images compared.
-        agreement: Mean over the images in which either finds something; None where there are none.
-        examples: Images evenly spaced over those compared.
-        differing: The images with the least agreement, the least first; none that agree wholly.
-    """
-
-    confidence: float
-    images: int
-    agreement: float | None
-    examples: tuple[ImageAgreement, ...]
-    differing: tuple[ImageAgreement, ...]
+    confidence: float  # least of the predictions that count, in [0, 1]
+    images: int  # number of those compared
+    agreement: float | None  # mean over the images in which either finds something; None where there are none
+    examples: tuple[ImageAgreement, ...]  # evenly spaced over those compared
+    differing: tuple[ImageAgreement, ...]  # those with the least agreement, the least first; none that agree wholly
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Agreement":
@@ -76,13 +61,7 @@ class Agreement:
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """One image with each model's predictions drawn into it.
-
-    Attributes:
-        found: The agreement on it.
-        before: By the model before.
-        after: By the result.
-    """
+    """One image with each model's predictions drawn into it."""
 
     found: ImageAgreement
     before: Picture
@@ -94,12 +73,8 @@ def measure_agreement(
 ) -> tuple[Agreement, dict[str, Pair]]:
     """Let two models predict on the same images, and match their predictions.
 
-    Args:
-        before: A `YOLO`; it is fused by predicting.
-        after: Another one of the same class names; the same.
-        files: Image files; at most 100 of them, evenly spaced, are read. Those that are no images are passed over.
-        imgsz: Side of the input image, pixels.
-        device: As Ultralytics takes it.
+    Each is a `YOLO`, which is fused by predicting; they have the same class names. At most 100 of the files, evenly
+    spaced, are read, and those that are no images are passed over.
 
     Returns:
         Their agreement, and the pictures by name: "example-1", ..., "difference-1", ...

@@ -20,14 +20,10 @@ Match = tuple[NDArray[Any], ...]
 
 
 class Matches:
-    """Collects the matches of every validation image: a callback for "on_val_batch_end".
-
-    Attributes:
-        images: One entry for each image, in the order of validation, which is the same for all models.
-    """
+    """Collects the matches of every validation image: a callback for "on_val_batch_end"."""
 
     def __init__(self) -> None:
-        self.images: list[Match] = []
+        self.images: list[Match] = []  # in the order of validation, which is the same for all models
 
     def __call__(self, validator: Any) -> None:
         """Keep what a validator has found so far."""

@@ -18,13 +18,7 @@ _WARM_UPS, _ROUNDS = 3, 20
 
 @dataclass(frozen=True)
 class Latency:
-    """Duration of a call over many rounds, milliseconds.
-
-    Attributes:
-        median: Half of the rounds took less.
-        p10: A tenth of the rounds took less.
-        p90: Nine tenths of the rounds took less.
-    """
+    """Duration of a call over many rounds, milliseconds: half, a tenth and nine tenths of the rounds took less."""
 
     median: float
     p10: float
@@ -75,9 +69,7 @@ def onnx_run(path: str | Path) -> Callable[[], object]:
     options.add_session_config_entry("session.force_spinning_stop", "1")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     entry = session.get_inputs()[0]
-    shape = [
-        side if isinstance(side, int) else default for side, default in zip(entry.shape, (1, 3, 640, 640), strict=True)
-    ]
-    image = torch.rand(*shape)
+    sides = zip(entry.shape, (1, 3, 640, 640), strict=True)
+    image = torch.rand(*(side if isinstance(side, int) else default for side, default in sides))
     fed = (image.half() if entry.type == "tensor(float16)" else image).numpy()
     return lambda: session.run(None, {entry.name: fed})

@@ -8,7 +8,7 @@ import torch
 
 from depgraph_hsic_only.channels.cut import cut
 from depgraph_hsic_only.channels.groups import ChannelGraph
-from depgraph_hsic_only.channels.selection import make_plan
+from depgraph_hsic_only.channels.plan import make_plan
 from depgraph_hsic_only.channels.widths import follow_ties
 from depgraph_hsic_only.evaluation.latency import fused_run, measure_latency, onnx_run
 from depgraph_hsic_only.evaluation.onnx import export_onnx

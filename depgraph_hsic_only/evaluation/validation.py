@@ -53,35 +53,25 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class ClassMetrics:
-    """Validation figures of one class.
-
-    Attributes:
-        name: Name of the class.
-        instances: Number of its objects in the validation split, at least 1.
-        map50_95: AP averaged over IoUs of 0.5 to 0.95, in [0, 1], by kind of prediction (see `KINDS`).
-    """
+    """Validation figures of one class."""
 
     name: str
-    instances: int
-    map50_95: Mapping[str, float]
+    instances: int  # number of its objects in the validation split, at least 1
+    map50_95: Mapping[str, float]  # AP averaged over IoUs of 0.5 to 0.95, by kind of prediction (see `KINDS`)
 
 
 @dataclass(frozen=True)
 class Metrics:
     """Validation figures of a model.
 
-    Attributes:
-        metrics: The mAPs by kind of prediction (see `KINDS`); `found["mask"]` is short for `found.metrics["mask"]`.
-        complete: Whether every image was counted: on a busy or slow machine Ultralytics' NMS runs out of time and
-            leaves the rest of a batch without detections, so that the figures are too low.
-        classes: The figures of each class that has objects in the split, in the order of the classes.
-        resampled: mAP50-95 of the primary kind on samples of the images, in [0, 1] (see `bootstrap.py`).
+    They are not `complete` where on a busy or slow machine Ultralytics' NMS ran out of time and left the rest of a
+    batch without detections, so that the figures are too low.
     """
 
-    metrics: Mapping[str, Accuracy]
+    metrics: Mapping[str, Accuracy]  # by kind of prediction (see `KINDS`); `found["mask"]` is `found.metrics["mask"]`
     complete: bool = True
-    classes: tuple[ClassMetrics, ...] = ()
-    resampled: tuple[float, ...] = ()
+    classes: tuple[ClassMetrics, ...] = ()  # of each class that has objects in the split, in the order of the classes
+    resampled: tuple[float, ...] = ()  # mAP50-95 of the primary kind on samples of the images (see `bootstrap.py`)
 
     def __getitem__(self, kind: str) -> Accuracy:
         return self.metrics[kind]

@@ -13,8 +13,7 @@ from depgraph_hsic_only.budget.sensitivity import Sensitivity, measure_sensitivi
 from depgraph_hsic_only.channels.amount import NOTHING, Amount
 from depgraph_hsic_only.channels.groups import ChannelGraph, check_layers, choose_layers, chosen_widths, trace_channels
 from depgraph_hsic_only.channels.limits import Limits
-from depgraph_hsic_only.channels.plan import PruningPlan
-from depgraph_hsic_only.channels.selection import make_plan, selection_stability
+from depgraph_hsic_only.channels.plan import PruningPlan, make_plan, selection_stability
 from depgraph_hsic_only.channels.widths import Scores, threshold_widths, uniform_widths
 from depgraph_hsic_only.criteria.registry import Batches, Criterion, Measured, create_criterion, option_names
 from depgraph_hsic_only.errors import DataError

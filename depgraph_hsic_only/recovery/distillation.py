@@ -32,19 +32,11 @@ def distill(
     batch: int,
     seed: int,
 ) -> Iterator[float]:
-    """Train the student in place until the time or the steps are used up.
+    """Train the student in place; yields after each step the share of the budget that is used up, in (0, 1].
 
-    Args:
-        student: The cut network; its parameters take gradients from then on.
-        teacher: The original; left as it is.
-        images: (n, 3, h, w), float in [0, 1] or uint8.
-        seconds: Time budget; the learning rate falls to 0 along it.
-        steps: Instead of a time budget, for a result that does not depend on the machine's speed.
-        batch: Images in a step.
-        seed: Of every random choice.
-
-    Yields:
-        After each step the share of the budget that is used up, in (0, 1].
+    The budget, along which the learning rate falls to 0, is of seconds, or of steps where these are given: then the
+    result does not depend on the machine's speed. The student's parameters take gradients from then on. The images are
+    (n, 3, h, w), float in [0, 1] or uint8, so many to a `batch`.
     """
     generator = torch.Generator().manual_seed(seed)
     student.requires_grad_(True)

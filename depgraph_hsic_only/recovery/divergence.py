@@ -26,17 +26,11 @@ _MASKS = 32.0  # weight of the masks
 
 @dataclass(frozen=True)
 class Divergence:
-    """Parts of D, each a scalar tensor of at least 0.
-
-    Attributes:
-        classes: Of the class scores.
-        boxes: Of the box distributions.
-        masks: Of the masks, times 32; 0 for a detection model.
-    """
+    """Parts of D, each a scalar tensor of at least 0."""
 
     classes: torch.Tensor
     boxes: torch.Tensor
-    masks: torch.Tensor
+    masks: torch.Tensor  # times 32; 0 for a detection model
 
     @property
     def total(self) -> torch.Tensor:
@@ -47,10 +41,8 @@ class Divergence:
 def divergence(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> Divergence:
     """D between the raw outputs of a head in training mode, those of Ultralytics' Segment or Detect.
 
-    Args:
-        student: "boxes" (B, 4·r, A) logits of the box distributions, "scores" (B, nc, A) logits, and of a segmentation
-            model "mask_coefficient" (B, nm, A) and "proto" (B, nm, h, w).
-        teacher: The same of the original.
+    They are "boxes" (B, 4·r, A) logits of the box distributions, "scores" (B, nc, A) logits, and of a segmentation
+    model "mask_coefficient" (B, nm, A) and "proto" (B, nm, h, w).
     """
     p = teacher["scores"].sigmoid()
     w = p.amax(1)  # (B, A)
@@ -64,11 +56,7 @@ def divergence(student: Mapping[str, Any], teacher: Mapping[str, Any]) -> Diverg
 
 
 def mean_divergence(pairs: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> float:
-    """Mean D over the images of batches of outputs, (student, teacher) as in `divergence`; at least 0.
-
-    Raises:
-        DataError: It is not finite.
-    """
+    """Mean D, at least 0, over images in batches of (student, teacher) outputs; a `DataError` if it is not finite."""
     total, count = 0.0, 0
     for student, teacher in pairs:
         images = len(teacher["scores"])

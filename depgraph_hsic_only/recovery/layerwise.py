@@ -20,16 +20,9 @@ class LayerwisePass:
     What the layers to come will read is kept, where it fits; where it doesn't, it is computed again from what was kept
     before. Layers behind may be changed at any time: nothing of them has been computed.
 
-    Attributes:
-        network: The network.
-        index: Index of the layer at hand.
-        last: Index of the last layer, the head.
-
-    Args:
-        network: A SegmentationModel or DetectionModel in evaluation mode, with raw outputs (see `raw_outputs`).
-        images: (n, 3, h, w), float in [0, 1] or uint8, on any device.
-        batch: Images that go through a layer at a time.
-        kept: Bytes of activations that may be kept between layers.
+    The network is in evaluation mode, with raw outputs (see `raw_outputs`). The images are (n, 3, h, w), float in
+    [0, 1] or uint8, on any device; so many as a `batch` go through a layer at a time, and so many bytes may be `kept`.
+    `index` is that of the layer at hand, `last` that of the head.
     """
 
     def __init__(self, network: Network, images: torch.Tensor, *, batch: int = 8, kept: int = _KEPT) -> None:

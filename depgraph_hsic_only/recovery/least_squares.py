@@ -29,16 +29,10 @@ from depgraph_hsic_only.yolo.blocks import block_of
 
 @dataclass(frozen=True)
 class FittedLayer:
-    """How well one convolution does what it did in the original model.
+    """How well one convolution does what it did in the original model: the squared error on the samples of the fit."""
 
-    Attributes:
-        name: Path of the convolution.
-        before: Squared error before the fit, relative to the variance of the original's outputs.
-        after: The same after the fit, on the same samples.
-    """
-
-    name: str
-    before: float
+    name: str  # path of the convolution
+    before: float  # the fit, relative to the variance of the original's outputs
     after: float
 
 

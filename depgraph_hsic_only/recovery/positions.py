@@ -25,16 +25,13 @@ _FLOOR = 0.1  # of the mean weight: nothing is left out altogether
 class SampledPositions:
     """The positions at which one convolution is sampled, batch by batch.
 
-    Attributes:
-        index: For each batch (b, count) indices into the grid of the samples (see `samples.grid`).
-        weight: For each batch (b, count) weights of mean 1.
-        curvature: (c_out,), or (4 c_out,) of a transposed convolution, the curvature of the divergence along each
-            output: half of it times the mean squared error of the output is about what the error costs.
+    Half of the curvature, that of the divergence along each output, times the mean squared error of the output is about
+    what the error costs.
     """
 
-    index: tuple[torch.Tensor, ...]
-    weight: tuple[torch.Tensor, ...]
-    curvature: torch.Tensor
+    index: tuple[torch.Tensor, ...]  # for each batch (b, count) into the grid of the samples (see `samples.grid`)
+    weight: tuple[torch.Tensor, ...]  # for each batch (b, count), of mean 1
+    curvature: torch.Tensor  # (c_out,), or (4 c_out,) of a transposed convolution
 
 
 def choose_positions(
@@ -42,12 +39,8 @@ def choose_positions(
 ) -> dict[str, SampledPositions]:
     """Positions and weights for each named convolution of the original, from one backward pass of the images.
 
-    Args:
-        original: The unpruned network with raw outputs (see `raw_outputs`); left as it is.
-        convolutions: Paths of Conv2d and ConvTranspose2d modules.
-        images: (n, 3, h, w), float in [0, 1] or uint8.
-        positions: Positions sampled from each image, without repetition where the map is large enough.
-        seed: Of positions and draws.
+    The original has raw outputs (see `raw_outputs`) and is left as it is; the images are (n, 3, h, w), float in [0, 1]
+    or uint8. So many positions are sampled from each, without repetition where the map is large enough.
     """
     chosen: dict[str, list[torch.Tensor]] = {name: [] for name in convolutions}
     found: dict[str, list[torch.Tensor]] = {name: [] for name in convolutions}

@@ -15,14 +15,10 @@ from depgraph_hsic_only.yolo.types import Network
 def refit(
     student: LayerwisePass, teacher: LayerwisePass, sampled: Mapping[str, SampledPositions], kept: Kept, ridge: float
 ) -> Iterator[FittedLayer]:
-    """Fit every convolution that has sampled positions, one by one in the order of the network, in place.
+    """Fit every convolution that has sampled positions, by path, one by one in the order of the network, in place.
 
-    Args:
-        student: A pass through the cut network, at or before the first of their layers; it ends at the last.
-        teacher: A pass through the original, over the same images in the same batches, at the same layer.
-        sampled: Where to sample, by path of the convolution.
-        kept: The original's output channels that are left, by path; all where it has none.
-        ridge: Of the fit (see `least_squares.py`).
+    The student is a pass through the cut network, at or before the first of their layers; it ends at the last. The
+    teacher is one through the original, over the same images in the same batches, at the same layer.
     """
     last = max((int(name.split(".")[1]) for name in sampled), default=student.index)
     for i in range(student.index, last + 1):

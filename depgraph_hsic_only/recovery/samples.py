@@ -24,18 +24,13 @@ _FIRST, _SECOND = ".first.conv", ".second.conv"  # the halves of a SplitC2f, whi
 class Samples:
     """What one convolution, or several that read the same tensor, saw at n (image, position) pairs.
 
-    Attributes:
-        convolutions: Paths of the convolutions in the model.
-        inputs: (n, c_in, k²) patches of each input channel, float32; k = 1 of a transposed convolution.
-        outputs: (n, c_out) outputs before BatchNorm, those of several convolutions side by side, float32; 4 c_out of a
-            transposed convolution.
-        weight: (c_out, c_in, k²) the convolutions' weights, side by side, or (4 c_out, c_in, 1).
+    Outputs and weights of several convolutions are side by side. A transposed one has k = 1 and 4 c_out outputs.
     """
 
-    convolutions: tuple[str, ...]
-    inputs: torch.Tensor
-    outputs: torch.Tensor
-    weight: torch.Tensor
+    convolutions: tuple[str, ...]  # paths in the model
+    inputs: torch.Tensor  # (n, c_in, k²) patches of each input channel, float32
+    outputs: torch.Tensor  # (n, c_out) before BatchNorm, float32
+    weight: torch.Tensor  # (c_out, c_in, k²)
 
 
 def gather_samples(
@@ -43,14 +38,9 @@ def gather_samples(
 ) -> list[Samples]:
     """Sample the named convolutions of a model in evaluation mode, in one pass of the images; hooks are always removed.
 
-    The two halves of a split C2f read the same tensor and share their samples.
-    Memory: n · c_in · k² floats for each distinct input.
-
-    Args:
-        convolutions: Paths of Conv2d and ConvTranspose2d modules; of a split C2f's halves both or none.
-        batches: Images under "img", (B, 3, H, W), uint8 or float in [0, 1].
-        positions: Positions sampled from each image, without repetition where the map is large enough.
-        seed: Of the positions.
+    The two halves of a split C2f read the same tensor and share their samples: both are named, or none. The batches
+    have images under "img", (B, 3, H, W), uint8 or float in [0, 1]; so many positions are sampled from each, without
+    repetition where the map is large enough. Memory: n · c_in · k² floats for each distinct input.
 
     Raises:
         DataError: There are no images, or an activation is not finite.

@@ -34,11 +34,9 @@ class _Work:
 
 
 class Display:
-    """The display of a run: while it is open, everything in this module goes to it.
+    """The display of a run of so many stages: while it is open, everything in this module goes to it.
 
-    Args:
-        stages: How many stages the run has; 0 for none.
-        bars: Whether to draw bars where there is a terminal or a notebook that can.
+    Bars are drawn, unless they are not wanted, where there is a terminal or a notebook that can.
     """
 
     def __init__(self, stages: int = 0, *, bars: bool = True) -> None:

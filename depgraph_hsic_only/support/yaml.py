@@ -86,9 +86,7 @@ class _Composer(Composer):
 def flattened(settings: Mapping[str, Any], depth: int = 9) -> dict[str, Any]:
     """Nested settings with dotted keys, as they are given on the command line; a data set's own keys stay together.
 
-    Args:
-        settings: Nested ones.
-        depth: Blocks within blocks that are opened.
+    Blocks within blocks are opened to a `depth`.
     """
     flat: dict[str, Any] = {}
     for key, value in settings.items():

@@ -39,11 +39,7 @@ def value_fault(key: str, value: Any) -> str | None:
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """A command-line override "block.key=value" as the dotted key and the value.
-
-    Raises:
-        ConfigError: It has another form.
-    """
+    """A command-line override "block.key=value" as the dotted key and the value; a `ConfigError` for another form."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"expected an override such as train.epochs=5, got {text!r}; write key=value without spaces")

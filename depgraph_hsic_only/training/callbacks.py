@@ -1,7 +1,8 @@
 """Training hooks: users' callbacks for a whole run, what keeps a training from harm, and the record of each epoch."""
 
+import csv
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,12 @@ from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.support.files import write_atomically
 from depgraph_hsic_only.support.nearest import nearest
 from depgraph_hsic_only.support.progress import begin_work, end_work, work_done
-from depgraph_hsic_only.training.results import MASK_MAP, measured, read_epochs
 from depgraph_hsic_only.yolo.types import Yolo
 
 Hook = tuple[str, Callable[[Any], object]]
 """An event and the function that is called at it."""
 
+MASK_MAP = "metrics/mAP50-95(M)"  # as Ultralytics names it
 PRUNE_EVENTS = ("on_prune_start", "on_prune_end")
 _SHARE_OF_START, _LONGEST_DECAY = 0.4, 0.998
 _SHIFT = 1.0  # SiLU is never below -0.28
@@ -93,6 +94,34 @@ def remember_start(trainer: Any) -> None:
     steps = len(trainer.train_loader) * trainer.epochs / trainer.accumulate
     decay = min(_LONGEST_DECAY, _SHARE_OF_START ** (1 / steps))
     trainer.ema.decay = lambda updates: decay
+
+
+def read_epochs(folder: str | Path) -> list[dict[str, float | None]]:
+    """Losses, mAPs and learning rates of each epoch of an Ultralytics training.
+
+    Read from the `results.csv` that Ultralytics writes after every epoch: with several GPUs the training happens in
+    other processes, whose memory can't be read.
+
+    Args:
+        folder: The training's folder.
+
+    Returns:
+        A dict for each epoch, keys as Ultralytics names them ("epoch", "train/seg_loss", "metrics/mAP50-95(M)",
+        "lr/pg0"); empty where nothing was trained. What was not measured is None: with `val=False` Ultralytics writes
+        zeros for the validation of all epochs but the last.
+    """
+    path = Path(folder) / "results.csv"
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = csv.DictReader(file, skipinitialspace=True)
+        return [measured({key.strip(): float(value) for key, value in row.items()}) for row in rows]
+
+
+def measured(epoch: Mapping[str, float]) -> dict[str, float | None]:
+    """An epoch's figures; None for those of a validation that was left out, for which Ultralytics writes zeros."""
+    validated = any(value != 0 for key, value in epoch.items() if key.startswith("val/"))
+    return {k: v if validated or not k.startswith(("val/", "metrics/")) else None for k, v in epoch.items()}
 
 
 @dataclass(frozen=True)

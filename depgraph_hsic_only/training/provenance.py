@@ -23,16 +23,13 @@ def provenance(dataset: Dataset) -> dict[str, Any]:
 def trained_on(model: Yolo, dataset: Dataset) -> Mapping[str, Any] | None:
     """The train arguments of a `YOLO` that was trained on a data set, by the word of its checkpoint.
 
-    Args:
-        model: A `YOLO` that was loaded from a checkpoint.
-        dataset: The data set, with the same classes and the digest that the checkpoint has recorded, wherever it is
-            now. Where a checkpoint has none, as those that Ultralytics alone has made, the file that it names must be
-            this data set's, or list training images of the same names and sizes. Ultralytics may name it by a relative
-            path, which is taken from the working directory, as that of the training is not known.
+    They are complete and valid. None where it was trained on something else, had a teacher, who may have known more, or
+    doesn't say.
 
-    Returns:
-        The arguments, complete and valid; None where it was trained on something else, had a teacher, who may have
-        known more, or doesn't say.
+    The data set has the same classes and the digest that the checkpoint has recorded, wherever it is now. Where a
+    checkpoint has none, as those that Ultralytics alone has made, the file that it names must be this data set's, or
+    list training images of the same names and sizes. Ultralytics may name it by a relative path, which is taken from
+    the working directory, as that of the training is not known.
     """
     checkpoint = model.ckpt or {}
     told = checkpoint.get("train_args")

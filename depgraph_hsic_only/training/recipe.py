@@ -35,24 +35,14 @@ _DISTILLATION = 30.0  # weight of the features against the labels' losses: about
 
 @dataclass(frozen=True)
 class Start:
-    """Where a training starts.
+    """Where a training starts."""
 
-    Attributes:
-        images: Training images.
-        batch: Images per batch that the run is configured for; a short training may take fewer.
-        epochs: Epochs to train for, at least 1.
-        kept: Share of the accuracy that the model has now of what it once had, in [0, 1]; 1 for one that was not cut.
-        trained_with: Train arguments of the training on this very data set that the model comes from; None for a model
-            that has learnt elsewhere.
-        classes: Classes of the data set.
-    """
-
-    images: int
-    batch: int
-    epochs: int
-    kept: float = 1.0
-    trained_with: Mapping[str, Any] | None = None
-    classes: int = 80
+    images: int  # training images
+    batch: int  # that the run is configured for; a short training may take fewer images
+    epochs: int  # to train for, at least 1
+    kept: float = 1.0  # share of the accuracy that the model once had, in [0, 1]; 1 for one that was not cut
+    trained_with: Mapping[str, Any] | None = None  # arguments of its training on this very data set, if there was one
+    classes: int = 80  # of the data set
 
     @property
     def settled(self) -> bool:
@@ -104,12 +94,8 @@ def taught(start: Start, teacher: Path, untouched: Sequence[int]) -> dict[str, A
     """Train arguments by which a model learns from the original beside the labels, over those of `continued`.
 
     A few hundred images don't show what the original has learnt of rare classes elsewhere: without it as teacher, the
-    unpruned model itself forgets.
-
-    Args:
-        start: Where the training starts.
-        teacher: Checkpoint of the original: the model before the cut, or the one that is trained on, as it was.
-        untouched: Layers of a cut model in which nothing was cut; they stay as they are in a short training.
+    unpruned model itself forgets. The teacher is the checkpoint of the model before the cut, or of the one that is
+    trained on, as it was. Layers of a cut model in which nothing was cut stay as they are in a short training.
     """
     short = start.settled and start.images * start.epochs / _SMALLEST_BATCH < _LONG
     arguments: dict[str, Any] = {"distill_model": str(teacher), "dis": _DISTILLATION}

@@ -56,27 +56,16 @@ class TakeSnapshot:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The state of a training after an epoch.
-
-    Attributes:
-        file: Where it is.
-        epoch: The epoch, from 0.
-        checkpoint: Ultralytics' checkpoint of it, as bytes.
-        results: The content of `results.csv` after it.
-    """
+    """The state of a training after an epoch."""
 
     file: Path
-    epoch: int
-    checkpoint: bytes
-    results: str
+    epoch: int  # from 0
+    checkpoint: bytes  # Ultralytics' own
+    results: str  # the content of `results.csv`
 
     @classmethod
     def read(cls, file: Path) -> "Snapshot | None":
-        """Read a snapshot; None where there is none.
-
-        Raises:
-            CheckpointError: The file is damaged.
-        """
+        """Read a snapshot; None where there is none, and a `CheckpointError` where it is damaged."""
         if not file.is_file():
             return None
         state = _read(file)

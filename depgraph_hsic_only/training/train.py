@@ -15,17 +15,18 @@ from depgraph_hsic_only.recovery.refit import head_channels, untouched_layers
 from depgraph_hsic_only.support.files import write_atomically
 from depgraph_hsic_only.support.progress import say
 from depgraph_hsic_only.training.callbacks import (
+    MASK_MAP,
     TRAINING_PROGRESS,
     Callbacks,
     Hook,
     IdentityProjectors,
     KeepBest,
     keep_statistics,
+    read_epochs,
     remember_start,
 )
 from depgraph_hsic_only.training.provenance import provenance
 from depgraph_hsic_only.training.recipe import Start, continued, taught
-from depgraph_hsic_only.training.results import MASK_MAP, read_epochs
 from depgraph_hsic_only.training.snapshot import Snapshot, TakeSnapshot, order_by_epoch
 from depgraph_hsic_only.yolo.load import load_model
 from depgraph_hsic_only.yolo.patches import patient_nms, safe_load
@@ -36,59 +37,36 @@ _CHANGEABLE_ON_RESUME = ("data", "device", "workers", "batch", "distill_model") 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What a training led to.
+    """What a training led to: the best epoch by mask mAP50-95, or the last one where no epoch was validated."""
 
-    Attributes:
-        model: The `YOLO` of the best epoch by mask mAP50-95, of the last one where no epoch was validated.
-        epoch: The number of that epoch, from 1.
-        epochs: How many epochs there were.
-        last: Mask mAP50-95 of the last epoch, as Ultralytics measured it in the training; None if it did not.
-        batch: Images per batch: less than was asked for where Ultralytics halved it, since a GPU's memory ran out.
-    """
-
-    model: Yolo
-    epoch: int
-    epochs: int
-    last: float | None
-    batch: int
+    model: Yolo  # of that epoch
+    epoch: int  # its number, from 1
+    epochs: int  # how many there were
+    last: float | None  # mask mAP50-95 of the last epoch, as Ultralytics measured it in the training, if it did
+    batch: int  # less than was asked for where Ultralytics halved it, since a GPU's memory ran out
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train on.
+    """How to train on."""
 
-    Attributes:
-        arguments: Ultralytics train arguments, to be put under the user's own.
-        callbacks: What goes with them, by Ultralytics' event.
-    """
-
-    arguments: Mapping[str, Any]
-    callbacks: tuple[Hook, ...]
+    arguments: Mapping[str, Any]  # of Ultralytics, to be put under the user's own
+    callbacks: tuple[Hook, ...]  # what goes with them, by Ultralytics' event
 
 
 @dataclass(frozen=True, eq=False)
 class Teacher:
-    """What a model learns from beside the labels.
+    """What a model learns from beside the labels."""
 
-    Attributes:
-        file: Checkpoint of the model as it was, or before it was cut.
-        model: The `YOLO` in it, where the model was cut from it.
-        kept: What the cut has kept of it.
-    """
-
-    file: Path
-    model: Yolo | None = None
-    kept: Kept = field(default_factory=dict)
+    file: Path  # checkpoint of the model as it was, or before it was cut
+    model: Yolo | None = None  # what is in it, where the model was cut from it
+    kept: Kept = field(default_factory=dict)  # by the cut
 
 
 def make_recipe(network: Network, start: Start, teacher: Teacher | None = None) -> Recipe:
     """How to train on a network that works (see `recipe.py`).
 
-    Args:
-        network: A SegmentationModel.
-        start: Where the training starts.
-        teacher: The network as it was, or before it was cut; None to learn from the labels alone, as it does in any
-            case where it was trained on this data set.
+    Without a teacher it learns from the labels alone, as it does in any case where it was trained on this data set.
     """
     arguments = continued(start)
     callbacks: list[Hook] = []
@@ -113,10 +91,8 @@ def train_model(
     A training that was cut off, and whose snapshot is in `scratch`, goes on from the last epoch that was finished.
 
     Args:
-        model: What to train.
         folder: The training's folder, which Ultralytics writes, and removes what it finds in it.
         arguments: Ultralytics train arguments, without those of the folder.
-        callbacks: Called at Ultralytics' events.
         dataset: What the argument `data` stands for: the resulting checkpoint says so (see `provenance.py`).
         scratch: Folder for what the training goes on from when it is cut off: its snapshot, and the best checkpoint.
             It is made where it is missing, and is the caller's to remove when the result is safe.

@@ -1,15 +1,16 @@
 """Training hooks: callbacks for a whole run, what keeps a training from harm, and the record of each epoch."""
 
 from depgraph_hsic_only.training.callbacks import (
+    MASK_MAP,
     PRUNE_EVENTS,
     TRAINING_PROGRESS,
     Callbacks,
     IdentityProjectors,
     KeepBest,
     keep_statistics,
+    read_epochs,
     remember_start,
 )
-from depgraph_hsic_only.training.results import MASK_MAP, read_epochs
 from depgraph_hsic_only.workflow.prune_steps import PruneEvent
 
 __all__ = [

@@ -22,7 +22,7 @@ from depgraph_hsic_only.report.stage import BASELINE, EXPORTED, FINE_TUNED, PRUN
 from depgraph_hsic_only.report.stages import RUNTIMES, StageReport
 from depgraph_hsic_only.support.files import write_atomically
 from depgraph_hsic_only.support.progress import begin_stage, say
-from depgraph_hsic_only.training.results import read_epochs
+from depgraph_hsic_only.training.callbacks import read_epochs
 from depgraph_hsic_only.workflow.checkpoints import Checkpoints
 from depgraph_hsic_only.workflow.config import Config
 from depgraph_hsic_only.workflow.run_folder import RunFolder

@@ -23,14 +23,10 @@ from depgraph_hsic_only.yolo.types import Network
 
 _SCALING = ("scales", "scale", "width_multiple", "depth_multiple")  # YAML keys that would scale explicit widths again
 _MOST_REPEATS, _MOST_PARAMETERS = 100, 10**9  # YOLOv8x has 6 and 72 million
-_CLASS_BRANCH = ".cv3."  # its hidden width may be that of the model it was transferred from
 
 
 def check_architecture(model: Any) -> None:
-    """Refuse anything but an unmodified, unfused YOLOv8 detection or segmentation model.
-
-    Args:
-        model: What should be a SegmentationModel or DetectionModel, of any scale, class count and widths.
+    """Refuse anything but an unmodified, unfused YOLOv8 model, of any scale, class count and widths.
 
     Raises:
         UnsupportedModelError: It is something else; the message says what was found.
@@ -78,12 +74,10 @@ def _check_matches_yaml(model: Network, expected: str) -> None:
             f"{expected}, but its own YAML can't be built ({one_line(error)}); pass another checkpoint"
         ) from error
     wants = {name: tuple(t.shape) for name, t in built.state_dict(prefix="model.").items()}
-    head = f"model.{len(model.model) - 1}"
-    wrong = [
-        name
-        for name in sorted(has.keys() | wants.keys())
-        if has.get(name) != wants.get(name) and not name.startswith(head + _CLASS_BRANCH)
-    ]
+    classes = (
+        f"model.{len(model.model) - 1}.cv3."  # their branch may be as wide as in the model it was transferred from
+    )
+    wrong = sorted(n for n in has.keys() | wants.keys() if has.get(n) != wants.get(n) and not n.startswith(classes))
     if wrong:
         name = wrong[0]
         raise UnsupportedModelError(
@@ -96,8 +90,7 @@ def _check_matches_yaml(model: Network, expected: str) -> None:
 def skeleton(yaml: dict[str, Any]) -> tuple[nn.Sequential, list[int]]:
     """The layers that Ultralytics builds from a YAML dict, shapes without memory or random numbers.
 
-    Returns:
-        The layers, and the indices of those whose outputs later ones read, as Ultralytics' models keep them.
+    With them come the indices of those whose outputs later ones read, as Ultralytics' models keep them.
 
     Raises:
         UnsupportedModelError: It would be far larger than any YOLOv8, and not end within time or memory.
@@ -127,11 +120,9 @@ def _repeats(yaml: Mapping[str, Any]) -> list[float]:
 def stock_yaml(model: Network) -> dict[str, Any]:
     """The YAML dict from which Ultralytics builds a network with exactly the widths of `model`.
 
-    Rows keep their sources and kernel sizes; widths, hidden widths and repeats are explicit, and no scale is left. The
-    head keeps the string `nc`, so that Ultralytics can still transfer the model to another class count.
-
-    Args:
-        model: A SegmentationModel or DetectionModel of stock modules whose `yaml` has the same rows.
+    The model, of stock modules, has the rows of its `yaml`, which keep their sources and kernel sizes; widths, hidden
+    widths and repeats are explicit, and no scale is left. The head keeps the string `nc`, so that Ultralytics can still
+    transfer the model to another class count.
     """
     yaml = {key: value for key, value in copy.deepcopy(model.yaml).items() if key not in _SCALING}
     rows = yaml["backbone"] + yaml["head"]
@@ -184,21 +175,13 @@ def task_of(model: Network) -> str:
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer as the model's YAML has it.
+    """A layer as the model's YAML has it."""
 
-    Attributes:
-        index: Its place in the network, from 0.
-        kind: Name of its type, such as "C2f".
-        sources: Indices of the layers that it reads; -1 for the image.
-        part: "backbone", "neck" or "head".
-        stride: Pixels of the image per pixel of its output; of the head, of the first layer that it reads.
-    """
-
-    index: int
-    kind: str
-    sources: tuple[int, ...]
-    part: str
-    stride: int
+    index: int  # its place in the network, from 0
+    kind: str  # name of its type, such as "C2f"
+    sources: tuple[int, ...]  # indices of the layers that it reads; -1 for the image
+    part: str  # "backbone", "neck" or "head"
+    stride: int  # pixels of the image per pixel of its output; of the head, of the first layer that it reads
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Layer":

@@ -22,71 +22,47 @@ HIDDEN_MULTIPLE = 4  # nothing asks for it, but kernels on narrower steps are no
 
 @dataclass(frozen=True, eq=False)
 class Tie:
-    """How a width follows from another one, as Ultralytics builds it.
+    """How a width follows from another one, as Ultralytics builds it."""
 
-    Attributes:
-        to: Name of the width that it follows.
-        rule: The width that Ultralytics builds, from that of `to`.
-        text: The rule, for people.
-    """
-
-    to: str
-    rule: Callable[[int], int]
-    text: str
+    to: str  # name of the width that it follows
+    rule: Callable[[int], int]  # the width that Ultralytics builds, from that of `to`
+    text: str  # the rule, for people
 
 
 @dataclass(frozen=True, eq=False)
 class Width:
     """A number of channels that a layer is built with.
 
-    Attributes:
-        name: "w<layer>" for the layer's output, "h<layer>" for a hidden width, "npr" for the prototypes, and "box",
-            "class", "mask" for the hidden widths of a head's branches.
-        channels: The number that the layer has.
-        multiple: What Ultralytics, or speed, wants it to be a multiple of.
-        convolutions: Paths, within the layer in split form, of the convolutions that make the channels.
-        tie: How it follows from another width; None where it is free.
+    It is named "w<layer>" for the layer's output, "h<layer>" for a hidden width, "npr" for the prototypes, and "box",
+    "class", "mask" for the hidden widths of a head's branches.
     """
 
     name: str
     channels: int
-    multiple: int
-    convolutions: tuple[str, ...]
-    tie: Tie | None = None
+    multiple: int  # what Ultralytics, or speed, wants it to be a multiple of
+    convolutions: tuple[str, ...]  # that make the channels, by path within the layer in split form
+    tie: Tie | None = None  # None where it is free
 
 
 @dataclass(frozen=True)
 class Block:
-    """One of Ultralytics' blocks.
-
-    Attributes:
-        type: Its class.
-        widths: The widths of a layer, hidden ones first, from the layer and its index.
-        row: The arguments of the model YAML's row that build the layer with the widths that it has, from the layer and
-            the arguments of the row that it was built from.
-        repeats: How many times the row repeats the block's inner part.
-        split: The form in which torch-pruning groups its channels right, with the same outputs; in place or new.
-        merge: The way back, after a cut.
-        stock_output: Where a convolution of the split form stands in the stock one, from its path in the network and
-            its number of output channels: the path, and the offset of its outputs there.
-        stride: The stride of the layer's output, from the layer and the stride of its first input.
-        branches: Of a head, what the children that predict are called in a table of costs; empty for other blocks.
-        integer: Of a head, a pattern of the convolutions that an int8 file may hold in int8; see
-            `evaluation.quantize`.
-        part: The pass through no more than a convolution depends on, from the layer and the convolution's path in it;
-            it takes what the layer takes.
-    """
+    """One of Ultralytics' blocks."""
 
     type: type[nn.Module]
+    # Widths of a layer, hidden ones first, from the layer and its index.
     widths: Callable[[Any, int], Sequence[Width]]
+    # Arguments of the YAML's row that build the layer with the widths that it has, from those that it was built from.
     row: Callable[[Any, list[Any]], list[Any]] = lambda layer, args: args
-    repeats: Callable[[Any], int] = lambda layer: 1
+    repeats: Callable[[Any], int] = lambda layer: 1  # of the block's inner part, by the row
+    # The form in which torch-pruning groups its channels right, with the same outputs, in place or new; the way back.
     split: Callable[[nn.Module], nn.Module] = lambda layer: layer
     merge: Callable[[nn.Module], nn.Module] = lambda layer: layer
+    # Path and offset of a convolution's outputs in the stock form, from path and number of outputs in the split one.
     stock_output: Callable[[str, int], tuple[str, int]] = lambda path, half: (path, 0)
-    stride: Callable[[Any, int], int] = lambda layer, stride: stride
-    branches: Mapping[str, str] = field(default_factory=dict)
-    integer: str = ""
+    stride: Callable[[Any, int], int] = lambda layer, stride: stride  # of the output, from that of the first input
+    branches: Mapping[str, str] = field(default_factory=dict)  # of a head: its children's names in a table of costs
+    integer: str = ""  # of a head: a pattern of the convolutions that a file may hold in int8 (see `evaluation.onnx`)
+    # The pass through no more than a convolution, by its path in the layer, depends on; it takes what the layer takes.
     part: Callable[[Any, str], Callable[[Any], object]] = lambda layer, path: layer
 
     @property

@@ -64,14 +64,9 @@ def merge_c2f(module: nn.Module) -> nn.Module:
 
 
 def stock_output(name: str, half: int) -> tuple[str, int]:
-    """Where a convolution of the split form stands in the stock model.
+    """Where a convolution of the split form stands in the stock model: its path and the offset of its outputs there.
 
-    Args:
-        name: Path of the convolution in the split model.
-        half: Output channels of one half of a C2f's first convolution.
-
-    Returns:
-        Path of the convolution in the stock model, and the offset of the outputs there.
+    `half` is the number of output channels of one half of a C2f's first convolution.
     """
     if name.endswith((".first.conv", ".second.conv")):
         return name.rsplit(".", 2)[0] + ".cv1.conv", half if name.endswith(".second.conv") else 0

@@ -16,42 +16,27 @@ COUNT_SIZE = 64  # pixels; multiply-adds of a fully convolutional network grow w
 
 @dataclass(frozen=True)
 class PartCost:
-    """The share of one part of a network.
+    """The share of one part of a network."""
 
-    Attributes:
-        name: "backbone", "neck", or of the head "boxes", "classes", "masks" and "prototypes".
-        parameters: Number of parameters.
-        gmacs: Multiply-adds, in units of 10^9.
-    """
-
-    name: str
+    name: str  # "backbone", "neck", or of the head "boxes", "classes", "masks" and "prototypes"
     parameters: int
     gmacs: float
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Size and computation of a network.
-
-    Attributes:
-        parameters: Number of parameters.
-        gmacs: Multiply-adds of all convolutions for one image of `imgsz`, in units of 10^9.
-        imgsz: Side of the square image, pixels.
-        parts: The same by part, in the order of the network.
-    """
+    """Size and computation of a network."""
 
     parameters: int
-    gmacs: float
-    imgsz: int
-    parts: tuple[PartCost, ...] = ()
+    gmacs: float  # multiply-adds of all convolutions for one image, in units of 10^9
+    imgsz: int  # side of the square image, pixels
+    parts: tuple[PartCost, ...] = ()  # in the order of the network
 
 
 def measure_cost(network: Network, imgsz: int = 640) -> Cost:
-    """Count parameters and multiply-adds of a YOLOv8 network, which is left as it is.
+    """Count parameters and multiply-adds of a YOLOv8 network, which is left as it is, for a square image.
 
-    Args:
-        network: A SegmentationModel or DetectionModel.
-        imgsz: Side of the square input image, pixels; rounded up to the network's stride as Ultralytics does.
+    Its side `imgsz`, pixels, is rounded up to the network's stride as Ultralytics does.
     """
     side = input_side(network, imgsz)
     meta = on_meta(network)

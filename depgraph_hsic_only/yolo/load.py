@@ -18,6 +18,8 @@ from depgraph_hsic_only.yolo.architecture import check_architecture, skeleton
 from depgraph_hsic_only.yolo.patches import ensure_nms, safe_load
 from depgraph_hsic_only.yolo.types import Network, Yolo
 
+_NAMES = {"segment": "segmentation", "detect": "detection"}
+
 
 def load_model(path: str | Path, *, task: str | None = "segment", trust: bool = False) -> Yolo:
     """Load a YOLOv8 checkpoint, or build a model from a YOLOv8 YAML, as an Ultralytics `YOLO`.
@@ -67,12 +69,10 @@ def load_model(path: str | Path, *, task: str | None = "segment", trust: bool = 
         check_architecture(yolo.model)
     except UnsupportedModelError as error:
         raise UnsupportedModelError(f"{path}: {error}") from error
-    broken = next(
-        (name for name, tensor in yolo.model.state_dict().items() if not bool(torch.isfinite(tensor).all())), ""
-    )
+    broken = [name for name, tensor in yolo.model.state_dict().items() if not bool(torch.isfinite(tensor).all())]
     if broken:
         raise CheckpointError(
-            f"{expected} with finite weights, got NaN or infinity in {broken}; pass a checkpoint from before the "
+            f"{expected} with finite weights, got NaN or infinity in {broken[0]}; pass a checkpoint from before the "
             "training went wrong"
         )
     if trust and yolo.ckpt:
@@ -82,11 +82,7 @@ def load_model(path: str | Path, *, task: str | None = "segment", trust: bool = 
 
 
 def network_of(model: Yolo | Network) -> Network:
-    """The SegmentationModel or DetectionModel of a `YOLO`, or `model` itself where it is one.
-
-    Raises:
-        UnsupportedModelError: It is no unmodified YOLOv8 network (see `architecture.check_architecture`).
-    """
+    """The network of a `YOLO`, or `model` itself where it is one, checked (see `architecture.check_architecture`)."""
     ensure_nms()  # so that a pruned YOLO predicts wherever it could be pruned
     network = bare_network(model)
     check_architecture(network)
@@ -148,6 +144,3 @@ def with_loss_arguments(network: Network) -> Network:
     keys = ("box", "cls", "dfl", "overlap_mask")
     network.args = get_cfg(overrides={key: known[key] for key in keys if key in known})
     return network
-
-
-_NAMES = {"segment": "segmentation", "detect": "detection"}

@@ -70,10 +70,8 @@ def _silenced() -> Iterator[None]:
     def nothing(_: logging.LogRecord) -> bool:  # one of its own for each run: another's end takes away another's
         return False
 
-    for handler in streams:
-        handler.addFilter(nothing)
-    try:
-        yield
-    finally:
+    with ExitStack() as stack:
         for handler in streams:
-            handler.removeFilter(nothing)
+            handler.addFilter(nothing)
+            stack.callback(handler.removeFilter, nothing)
+        yield

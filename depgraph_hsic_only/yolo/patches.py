@@ -105,9 +105,8 @@ def safe_load(on: bool = True) -> Iterator[None]:
     The same mode keeps it from evaluating what a model's YAML calls its activation, in a checkpoint too. `YOLO(path)`,
     its trainers and `parse_model` have no argument for that, and read a global.
 
-    Args:
-        on: False for the opposite: whatever a file holds is run. It holds for this thread alone: other threads load as
-            they would without it, and processes load safely in any case.
+    Not `on` is the opposite: whatever a file holds is run. It holds for this thread alone: other threads load as they
+    would without it, and processes load safely in any case.
     """
     token = _safe.set(on)
     try:

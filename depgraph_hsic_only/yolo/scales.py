@@ -18,18 +18,11 @@ SCALES = ("n", "s", "m", "l", "x")
 
 @dataclass(frozen=True)
 class StockModel:
-    """A model as Ultralytics ships it, for the number of classes of another network.
+    """A model as Ultralytics ships it, for the number of classes of another network."""
 
-    Attributes:
-        name: As Ultralytics calls it, such as "yolov8n-seg".
-        scale: "n", "s", "m", "l" or "x".
-        widths: Its widths by name.
-        cost: Its parameters and multiply-adds.
-    """
-
-    name: str
-    scale: str
-    widths: Mapping[str, int]
+    name: str  # as Ultralytics calls it, such as "yolov8n-seg"
+    scale: str  # one of `SCALES`
+    widths: Mapping[str, int]  # by name
     cost: Cost
 
     def to_dict(self) -> dict[str, Any]:

@@ -8,32 +8,14 @@ import torch
 from torch import nn
 
 
-class Layers(Protocol):
-    """The layers of a network, in its order; what each has depends on its block (see `yolo.blocks`)."""
-
-    def __len__(self) -> int: ...
-    def __iter__(self) -> Iterator[Any]: ...
-    def __getitem__(self, index: int) -> Any: ...
-    def __setitem__(self, index: int, layer: nn.Module) -> None: ...
-
-
 class Network(Protocol):
-    """A SegmentationModel or DetectionModel.
+    """A SegmentationModel or DetectionModel."""
 
-    Attributes:
-        model: Its layers.
-        yaml: The YAML dict that Ultralytics rebuilds it from.
-        names: Class names by index.
-        stride: Of each of the head's inputs.
-        args: The arguments that it was trained with.
-        training: Whether it is in training mode.
-    """
-
-    model: Layers
-    yaml: dict[str, Any]
-    names: Mapping[int, str]
-    stride: torch.Tensor
-    args: Any
+    model: Any  # its layers, as a sequence; what each has depends on its block (see `yolo.blocks`)
+    yaml: dict[str, Any]  # that Ultralytics rebuilds it from
+    names: Mapping[int, str]  # of the classes
+    stride: torch.Tensor  # of each of the head's inputs
+    args: Any  # that it was trained with
     training: bool
 
     def __call__(self, x: Any) -> Any: ...
@@ -41,7 +23,6 @@ class Network(Protocol):
     def train(self, mode: bool = True) -> "Network": ...
     def to(self, where: Any) -> "Network": ...
     def float(self) -> "Network": ...
-    def half(self) -> "Network": ...
     def cpu(self) -> "Network": ...
     def fuse(self, *, verbose: bool = True) -> "Network": ...
     def requires_grad_(self, requires_grad: bool = True) -> "Network": ...
@@ -58,26 +39,14 @@ class Network(Protocol):
 
 
 class Yolo(Protocol):
-    """An Ultralytics `YOLO` that holds a PyTorch model.
-
-    Attributes:
-        model: Its network.
-        names: Class names by index.
-        task: "segment" or "detect".
-        ckpt: What its checkpoint holds beside the network; None where it was built from a YAML.
-        ckpt_path: Path of the checkpoint; None where there is none.
-        overrides: Ultralytics' arguments of its own.
-    """
+    """An Ultralytics `YOLO` that holds a PyTorch model."""
 
     model: Network
-    names: Mapping[int, str]
-    task: str
-    ckpt: Any
+    names: Mapping[int, str]  # of the classes
+    ckpt: Any  # what its checkpoint holds beside the network; None where it was built from a YAML
     ckpt_path: str | None
-    overrides: dict[str, Any]
 
     def save(self, filename: str | Path) -> None: ...
     def train(self, **arguments: Any) -> Any: ...
     def val(self, **arguments: Any) -> Any: ...
-    def predict(self, source: Any, **arguments: Any) -> Any: ...
     def add_callback(self, event: str, function: Callable[[Any], object]) -> None: ...
