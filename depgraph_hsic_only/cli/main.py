@@ -30,7 +30,6 @@ from depgraph_hsic_only.cli.command import (
     add_flags,
     given_settings,
 )
-from depgraph_hsic_only.cli.demo import demo_settings
 from depgraph_hsic_only.criteria import list_criteria
 from depgraph_hsic_only.errors import PruningError, one_line
 from depgraph_hsic_only.support.nearest import nearest
@@ -70,6 +69,9 @@ examples:
   {PROGRAM} --pretrained yolov8n-seg.pt --data my/data.yaml --ratio 0.25
   {PROGRAM} --pretrained best.pt --data my/data.yaml --target gmacs=0.75
 """
+
+
+_DEMO_TUNING = {"epochs": 5, "lr0": 0.001, "warmup_epochs": 0.25}  # shorter and gentler than what goes before
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
@@ -199,6 +201,21 @@ def _warnings_said() -> Iterator[None]:
         warnings.showwarning = before
 
 
+def _demo_settings() -> dict[str, Any]:
+    """The settings of `--demo`: a nano model that learns drawn shapes in minutes, is cut, and learns again."""
+    from depgraph_hsic_only.data.shapes import SHAPES_RECIPE
+
+    settings: dict[str, Any] = {
+        "pretrained": "yolov8n-seg.yaml",
+        "data": "shapes",
+        "imgsz": 160,
+        "name": "demo",
+        "workers": 2,
+    }
+    settings |= {f"train.{key}": value for key, value in SHAPES_RECIPE.items()}
+    return settings | {f"fine_tune.{key}": value for key, value in (SHAPES_RECIPE | _DEMO_TUNING).items()}
+
+
 def _prune(words: Sequence[str]) -> None:
     """The plain run."""
     parser = _parser()
@@ -213,7 +230,7 @@ def _prune(words: Sequence[str]) -> None:
     from depgraph_hsic_only.workflow.default import DefaultYolov8SegPruner
     from depgraph_hsic_only.workflow.state import read_state
 
-    given: dict[str, Any] = demo_settings() if arguments.demo else {}
+    given: dict[str, Any] = _demo_settings() if arguments.demo else {}
     given |= {flag: True for flag in ("exist_ok", "trust", "verbose") if getattr(arguments, flag)}
     given |= given_settings(arguments, _FLAGS)
     cfg = arguments.cfg or DEFAULT_CFG

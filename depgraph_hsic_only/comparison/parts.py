@@ -27,7 +27,7 @@ from depgraph_hsic_only.errors import ComparisonError, PruningError, one_line
 from depgraph_hsic_only.evaluation.bootstrap import DRAWS
 from depgraph_hsic_only.pruning.api import cut_in_place
 from depgraph_hsic_only.pruning.planner import Planner
-from depgraph_hsic_only.report.stage import FINE_TUNED
+from depgraph_hsic_only.report.stages import FINE_TUNED
 from depgraph_hsic_only.support.files import write_atomically
 from depgraph_hsic_only.training.train import Teacher
 from depgraph_hsic_only.workflow.default import DefaultYolov8SegPruner

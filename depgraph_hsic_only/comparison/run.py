@@ -19,7 +19,7 @@ from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.evaluation.latency import measure_latency, onnx_run
 from depgraph_hsic_only.evaluation.onnx import export_onnx
 from depgraph_hsic_only.evaluation.validation import Validation
-from depgraph_hsic_only.report.stage import TRAINED
+from depgraph_hsic_only.report.stages import TRAINED
 from depgraph_hsic_only.support.progress import say
 from depgraph_hsic_only.workflow.default import DefaultYolov8SegPruner
 from depgraph_hsic_only.workflow.recorder import check_classes

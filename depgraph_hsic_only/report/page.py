@@ -29,7 +29,7 @@ def write_html(run_folder: str | Path) -> Path:
     Raises:
         DataError: The folder holds no report.
     """
-    from depgraph_hsic_only.report.figures.run_folder import plot_metrics  # matplotlib takes a while to import
+    from depgraph_hsic_only.report.figures.run import plot_metrics  # matplotlib takes a while to import
 
     report = RunReport.load(run_folder)
     pictures = [f"{name}.png" for kind in ("example", "difference") for name, _ in _pictures(report, kind)]

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from depgraph_hsic_only.evaluation.validation import PRIMARY
 from depgraph_hsic_only.report.pruning_report import change_text, is_unstable, stability_text
-from depgraph_hsic_only.report.stage import BASELINE, TRAINED
-from depgraph_hsic_only.report.stages import RUNTIMES, TITLES, StageReport
+from depgraph_hsic_only.report.stages import BASELINE, RUNTIMES, TITLES, TRAINED, StageReport
 
 _SAME_SPEED = 0.02  # of the latency: less is not worth a word
 _FEW_IMAGES = 128  # for calibration: re-fits on fewer do visibly less on other images

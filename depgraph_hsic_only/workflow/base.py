@@ -14,15 +14,14 @@ from depgraph_hsic_only.errors import ExportError, OutOfMemoryError, PruningErro
 from depgraph_hsic_only.evaluation.bootstrap import draws_for_deviation
 from depgraph_hsic_only.evaluation.validation import Metrics, Validation, validate_model
 from depgraph_hsic_only.report.run_report import RunReport
-from depgraph_hsic_only.report.stage import ACTIVITIES, EXPORTED, FINE_TUNED, PRUNED, STAGES, TRAINED, Stage
+from depgraph_hsic_only.report.stages import ACTIVITIES, EXPORTED, FINE_TUNED, PRUNED, STAGES, TRAINED, Stage
 from depgraph_hsic_only.support.progress import begin_stage, say
 from depgraph_hsic_only.support.resource_errors import out_of_memory, storage_reason
 from depgraph_hsic_only.support.yaml import read_yaml
 from depgraph_hsic_only.training.callbacks import Callbacks
-from depgraph_hsic_only.workflow.checkpoints import Checkpoints
 from depgraph_hsic_only.workflow.config import DEFAULT_CFG, Config, load_config
 from depgraph_hsic_only.workflow.recorder import Exported, Recorder, check_classes
-from depgraph_hsic_only.workflow.run_folder import RunFolder
+from depgraph_hsic_only.workflow.run_folder import Checkpoints, RunFolder
 from depgraph_hsic_only.workflow.state import STATE, RunState, read_state
 from depgraph_hsic_only.yolo.device import check_device, set_seed
 from depgraph_hsic_only.yolo.fingerprint import fingerprint

@@ -23,7 +23,7 @@ from depgraph_hsic_only.pruning.api import report_cut
 from depgraph_hsic_only.pruning.planner import Planner, Scored
 from depgraph_hsic_only.recovery.recover import recover
 from depgraph_hsic_only.report.pruning_report import stability_text
-from depgraph_hsic_only.report.stage import FINE_TUNED, TRAINED, Stage
+from depgraph_hsic_only.report.stages import FINE_TUNED, TRAINED, Stage
 from depgraph_hsic_only.support.files import write_atomically
 from depgraph_hsic_only.support.progress import say
 from depgraph_hsic_only.training.provenance import trained_on

@@ -15,17 +15,24 @@ from depgraph_hsic_only.evaluation.agreement import Agreement, measure_agreement
 from depgraph_hsic_only.evaluation.latency import measure_latency, onnx_run, torch_run
 from depgraph_hsic_only.evaluation.onnx import OnnxParity, export_onnx
 from depgraph_hsic_only.evaluation.validation import Metrics, Validation
-from depgraph_hsic_only.report.environment import environment
 from depgraph_hsic_only.report.page import write_html
-from depgraph_hsic_only.report.run_report import RunReport
-from depgraph_hsic_only.report.stage import BASELINE, EXPORTED, FINE_TUNED, PRUNED, STAGES, TRAINED, Stage
-from depgraph_hsic_only.report.stages import RUNTIMES, StageReport
+from depgraph_hsic_only.report.run_report import RunReport, environment
+from depgraph_hsic_only.report.stages import (
+    BASELINE,
+    EXPORTED,
+    FINE_TUNED,
+    PRUNED,
+    RUNTIMES,
+    STAGES,
+    TRAINED,
+    Stage,
+    StageReport,
+)
 from depgraph_hsic_only.support.files import write_atomically
 from depgraph_hsic_only.support.progress import begin_stage, say
 from depgraph_hsic_only.training.results import read_epochs
-from depgraph_hsic_only.workflow.checkpoints import Checkpoints
 from depgraph_hsic_only.workflow.config import Config
-from depgraph_hsic_only.workflow.run_folder import RunFolder
+from depgraph_hsic_only.workflow.run_folder import Checkpoints, RunFolder
 from depgraph_hsic_only.workflow.state import STATE, RunState
 from depgraph_hsic_only.yolo.architecture import layer_widths, list_layers
 from depgraph_hsic_only.yolo.cost import measure_cost
