@@ -108,10 +108,8 @@ def plot_trajectory(points: Sequence[Mapping[str, Any]]) -> Figure:
         color, label = (ORANGE, "fine-tuned") if tuned else (BLUE, "cut and recovered")
         axes.plot(x[k - 1 : k + 1], y[k - 1 : k + 1], color=color, marker="o", markersize=4, label=label)
     axes.invert_xaxis()
-    axes.set_ylim(0, None)
-    axes.set_xlabel("share of the parameters that is left")
+    axes.set(title="Steps of the cut", xlabel="share of the parameters that is left", ylim=(0, None))
     axes.set_ylabel(f"{PRIMARY} mAP50-95")
-    axes.set_title("Steps of the cut")
     add_legend(axes)
     return figure
 
@@ -145,8 +143,7 @@ def plot_training(stages: Sequence[Mapping[str, Any]]) -> Figure:
     panels[2].yaxis.set_major_formatter("{x:g}")
     for axes, title in zip(panels, ("sum of the losses", "mAP50-95", "learning rate"), strict=True):
         axes.set_title(title, pad=14)
-        axes.set_xlabel("epoch")
-        axes.set_xlim(0.5, first + 0.5)
+        axes.set(xlabel="epoch", xlim=(0.5, first + 0.5))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         add_legend(axes)
     return figure
@@ -198,9 +195,7 @@ def plot_latency(stages: Sequence[Mapping[str, Any]]) -> Figure:
                 axes.plot(spread, [k, k], color=color, linewidth=4, alpha=0.4, solid_capstyle="butt")
                 axes.plot(median, k, "o", color=color)
                 axes.annotate(f"{median:.1f}", (median, k), (0, 7), textcoords="offset points", ha="center", fontsize=8)
-        axes.set_xlim(0, None)
-        axes.set_ylim(len(stages) - 0.5, -0.7)
-        axes.set_title(title)
+        axes.set(title=title, xlim=(0, None), ylim=(len(stages) - 0.5, -0.7))
         axes.set_xlabel("ms for one image: median, and 10th to 90th percentile")
     panels[0].set_yticks(range(len(stages)), [TITLES[stage["name"]] for stage in stages])
     return figure
