@@ -64,22 +64,14 @@ class Part(abc.ABC):
         return self.study.folder / "parts" / f"{self.name}.json"
 
     def read(self) -> dict[str, Any]:
-        """What it has measured.
-
-        Raises:
-            ComparisonError: It has not been done.
-        """
+        """What it has measured; a `ComparisonError` where it has not been done."""
         if not self.file.is_file():
             raise ComparisonError(f"{self.name}, which it needs, has failed")
         found: dict[str, Any] = json.loads(self.file.read_text(encoding="utf-8"))
         return found
 
     def attempt(self) -> str | None:
-        """Do it and write its file.
-
-        Returns:
-            None, or what went wrong in one line; then the whole traceback is in the folder, under `errors`.
-        """
+        """Do it and write its file; or say what went wrong in one line, with the traceback in the folder `errors`."""
         log = self.study.folder / "errors" / f"{self.name}.txt"
         log.unlink(missing_ok=True)
         try:
@@ -198,16 +190,10 @@ class Result(Part):
         last = tuned or recovered
         cost, weights = measure_cost(last.model, self._imgsz(last)), pruner.folder.save_model(FINE_TUNED.weights, last)
         found = [pruner.evaluate(model, DRAWS) for model in (recovered, tuned) if model is not None]
-        row = replace(
-            row,
-            parameters=cost.parameters,
-            gmacs=cost.gmacs,
-            recovered=found[0].map50_95,
-            fine_tuned=None if tuned is None else found[1].map50_95,
-            weights=str(weights.relative_to(self.study.folder)),
-            samples=found[-1].resampled,
-            complete=all(metrics.complete for metrics in found),
-        )
+        file, complete = str(weights.relative_to(self.study.folder)), all(metrics.complete for metrics in found)
+        row = replace(row, parameters=cost.parameters, gmacs=cost.gmacs, weights=file, complete=complete)
+        fine_tuned, samples = None if tuned is None else found[1].map50_95, found[-1].resampled
+        row = replace(row, recovered=found[0].map50_95, fine_tuned=fine_tuned, samples=samples)
         pruner.folder.clear_scratch()  # what a training that is cut off goes on from
         return {"row": row.to_dict(), "widths": layer_widths(last.model)}
 

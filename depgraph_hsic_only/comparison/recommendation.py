@@ -149,18 +149,11 @@ def _choose(rows: Sequence[Row], control: Sequence[Row], size: str) -> Choice | 
         ahead = lead.interval[0] > 0 and all(own.primary > other.primary for own, other in pairs)
     unpruned = [row for row in control if row.seed is None or row.seed in seeds]
     works = any(row.primary > 0 for row in unpruned)  # a share or a loss of nothing means nothing
-    return Choice(
-        str(rows[0].target),
-        best,
-        _mean(cells[best]),
-        statistics.mean(getattr(row, size) for row in cells[best]),
-        len(seeds),
-        _mean(unpruned) if works else None,
-        _difference(unpruned, cells[best]) if works else None,
-        rest[0] if rest else None,
-        lead,
-        ahead,
-    )
+    reference, loss = (_mean(unpruned), _difference(unpruned, cells[best])) if works else (None, None)
+    primary, size_of_best = _mean(cells[best]), statistics.mean(getattr(row, size) for row in cells[best])
+    runner_up = rest[0] if rest else None
+    figures = (primary, size_of_best, len(seeds), reference, loss)
+    return Choice(str(rows[0].target), best, *figures, runner_up, lead, ahead)
 
 
 def _mean(rows: Sequence[Row]) -> float:

@@ -115,8 +115,7 @@ def compare(
 def _checked(study: Study) -> tuple[DefaultYolov8SegPruner, Any, dict[str, Any]]:
     """The pruner that trains before everything, the loaded `YOLO`, and the study's identity: all are good.
 
-    Raises:
-        PruningError: They are not, or the folder holds a comparison of other settings; the message has what differs.
+    Else, or where the folder holds a comparison of other settings, a `PruningError` says so.
     """
     config = study.config
     whole = {**config.to_dict(), "project": str(study.folder), "name": "training", "exist_ok": True}

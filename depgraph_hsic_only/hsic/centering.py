@@ -32,11 +32,7 @@ def center(K: Tensor, centering: str = "unbiased") -> Tensor:
 
 
 def fewest_samples(centering: str) -> int:
-    """The smallest m for which the centred product is a dependence: 2 biased, 4 unbiased (it divides by m(m − 3)).
-
-    Raises:
-        ValueError: unknown centring.
-    """
+    """The smallest m for which the centred product is a dependence: 2 biased, 4 unbiased (it divides by m(m − 3))."""
     if centering not in CENTERINGS:
         raise ValueError(
             f"Expected centering to be one of {', '.join(CENTERINGS)}, got {centering!r}; pass one of those."

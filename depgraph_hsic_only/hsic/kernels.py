@@ -43,11 +43,7 @@ def kernel_names() -> tuple[str, ...]:
 
 
 def resolve_kernel(kernel: KernelLike) -> Kernel:
-    """The kernel of that name, or a user's function from (m, p) samples to their (m, m) Gram matrix.
-
-    Raises:
-        ValueError: the name is not one of `kernel_names`, or the argument is neither a name nor callable.
-    """
+    """The kernel of that name, or a user's function from (m, p) samples to their (m, m) Gram matrix."""
     if isinstance(kernel, str) and kernel in _BY_NAME:
         return _BY_NAME[kernel]
     if not isinstance(kernel, str) and callable(kernel):

@@ -209,10 +209,7 @@ def _certified_path(
 def _entries(lambdas: Array, coefs: Array, waiting: np.ndarray) -> Array:
     """λ of the knot from which each coefficient first grows; a feature that meets λ and stays at 0 has not entered.
 
-    Args:
-        lambdas: (K,) the knots.
-        coefs: (K, d) the coefficients there.
-        waiting: (d,) features that enter at the last knot, where a path ends for want of room.
+    What is `waiting`, (d,), enters at the last knot, where a path ends for want of room.
     """
     grown = coefs > 0
     entry = np.where(grown.any(0), lambdas[np.maximum(grown.argmax(0) - 1, 0)], 0.0)

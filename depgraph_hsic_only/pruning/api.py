@@ -147,9 +147,10 @@ def cut_in_place(
     return report, done.kept
 
 
-def report_cut(plan: PruningPlan, original: Network, pruned: Network) -> PruningReport:
+def report_cut(plan: PruningPlan, original: Network, pruned: Network, imgsz: int = 640) -> PruningReport:
     """What a plan has cut from a network, counted on both."""
-    costs, widths = (measure_cost(original), measure_cost(pruned)), (layer_widths(original), layer_widths(pruned))
+    costs = measure_cost(original, imgsz), measure_cost(pruned, imgsz)
+    widths = layer_widths(original), layer_widths(pruned)
     return PruningReport(plan, *costs, list_layers(original), *widths)
 
 

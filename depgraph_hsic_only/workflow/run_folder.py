@@ -45,11 +45,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, project: str | Path, name: str, *, exist_ok: bool = False) -> "RunFolder":
-        """Make the folder `project`/`name`, or with the next free number, as Ultralytics does ("exp", "exp-2").
-
-        Raises:
-            ConfigError: It can't be made.
-        """
+        """Make the folder `project`/`name`, or with the next free number, as Ultralytics does ("exp", "exp-2")."""
         wanted = Path(project).expanduser().resolve() / name
         while True:
             folder = cls(wanted if exist_ok else _first_free(wanted))
@@ -67,11 +63,7 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep the folder from every other run; a run that was killed leaves no lock, and its half-written files go.
-
-        Raises:
-            ConfigError: Another run has it.
-        """
+        """Keep the folder from every other run; a run that was killed leaves no lock, and its half-written files go."""
         lock = FileLock(self.path / ".lock")
         try:
             lock.acquire(timeout=0)
