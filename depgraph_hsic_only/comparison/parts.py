@@ -208,7 +208,6 @@ class Cut(Result):
     pattern = "{criterion}-{amount}-seed{seed}"
 
     def measure(self) -> Mapping[str, Any]:
-        """Its row, and the widths."""
         scored, widths = Scores(self.study, self.seed, self.criterion), WidthChoice(self.study, self.seed, self.amount)
         scores, chosen, scoring = scored.scores(), widths.read(), float(scored.read()["seconds"])
         model, settings = self._model(), self.study.config.prune
@@ -217,8 +216,8 @@ class Cut(Result):
         start = time.perf_counter()
         graph = self._planner(model, self.criterion).with_scores(model.model, scores).graph
         plan = make_plan(graph, scores, chosen["widths"], criterion=self.criterion, reasons=chosen["reasons"])
-        limits = {"seconds": settings.distill_seconds, "seed": self.seed}
-        _, kept = cut_in_place(model, model.model, plan, graph, settings.recover, images, **limits)
+        given = {"images": images, "seconds": settings.distill_seconds, "seed": self.seed}
+        _, kept = cut_in_place(model, model.model, plan, graph, settings.recover, **given)
         pruner.folder.write_json("plan.json", plan.to_dict())
         tuned = None
         if self.study.epochs:
@@ -237,7 +236,6 @@ class Control(Result):
     pattern = UNPRUNED + "-seed{seed}"
 
     def measure(self) -> Mapping[str, Any]:
-        """Its row, and the widths."""
         pruner = self._pruner(train=dict(self.study.config.fine_tune))  # training on from a model that was not cut
         model = self._model()
         start = time.perf_counter()

@@ -113,12 +113,7 @@ class Recommendation:
 
 
 def recommend(rows: Sequence[Row], max_map_drop: float = MAX_MAP_DROP) -> Recommendation:
-    """Apply the rule to a table of cut models and controls.
-
-    Args:
-        rows: The table.
-        max_map_drop: Largest loss of primary mAP50-95 that is allowed, in [0, 1].
-    """
+    """Apply the rule to the rows of cut models and controls, with the largest loss that is allowed, in [0, 1]."""
     control = [row for row in rows if row.target is None]
     cut = [row for row in rows if row.target is not None]
     targets = list(dict.fromkeys(row.target for row in cut if row.target is not None))

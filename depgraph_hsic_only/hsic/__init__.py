@@ -11,8 +11,7 @@
 [0, 1]
 """
 
-from .centering import CENTERINGS, center
-from .kernels import KernelLike, kernel_names
+from .kernels import CENTERINGS, KernelLike, center, kernel_names
 from .lasso_path import LassoPath, nonnegative_lasso_path
 from .system import hsic, hsic_system
 

@@ -17,8 +17,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from .arrays import check_count, features, targets
-from .centering import center_, fewest_samples
-from .kernels import Kernel, KernelLike, resolve_kernel
+from .kernels import Kernel, KernelLike, center_, fewest_samples, resolve_kernel
 
 # Gram matrices in work at a time: few enough for the cache, enough to keep the threads busy.
 _WORKING_BYTES = {"cpu": 2**24, "cuda": 2**28}
@@ -155,16 +154,9 @@ def hsic(
             f"Expected x of shape (n,) or (n, p), got {tuple(x.shape)}; use hsic_system for many features at once."
         )
     X = x.reshape(x.shape[0], 1, -1) if x.shape[0] else x.reshape(0, 1)
-    _, b = hsic_system(
-        X,
-        y,
-        kernel_x=kernel_x,
-        kernel_y=kernel_y,
-        centering=centering,
-        block_size=block_size,
-        permutations=permutations,
-        seed=seed,
-    )
+    options: _Options = {"kernel_x": kernel_x, "kernel_y": kernel_y, "centering": centering}
+    options |= {"block_size": block_size, "permutations": permutations, "seed": seed}
+    _, b = hsic_system(X, y, **options)
     return float(b[0])
 
 

@@ -48,9 +48,6 @@ class Planner:
         options: Options of the criterion.
         seed: Of every random choice, the criterion's too where it has a seed that `options` don't set.
         imgsz: Side of the square image that multiply-adds and latency are of, pixels.
-
-    Raises:
-        ConfigError: There is no such criterion, it has no such option, or `layers` choose nothing.
     """
 
     criterion: str

@@ -60,7 +60,7 @@ class Yolov8SegPruner(abc.ABC):
         self._folder: RunFolder | None = None
         self._notes: list[str] = []
         self._details: dict[str, Any] = {}
-        self._evaluated: dict[tuple[str, int | None], Metrics] = {}
+        self._evaluated: dict[tuple[str, int], Metrics] = {}
         self._resolved: dict[str, Any] = {}
 
     @abc.abstractmethod
@@ -228,17 +228,12 @@ class Yolov8SegPruner(abc.ABC):
             model: A `YOLO`.
             draws: On how many samples of the images too (see `bootstrap.py`); None for as many as a deviation needs.
         """
+        config, draws = self.config, draws_for_deviation(len(self.dataset.images("val"))) if draws is None else draws
         key = fingerprint(model.model), draws
         if key not in self._evaluated:
-            config = self.config
-            self._evaluated[key] = validate_model(
-                model,
-                self.dataset.write_keys(self.folder.path),
-                Validation(self.imgsz_of(model), config.batch),
-                device=config.device,
-                workers=config.workers,
-                draws=draws_for_deviation(len(self.dataset.images("val"))) if draws is None else draws,
-            )
+            data, validation = self.dataset.write_keys(self.folder.path), Validation(self.imgsz_of(model), config.batch)
+            resources = {"device": config.device, "workers": config.workers}
+            self._evaluated[key] = validate_model(model, data, validation, draws=draws, **resources)
         return self._evaluated[key]
 
 
