@@ -74,22 +74,15 @@ class RunReport(Shown):
         folder = Path(run_folder).expanduser().resolve()
         try:
             data = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-            onnx, agreement = dict(data["onnx"] or {}), data.get("comparison")
-            return cls(
-                folder,
-                data["args"],
-                tuple(map(StageReport.from_dict, data["stages"])),
-                Validation(**data["validation"]),
-                data["widths"]["before"],
-                data["widths"]["after"],
-                (onnx.pop("path"), OnnxParity(**onnx)) if onnx else None,
-                data.get("images", {}),
-                data.get("sources", {}),
-                Agreement.from_dict(agreement) if agreement else None,
-                data["environment"],
-                data["version"],
-                tuple(map(Layer.from_dict, data.get("layers", ()))),
-            )
+            stages, validation = tuple(map(StageReport.from_dict, data["stages"])), Validation(**data["validation"])
+            before, after, onnx = data["widths"]["before"], data["widths"]["after"], dict(data["onnx"] or {})
+            proved = (onnx.pop("path"), OnnxParity(**onnx)) if onnx else None
+            found = {"environment": data["environment"], "version": data["version"]}
+            found |= {key: data[key] for key in ("images", "sources") if key in data}
+            agreement = Agreement.from_dict(data["comparison"]) if data.get("comparison") else None
+            layers = tuple(map(Layer.from_dict, data.get("layers", ())))
+            known = {"onnx": proved, "agreement": agreement, "layers": layers, **found}
+            return cls(folder, data["args"], stages, validation, before, after, **known)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{folder}: expected a run folder with a report.json, got {type(error).__name__} ({one_line(error)}); "
