@@ -30,16 +30,12 @@ class Flag(NamedTuple):
 
 @dataclass(frozen=True)
 class Command:
-    """One command: `depgraph-hsic NAME ...`.
-
-    Attributes:
-        run: Does it. Returns what is printed: a string as it is, anything else as rich draws it.
-    """
+    """One command, `depgraph-hsic NAME ...`; what `run` returns is printed: text as it is, else as rich draws it."""
 
     name: str
     summary: str
     epilog: str
-    add_arguments: Callable[[argparse.ArgumentParser], None]
+    add_arguments: Callable[["Parser"], object]
     run: Callable[[argparse.Namespace], RenderableType]
 
     def parser(self) -> "Parser":
@@ -60,6 +56,18 @@ class Parser(argparse.ArgumentParser):
         kept = partial(argparse.RawDescriptionHelpFormatter, max_help_position=22)
         super().__init__(allow_abbrev=False, formatter_class=kept, **settings)
 
+    def add_argument(self, *names: str, complete: Any = None, **settings: Any) -> argparse.Action:
+        """As argparse's, of an argument that a shell completes: `MODEL_FILES`, or anything of `shtab`."""
+        action = super().add_argument(*names, **settings)
+        if complete is not None:
+            cast(Any, action).complete = complete  # where shtab looks
+        return action
+
+    def add_flags(self, flags: Mapping[str, Flag]) -> None:
+        """Add flags that stand for settings, by name."""
+        for name, (_, kind, metavar, meaning, complete) in flags.items():
+            self.add_argument(f"--{name}", type=kind, metavar=metavar, help=meaning, complete=complete)
+
     def parse(self, given: Sequence[str]) -> argparse.Namespace:
         """The arguments; positional ones may stand between flags. Leaves with code 2 where one is unknown."""
         arguments, unknown = self.parse_known_intermixed_args(list(given))
@@ -76,19 +84,6 @@ class Parser(argparse.ArgumentParser):
         flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
         begun = [flag for flag in flags if word.startswith("--") and flag.startswith(word)]
         return nearest(begun[0] if len(begun) == 1 else word, flags)
-
-
-def add_flags(parser: argparse.ArgumentParser, flags: Mapping[str, Flag]) -> None:
-    """Add flags that stand for settings, by name."""
-    for name, (_, kind, metavar, meaning, complete) in flags.items():
-        add_argument(parser, f"--{name}", type=kind, metavar=metavar, help=meaning, complete=complete)
-
-
-def add_argument(parser: argparse.ArgumentParser, *names: str, complete: Any = None, **settings: Any) -> None:
-    """Add an argument that a shell completes: `MODEL_FILES`, or anything of `shtab`."""
-    action = parser.add_argument(*names, **settings)
-    if complete is not None:
-        cast(Any, action).complete = complete  # where shtab looks
 
 
 def given_settings(arguments: argparse.Namespace, flags: Mapping[str, Flag]) -> dict[str, Any]:

@@ -3,24 +3,15 @@
 import argparse
 from typing import Any
 
-from depgraph_hsic_only.cli.command import (
-    MODEL_FILES,
-    PROGRAM,
-    YAML_FILES,
-    Command,
-    Flag,
-    add_argument,
-    add_flags,
-    given_settings,
-    nothing_else_on_stdout,
-)
+from depgraph_hsic_only.cli import command
+from depgraph_hsic_only.cli.command import MODEL_FILES, YAML_FILES, Command, Flag, Parser
 from depgraph_hsic_only.comparison.options import BACKENDS, CRITERIA, MAX_MAP_DROP
 from depgraph_hsic_only.errors import ComparisonError
 from depgraph_hsic_only.support.progress import show
 
-_EPILOG = f"""\
+_EPILOG = """\
 example:
-  {PROGRAM} compare --pretrained best.pt --data my.yaml --targets gmacs=0.8
+  depgraph-hsic compare --pretrained best.pt --data my.yaml --targets gmacs=0.8
 
 At one target all criteria cut the same widths. Interrupted, the same command
 goes on where it was; criteria, targets and seeds can be added.
@@ -39,14 +30,10 @@ _SETTINGS = {
     "project": Flag("project", str, "FOLDER", "of the comparisons (default: runs/compare)"),
     "name": Flag("name", str, "NAME", "of the comparison's folder (default: exp)"),
 }
-_ARGUMENTS = (
-    *("criteria", "targets", "ratios", "seeds", "max_map_drop"),
-    *("backend", "address", "task_cpus", "task_gpus", "cfg"),
-)
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_flags(parser, _SETTINGS)
+def _add_arguments(parser: Parser) -> None:
+    parser.add_flags(_SETTINGS)
     parser.add_argument("--criteria", default=",".join(CRITERIA), metavar="A,B", help="names with commas")
     parser.add_argument("--targets", metavar="WHAT=R", help="what is left: params=0.9,0.8,gmacs=0.75")
     parser.add_argument("--ratios", metavar="R,R", help="instead: shares to cut of each width: 0.25,0.5")
@@ -57,24 +44,21 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--address", metavar="WHERE", help="of Ray: auto, host:port, ray://host:port")
     parser.add_argument("--task-cpus", type=float, default=1, metavar="N", help="cores of a part on Ray (default: 1)")
     parser.add_argument("--task-gpus", type=float, metavar="N", help="GPUs of a part on Ray")
-    add_argument(parser, "--cfg", metavar="FILE", help="other settings", complete=YAML_FILES)
+    parser.add_argument("--cfg", metavar="FILE", help="other settings", complete=YAML_FILES)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="any other setting of default.yaml")
 
 
-@nothing_else_on_stdout()
+@command.nothing_else_on_stdout()
 def _run(arguments: argparse.Namespace) -> Any:
-    """What was found, to be shown.
-
-    Raises:
-        ComparisonError: Some parts failed; what the others found has been shown.
-    """
+    """What was found; where parts failed, what the others found is shown before the `ComparisonError` that says so."""
     from depgraph_hsic_only.comparison.run import compare
     from depgraph_hsic_only.training.arguments import parse_override
 
-    given = given_settings(arguments, _SETTINGS)
+    given = command.given_settings(arguments, _SETTINGS)
     if "prune.layers" in given:
         given["prune.layers"] = parse_override(f"layers={given['prune.layers']}")[1]
-    found = compare(**{name: getattr(arguments, name) for name in _ARGUMENTS}, **given)
+    flags = {"overrides", *(name.replace("-", "_") for name in _SETTINGS)}
+    found = compare(**{name: value for name, value in vars(arguments).items() if name not in flags}, **given)
     if found.failures:
         show(found)
         raise ComparisonError(

@@ -9,9 +9,8 @@ from depgraph_hsic_only.data.calibration import in_batches
 from depgraph_hsic_only.data.dataset import find_dataset
 from depgraph_hsic_only.data.images import load_images
 from depgraph_hsic_only.errors import ConfigError
-from depgraph_hsic_only.report.pruning_report import cost_table, part_table, width_table
+from depgraph_hsic_only.pruning.api import report_cut
 from depgraph_hsic_only.workflow.config import Config
-from depgraph_hsic_only.yolo.cost import measure_cost
 from depgraph_hsic_only.yolo.load import load_model, own_imgsz
 
 _QUICK_IMAGES = 16
@@ -21,13 +20,8 @@ def dry_run(config: Config) -> Group:
     """Widths, parameters and multiply-adds before and after, and the most that the chosen layers could save.
 
     Nothing is written. With a ratio no channel is ranked and no image is read; for a target the widths' damage is
-    measured quickly: on few images, at one size for each width.
-
-    Raises:
-        CheckpointError, UnsupportedModelError: The checkpoint can't be used.
-        ConfigError: Widths are to follow from a threshold, for which all images would have to be read, or the target
-            can't be met.
-        DataError: The data set of a target can't be used.
+    measured quickly: on few images, at one size for each width. A threshold is refused, since all images would have to
+    be read for it.
     """
     settings = config.prune
     if settings.threshold is not None:
@@ -56,13 +50,12 @@ def dry_run(config: Config) -> Group:
     else:
         scored = planner.with_scores(network)
         plan = planner.plan(scored)
-    before, least = measure_cost(network, planner.imgsz), smallest_widths(scored.graph, planner.limits)
+    report = report_cut(plan, network, cut(network, plan, scored.graph).network, planner.imgsz)
+    before, least = report.before, smallest_widths(scored.graph, planner.limits)
     layers = "the backbone" if settings.layers == "backbone" else f"layers {list(plan.layers)}"
     said.append(
         f"Cutting {layers} can save at most {1 - scored.costs.parameters(least) / before.parameters:.1%} of the "
         f"parameters and {1 - scored.costs.gmacs(least) / before.gmacs:.1%} of the multiply-adds (every width at its "
         "smallest)."
     )
-    after = measure_cost(cut(network, plan, scored.graph).network, planner.imgsz)
-    tables = cost_table(before, after), part_table(before.parts, after.parts), width_table(plan)
-    return Group(*tables, *map(Text, [*said, "Nothing was written."]))
+    return Group(report, *map(Text, [*said, "Nothing was written."]))

@@ -5,7 +5,7 @@ import json
 
 from rich.console import RenderableType
 
-from depgraph_hsic_only.cli.command import MODEL_FILES, Command, add_argument, nothing_else_on_stdout
+from depgraph_hsic_only.cli.command import MODEL_FILES, Command, Parser, nothing_else_on_stdout
 
 _EPILOG = """\
 For segmentation and detection models. Runs no code from the file.
@@ -17,9 +17,9 @@ examples:
 """
 
 
-def _add_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_arguments(parser: Parser) -> None:
     meaning = "checkpoint (.pt), or a YOLOv8 YAML"
-    add_argument(parser, "model", metavar="model.pt", help=meaning, complete=MODEL_FILES)
+    parser.add_argument("model", metavar="model.pt", help=meaning, complete=MODEL_FILES)
     parser.add_argument("--imgsz", type=int, metavar="PX", help="side that GMACs are of (default: the model's own)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 

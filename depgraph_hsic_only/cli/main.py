@@ -4,7 +4,6 @@ torch and Ultralytics take seconds to import, so what needs them is imported whe
 mistakes are answered at once.
 """
 
-import argparse
 import signal
 import sys
 import tempfile
@@ -19,18 +18,7 @@ import shtab
 
 from depgraph_hsic_only._version import __version__
 from depgraph_hsic_only.cli import compare, info
-from depgraph_hsic_only.cli.command import (
-    MODEL_FILES,
-    PROGRAM,
-    YAML_FILES,
-    Command,
-    Flag,
-    Parser,
-    add_argument,
-    add_flags,
-    given_settings,
-)
-from depgraph_hsic_only.cli.demo import demo_settings
+from depgraph_hsic_only.cli.command import MODEL_FILES, PROGRAM, YAML_FILES, Command, Flag, Parser, given_settings
 from depgraph_hsic_only.criteria import list_criteria
 from depgraph_hsic_only.errors import PruningError, one_line
 from depgraph_hsic_only.support.nearest import nearest
@@ -72,12 +60,14 @@ examples:
 """
 
 
-def _add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of the plain run."""
-    add_flags(parser, _FLAGS)
+_DEMO_TUNING = {"epochs": 5, "lr0": 0.001, "warmup_epochs": 0.25}  # shorter and gentler than what goes before
+
+
+def _add_flags(parser: Parser) -> None:
+    parser.add_flags(_FLAGS)
     cfg, resume = "settings (default: default.yaml)", "go on with a run that was cut off"
-    add_argument(parser, "--cfg", metavar="FILE", help=cfg, complete=YAML_FILES)
-    add_argument(parser, "--resume", metavar="FOLDER", help=resume, complete=shtab.DIRECTORY)
+    parser.add_argument("--cfg", metavar="FILE", help=cfg, complete=YAML_FILES)
+    parser.add_argument("--resume", metavar="FOLDER", help=resume, complete=shtab.DIRECTORY)
     for switch, meaning in _SWITCHES.items():
         parser.add_argument(f"--{switch}", action="store_true", help=meaning)
     version = f"depgraph_hsic_only {__version__}"
@@ -85,7 +75,6 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _parser() -> Parser:
-    """The parser of the plain run."""
     commands = "\n".join(f"  {command.name:<19}{command.summary}" for command in _COMMANDS.values())
     parser = Parser(
         prog=PROGRAM,
@@ -120,7 +109,7 @@ examples:
       > ~/.local/share/bash-completion/completions/{PROGRAM}
   {PROGRAM} completion zsh > "${{fpath[1]}}/_{PROGRAM}"
 """,
-    lambda parser: add_argument(parser, "shell", choices=("bash", "zsh"), help="whose script to print"),
+    lambda parser: parser.add_argument("shell", choices=("bash", "zsh"), help="whose script to print"),
     lambda arguments: shtab.complete(_whole(), arguments.shell),
 )
 _COMMANDS = {command.name: command for command in (info.COMMAND, compare.COMMAND, _COMPLETION)}
@@ -199,8 +188,22 @@ def _warnings_said() -> Iterator[None]:
         warnings.showwarning = before
 
 
+def _demo_settings() -> dict[str, Any]:
+    """The settings of `--demo`: a nano model that learns drawn shapes in minutes, is cut, and learns again."""
+    from depgraph_hsic_only.data.shapes import SHAPES_RECIPE
+
+    settings: dict[str, Any] = {
+        "pretrained": "yolov8n-seg.yaml",
+        "data": "shapes",
+        "imgsz": 160,
+        "name": "demo",
+        "workers": 2,
+    }
+    settings |= {f"train.{key}": value for key, value in SHAPES_RECIPE.items()}
+    return settings | {f"fine_tune.{key}": value for key, value in (SHAPES_RECIPE | _DEMO_TUNING).items()}
+
+
 def _prune(words: Sequence[str]) -> None:
-    """The plain run."""
     parser = _parser()
     if words and not words[0].startswith("-") and "=" not in words[0]:
         known = ", ".join(_COMMANDS)
@@ -213,7 +216,7 @@ def _prune(words: Sequence[str]) -> None:
     from depgraph_hsic_only.workflow.default import DefaultYolov8SegPruner
     from depgraph_hsic_only.workflow.state import read_state
 
-    given: dict[str, Any] = demo_settings() if arguments.demo else {}
+    given: dict[str, Any] = _demo_settings() if arguments.demo else {}
     given |= {flag: True for flag in ("exist_ok", "trust", "verbose") if getattr(arguments, flag)}
     given |= given_settings(arguments, _FLAGS)
     cfg = arguments.cfg or DEFAULT_CFG

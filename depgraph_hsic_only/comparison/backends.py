@@ -46,9 +46,6 @@ def open_backend(
         task_cpus: Cores of a part on Ray.
         task_gpus: GPUs of a part on Ray; None for one where the device is not the CPU and this machine has any.
         device: As Ultralytics takes it.
-
-    Raises:
-        ConfigError: There is no such backend, Ray is not installed, or there is no such cluster.
     """
     if name not in BACKENDS:
         raise ConfigError(f"backend: expected one of {', '.join(BACKENDS)}, got {name!r}{nearest(name, BACKENDS)}")

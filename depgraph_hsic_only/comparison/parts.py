@@ -27,7 +27,7 @@ from depgraph_hsic_only.errors import ComparisonError, PruningError, one_line
 from depgraph_hsic_only.evaluation.bootstrap import DRAWS
 from depgraph_hsic_only.pruning.api import cut_in_place
 from depgraph_hsic_only.pruning.planner import Planner
-from depgraph_hsic_only.report.stage import FINE_TUNED
+from depgraph_hsic_only.report.stages import FINE_TUNED
 from depgraph_hsic_only.support.files import write_atomically
 from depgraph_hsic_only.training.train import Teacher
 from depgraph_hsic_only.workflow.default import DefaultYolov8SegPruner
@@ -64,22 +64,14 @@ class Part(abc.ABC):
         return self.study.folder / "parts" / f"{self.name}.json"
 
     def read(self) -> dict[str, Any]:
-        """What it has measured.
-
-        Raises:
-            ComparisonError: It has not been done.
-        """
+        """What it has measured; a `ComparisonError` where it has not been done."""
         if not self.file.is_file():
             raise ComparisonError(f"{self.name}, which it needs, has failed")
         found: dict[str, Any] = json.loads(self.file.read_text(encoding="utf-8"))
         return found
 
     def attempt(self) -> str | None:
-        """Do it and write its file.
-
-        Returns:
-            None, or what went wrong in one line; then the whole traceback is in the folder, under `errors`.
-        """
+        """Do it and write its file; or say what went wrong in one line, with the traceback in the folder `errors`."""
         log = self.study.folder / "errors" / f"{self.name}.txt"
         log.unlink(missing_ok=True)
         try:
@@ -198,16 +190,10 @@ class Result(Part):
         last = tuned or recovered
         cost, weights = measure_cost(last.model, self._imgsz(last)), pruner.folder.save_model(FINE_TUNED.weights, last)
         found = [pruner.evaluate(model, DRAWS) for model in (recovered, tuned) if model is not None]
-        row = replace(
-            row,
-            parameters=cost.parameters,
-            gmacs=cost.gmacs,
-            recovered=found[0].map50_95,
-            fine_tuned=None if tuned is None else found[1].map50_95,
-            weights=str(weights.relative_to(self.study.folder)),
-            samples=found[-1].resampled,
-            complete=all(metrics.complete for metrics in found),
-        )
+        file, complete = str(weights.relative_to(self.study.folder)), all(metrics.complete for metrics in found)
+        row = replace(row, parameters=cost.parameters, gmacs=cost.gmacs, weights=file, complete=complete)
+        fine_tuned, samples = None if tuned is None else found[1].map50_95, found[-1].resampled
+        row = replace(row, recovered=found[0].map50_95, fine_tuned=fine_tuned, samples=samples)
         pruner.folder.clear_scratch()  # what a training that is cut off goes on from
         return {"row": row.to_dict(), "widths": layer_widths(last.model)}
 
@@ -222,7 +208,6 @@ class Cut(Result):
     pattern = "{criterion}-{amount}-seed{seed}"
 
     def measure(self) -> Mapping[str, Any]:
-        """Its row, and the widths."""
         scored, widths = Scores(self.study, self.seed, self.criterion), WidthChoice(self.study, self.seed, self.amount)
         scores, chosen, scoring = scored.scores(), widths.read(), float(scored.read()["seconds"])
         model, settings = self._model(), self.study.config.prune
@@ -231,8 +216,8 @@ class Cut(Result):
         start = time.perf_counter()
         graph = self._planner(model, self.criterion).with_scores(model.model, scores).graph
         plan = make_plan(graph, scores, chosen["widths"], criterion=self.criterion, reasons=chosen["reasons"])
-        limits = {"seconds": settings.distill_seconds, "seed": self.seed}
-        _, kept = cut_in_place(model, model.model, plan, graph, settings.recover, images, **limits)
+        given = {"images": images, "seconds": settings.distill_seconds, "seed": self.seed}
+        _, kept = cut_in_place(model, model.model, plan, graph, settings.recover, **given)
         pruner.folder.write_json("plan.json", plan.to_dict())
         tuned = None
         if self.study.epochs:
@@ -251,7 +236,6 @@ class Control(Result):
     pattern = UNPRUNED + "-seed{seed}"
 
     def measure(self) -> Mapping[str, Any]:
-        """Its row, and the widths."""
         pruner = self._pruner(train=dict(self.study.config.fine_tune))  # training on from a model that was not cut
         model = self._model()
         start = time.perf_counter()

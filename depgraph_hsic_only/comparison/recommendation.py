@@ -113,12 +113,7 @@ class Recommendation:
 
 
 def recommend(rows: Sequence[Row], max_map_drop: float = MAX_MAP_DROP) -> Recommendation:
-    """Apply the rule to a table of cut models and controls.
-
-    Args:
-        rows: The table.
-        max_map_drop: Largest loss of primary mAP50-95 that is allowed, in [0, 1].
-    """
+    """Apply the rule to the rows of cut models and controls, with the largest loss that is allowed, in [0, 1]."""
     control = [row for row in rows if row.target is None]
     cut = [row for row in rows if row.target is not None]
     targets = list(dict.fromkeys(row.target for row in cut if row.target is not None))
@@ -149,18 +144,11 @@ def _choose(rows: Sequence[Row], control: Sequence[Row], size: str) -> Choice | 
         ahead = lead.interval[0] > 0 and all(own.primary > other.primary for own, other in pairs)
     unpruned = [row for row in control if row.seed is None or row.seed in seeds]
     works = any(row.primary > 0 for row in unpruned)  # a share or a loss of nothing means nothing
-    return Choice(
-        str(rows[0].target),
-        best,
-        _mean(cells[best]),
-        statistics.mean(getattr(row, size) for row in cells[best]),
-        len(seeds),
-        _mean(unpruned) if works else None,
-        _difference(unpruned, cells[best]) if works else None,
-        rest[0] if rest else None,
-        lead,
-        ahead,
-    )
+    reference, loss = (_mean(unpruned), _difference(unpruned, cells[best])) if works else (None, None)
+    primary, size_of_best = _mean(cells[best]), statistics.mean(getattr(row, size) for row in cells[best])
+    runner_up = rest[0] if rest else None
+    figures = (primary, size_of_best, len(seeds), reference, loss)
+    return Choice(str(rows[0].target), best, *figures, runner_up, lead, ahead)
 
 
 def _mean(rows: Sequence[Row]) -> float:

@@ -19,7 +19,7 @@ from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.evaluation.latency import measure_latency, onnx_run
 from depgraph_hsic_only.evaluation.onnx import export_onnx
 from depgraph_hsic_only.evaluation.validation import Validation
-from depgraph_hsic_only.report.stage import TRAINED
+from depgraph_hsic_only.report.stages import TRAINED
 from depgraph_hsic_only.support.progress import say
 from depgraph_hsic_only.workflow.default import DefaultYolov8SegPruner
 from depgraph_hsic_only.workflow.recorder import check_classes
@@ -115,8 +115,7 @@ def compare(
 def _checked(study: Study) -> tuple[DefaultYolov8SegPruner, Any, dict[str, Any]]:
     """The pruner that trains before everything, the loaded `YOLO`, and the study's identity: all are good.
 
-    Raises:
-        PruningError: They are not, or the folder holds a comparison of other settings; the message has what differs.
+    Else, or where the folder holds a comparison of other settings, a `PruningError` says so.
     """
     config = study.config
     whole = {**config.to_dict(), "project": str(study.folder), "name": "training", "exist_ok": True}

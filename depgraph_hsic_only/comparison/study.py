@@ -83,18 +83,9 @@ class Study:
 
 
 def make_study(
-    criteria: str | Iterable[str],
-    targets: object,
-    ratios: object,
-    seeds: int,
-    cfg: str | Path | None,
-    settings: Mapping[str, Any],
+    criteria: object, targets: object, ratios: object, seeds: int, cfg: str | Path | None, settings: Mapping[str, Any]
 ) -> Study:
-    """A study from what a user gives: see `run.compare`, whose arguments go over those of the file `cfg`.
-
-    Raises:
-        ConfigError: Something is unknown or out of range.
-    """
+    """A study from what a user gives: see `run.compare`, whose arguments go over those of the file `cfg`."""
     given = flattened(settings, depth=1)
     for key in given:
         if key in _REPLACED:
@@ -118,9 +109,6 @@ def parse_amounts(targets: object, ratios: object) -> tuple[Amount, ...]:
     Args:
         targets: "params=0.9,0.8,gmacs=0.75": several shares of one metric follow each other; or a mapping.
         ratios: "0.25,0.5", a number, or a list of numbers.
-
-    Raises:
-        ConfigError: One is malformed or out of range, or there are none.
     """
     found: list[Amount] = []
     metric = ""

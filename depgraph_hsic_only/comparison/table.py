@@ -93,68 +93,48 @@ def summarize(rows: Sequence[Row]) -> tuple[Summary, ...]:
         cells.setdefault((row.criterion, row.target), []).append(row)
     control = [row.primary for row in rows if row.target is None]
     reference = statistics.mean(control) if control else 0.0
-    summaries = []
+    found = []
     for (criterion, target), cell in cells.items():
         maps = {kind: [row.map50_95[kind] for row in cell] for kind in KINDS}
         means = {kind: statistics.mean(values) for kind, values in maps.items()}
-        latencies = [row.latency_ms for row in cell if row.latency_ms is not None]
-        found = Summary(
-            criterion,
-            target,
-            len(cell),
-            statistics.mean(row.parameters for row in cell),
-            statistics.mean(row.gmacs for row in cell),
-            means,
-            {kind: statistics.stdev(values) if len(values) > 1 else None for kind, values in maps.items()},
-            means[PRIMARY] / reference if reference > 0 else None,
-            statistics.mean(latencies) if len(latencies) == len(cell) else None,
-            statistics.mean(row.seconds for row in cell),
-        )
-        summaries.append(found)
-    return tuple(summaries)
+        spread = {kind: statistics.stdev(values) if len(values) > 1 else None for kind, values in maps.items()}
+        kept = means[PRIMARY] / reference if reference > 0 else None
+        names = ("parameters", "gmacs", "latency_ms", "seconds")
+        cost: dict[str, Any] = {name: _mean([getattr(row, name) for row in cell]) for name in names}
+        found.append(Summary(criterion, target, len(cell), map50_95=means, spread=spread, kept=kept, **cost))
+    return tuple(found)
+
+
+def _mean(figures: Sequence[float | None]) -> float | None:
+    """The mean; None where one was not measured."""
+    known = [figure for figure in figures if figure is not None]
+    return statistics.mean(known) if len(known) == len(figures) else None
 
 
 def row_table(rows: Sequence[Row], validation: Validation) -> Sheet:
     """Every model; "-" where a figure was not measured."""
     tuned = any(row.fine_tuned is not None for row in rows)
     stages = _STAGES if tuned else _STAGES[:1]
-    cells = tuple(
-        (
-            row.criterion,
-            row.target or "-",
-            figure_text(row.seed, "d"),
-            f"{row.parameters:,}",
-            f"{row.gmacs:.3f}",
-            *(figure_text((getattr(row, stage) or {}).get(kind), ".4f") for stage in stages for kind in KINDS),
-            figure_text(row.latency_ms, ".1f"),
-            f"{row.seconds:,.1f}",
-        )
-        for row in rows
-    )
+    cells = []
+    for row in rows:
+        found = (figure_text((getattr(row, stage) or {}).get(kind), ".4f") for stage in stages for kind in KINDS)
+        figures = (figure_text(row.seed, "d"), f"{row.parameters:,}", f"{row.gmacs:.3f}", *found)
+        times = (figure_text(row.latency_ms, ".1f"), f"{row.seconds:,.1f}")
+        cells.append((row.criterion, row.target or "-", *figures, *times))
     maps = (f"{stage.replace('_', '-')}\n{kind}" for stage in stages for kind in KINDS)
     headings = ("criterion", "target", "seed", "parameters", "GMACs", *maps, "onnxruntime\nms", "time\ns")
-    return Sheet(f"Models ({validation})", headings, cells, "ll" + "r" * (len(headings) - 2))
+    return Sheet(f"Models ({validation})", headings, tuple(cells), "ll" + "r" * (len(headings) - 2))
 
 
 def summary_table(summaries: Sequence[Summary]) -> Sheet:
     """Means over the seeds, with their standard deviations."""
-    rows = tuple(
-        (
-            s.criterion,
-            s.target or "-",
-            str(s.seeds),
-            f"{s.parameters:,.0f}",
-            f"{s.gmacs:.3f}",
-            *(f"{s.map50_95[kind]:.4f}" + _spread_text(s.spread[kind]) for kind in KINDS),
-            figure_text(s.kept, ".3f"),
-            figure_text(s.latency_ms, ".1f"),
-        )
-        for s in summaries
-    )
-    maps = (f"{kind}\nmAP50-95" for kind in KINDS)
-    headings = ("criterion", "target", "seeds", "parameters", "GMACs", *maps, "of the\nunpruned", "ms")
-    return Sheet("Means over the seeds ± standard deviation", headings, rows, "ll" + "r" * (len(headings) - 2))
-
-
-def _spread_text(spread: float | None) -> str:
-    return "" if spread is None else f" ± {spread:.4f}"
+    rows = []
+    for s in summaries:
+        spreads = {kind: "" if s.spread[kind] is None else f" ± {s.spread[kind]:.4f}" for kind in KINDS}
+        maps = (f"{s.map50_95[kind]:.4f}{spreads[kind]}" for kind in KINDS)
+        figures = (str(s.seeds), f"{s.parameters:,.0f}", f"{s.gmacs:.3f}", *maps)
+        shares = (figure_text(s.kept, ".3f"), figure_text(s.latency_ms, ".1f"))
+        rows.append((s.criterion, s.target or "-", *figures, *shares))
+    titles = (f"{kind}\nmAP50-95" for kind in KINDS)
+    headings = ("criterion", "target", "seeds", "parameters", "GMACs", *titles, "of the\nunpruned", "ms")
+    return Sheet("Means over the seeds ± standard deviation", headings, tuple(rows), "ll" + "r" * (len(headings) - 2))

@@ -11,12 +11,9 @@
 [0, 1]
 """
 
-from .centering import CENTERINGS, center
-from .dependence import hsic
-from .kernels import KernelLike, kernel_names
-from .lasso_path import nonnegative_lasso_path
-from .path_result import LassoPath
-from .system import hsic_system
+from .kernels import CENTERINGS, KernelLike, center, kernel_names
+from .lasso_path import LassoPath, nonnegative_lasso_path
+from .system import hsic, hsic_system
 
 __all__ = [
     "CENTERINGS",

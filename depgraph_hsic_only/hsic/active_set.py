@@ -53,11 +53,7 @@ class ActiveSet:
         return x, product
 
     def append(self, k: int) -> bool:
-        """Add k to S; False, and nothing done, where column k depends on those of S.
-
-        Raises:
-            ValueError: the Schur complement of k is negative, so A is not positive semidefinite.
-        """
+        """Add k to S; False, and nothing done, where column k depends on those of S."""
         s, A_kk = len(self), self.A[k, k]
         a = self.rows[:, k]
         l = self.M @ a  # noqa: E741

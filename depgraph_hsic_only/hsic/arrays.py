@@ -8,21 +8,13 @@ from torch import Tensor
 
 
 def features(X: Any) -> Tensor:
-    """X as floating-point (n, d, p): a matrix (n, d) has p = 1.
-
-    Raises:
-        ValueError: X is not numeric, of another rank, empty, or not finite.
-    """
+    """X as floating-point (n, d, p): a matrix (n, d) has p = 1; a ValueError says what is wrong with it."""
     x = _numeric(X, "X", "(n, d) or (n, d, p)", (2, 3))
     return x[:, :, None] if x.ndim == 2 else x
 
 
 def targets(y: Any, n: int, device: torch.device) -> Tensor:
-    """y as floating-point (n, 1, q), one feature of q columns.
-
-    Raises:
-        ValueError: y is not numeric, of another rank, empty, not finite, or has another number of samples than X.
-    """
+    """y as floating-point (n, 1, q), one feature of q columns; a ValueError says what is wrong with it."""
     t = _numeric(y, "y", "(n,) or (n, q)", (1, 2)).to(device)
     if len(t) != n:
         raise ValueError(f"Expected one target a sample, got {n} samples in X and {len(t)} in y; pair them up.")
@@ -30,11 +22,7 @@ def targets(y: Any, n: int, device: torch.device) -> Tensor:
 
 
 def check_count(name: str, value: Any, least: int) -> int:
-    """The integer ``value``, which must be at least ``least``.
-
-    Raises:
-        ValueError: not an integer, or too small.
-    """
+    """The integer ``value``, which must be at least ``least``; else a ValueError says so."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise ValueError(f"Expected {name} to be an integer of at least {least}, got {value!r}.")
     return int(value)

@@ -17,9 +17,7 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from .arrays import check_count, features, targets
-from .blocks import sample_blocks, samples_per_block
-from .centering import center_, fewest_samples
-from .kernels import Kernel, KernelLike, resolve_kernel
+from .kernels import Kernel, KernelLike, center_, fewest_samples, resolve_kernel
 
 # Gram matrices in work at a time: few enough for the cache, enough to keep the threads busy.
 _WORKING_BYTES = {"cpu": 2**24, "cuda": 2**28}
@@ -89,7 +87,7 @@ def hsic_system(
     x = features(X)
     n, d, _ = x.shape
     t = targets(y, n, x.device)
-    B = samples_per_block(n, check_count("block_size", block_size, 0))
+    B = min(check_count("block_size", block_size, 0) or n, n)
     if fewest_samples(centering) > B:
         raise ValueError(
             f"Expected at least {fewest_samples(centering)} samples a block for {centering} centring, got {B} "
@@ -103,7 +101,7 @@ def hsic_system(
     x, t = kx.prepare(x), ky.prepare(t)
     G = torch.zeros(d + 1, d + 1, dtype=torch.float64, device=x.device)
     blocks = 0
-    for index in sample_blocks(n, B, M, seed):
+    for index in _sample_blocks(n, B, M, seed):
         i = torch.from_numpy(index).to(x.device)
         xi, ti = (samples[i].transpose(0, 1).contiguous() for samples in (x, t))
         _add_cosines(G, _Block(xi, ti, kx, ky, centering), max_bytes)
@@ -118,6 +116,63 @@ def hsic_system(
     G = G * (scale[:, None] * scale) / blocks
     A, b = G[:d, :d] * (c[:, None] * c), G[:d, d] * c
     return (A, b) if isinstance(X, Tensor) else (A.numpy(), b.numpy())
+
+
+def hsic(
+    x: Tensor | ArrayLike,
+    y: Tensor | ArrayLike,
+    *,
+    kernel_x: KernelLike = "gaussian",
+    kernel_y: KernelLike = "gaussian",
+    centering: str = "unbiased",
+    block_size: int = 0,
+    permutations: int = 1,
+    seed: int = 0,
+) -> float:
+    """The normalised Hilbert–Schmidt independence criterion ⟨K̃, L̃⟩ / (‖K̃‖ ‖L̃‖).
+
+    At most 1, 1 for a sample and itself. Unbiased: mean about 0 under independence, so it may be negative. Biased: in
+    [0, 1], with a floor under independence that rises with the number of columns (centred kernel alignment). With the
+    kernel −‖x_i − x_j‖ it is the squared distance correlation of Székely & Rizzo. 0 where a sample is constant.
+
+    Args:
+        x: (n,) or (n, p), one variable of p columns.
+        y: (n,) or (n, q).
+        kernel_x: this and the others as in `hsic_system`.
+        kernel_y: of y.
+        centering: "unbiased" or "biased".
+        block_size: samples a block; 0 for one block of all n.
+        permutations: how often the samples are permuted and cut into blocks.
+        seed: of the permutations.
+
+    Raises:
+        ValueError: as `hsic_system`.
+    """
+    x = x if isinstance(x, Tensor) else np.asarray(x)
+    if x.ndim not in (1, 2):
+        raise ValueError(
+            f"Expected x of shape (n,) or (n, p), got {tuple(x.shape)}; use hsic_system for many features at once."
+        )
+    X = x.reshape(x.shape[0], 1, -1) if x.shape[0] else x.reshape(0, 1)
+    options: _Options = {"kernel_x": kernel_x, "kernel_y": kernel_y, "centering": centering}
+    options |= {"block_size": block_size, "permutations": permutations, "seed": seed}
+    _, b = hsic_system(X, y, **options)
+    return float(b[0])
+
+
+def _sample_blocks(n: int, B: int, permutations: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """The indices (B,) of every block of every permutation: an average over small blocks stands for the n×n problem.
+
+    Block HSIC-Lasso (Climente-González et al. 2019) permutes the samples M times, cuts every permutation into ⌊n/B⌋
+    blocks of B samples and averages over all of them. Rules as in pyHSICLasso 1.4.2: the permutations are cumulative
+    (each permutes the order the one before left), the m-th is drawn from NumPy's legacy generator seeded with
+    ``seed + m``, the last n mod B samples of a permutation are left out of it, and where there is only one block there
+    is only one permutation.
+    """
+    blocks, order = n // B, np.arange(n)
+    for m in range(permutations if blocks > 1 else 1):
+        order = np.random.RandomState(seed + m).permutation(order)
+        yield from order[: blocks * B].reshape(blocks, B)
 
 
 @dataclass(frozen=True)

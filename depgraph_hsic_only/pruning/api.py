@@ -125,31 +125,29 @@ def apply_plan(
         DataError: The images can't be used.
     """
     check_method(recovery)
-    return cut_in_place(model, network_of(model), plan, None, recovery, images, **settings)[0]
+    given = torch.empty(0) if images is None else images
+    return cut_in_place(model, network_of(model), plan, None, recovery, images=given, **settings)[0]
 
 
 def cut_in_place(
-    model: Yolo | Network,
-    network: Network,
-    plan: PruningPlan,
-    graph: ChannelGraph | None,
-    recovery: str,
-    images: torch.Tensor | None,
-    **settings: Any,
+    model: Yolo | Network, network: Network, plan: PruningPlan, graph: ChannelGraph | None, method: str, **settings: Any
 ) -> tuple[PruningReport, Kept]:
-    """As `apply_plan`, of a network that was checked, in its channel groups where they are known; and what is left."""
+    """As `apply_plan`, of a network that was checked, in its channel groups where they are known; and what is left.
+
+    The settings are those of `recover`.
+    """
     done = cut(network, plan, graph)
     report = report_cut(plan, network, done.network)
-    if recovery != "none":
-        pair, given = (done.network, network), torch.empty(0) if images is None else images
-        report = replace(report, recovery=recover(*pair, done.kept, given, method=recovery, **settings))
+    if method != "none":
+        report = replace(report, recovery=recover(done.network, network, done.kept, method=method, **settings))
     install(model, done.network)
     return report, done.kept
 
 
-def report_cut(plan: PruningPlan, original: Network, pruned: Network) -> PruningReport:
+def report_cut(plan: PruningPlan, original: Network, pruned: Network, imgsz: int = 640) -> PruningReport:
     """What a plan has cut from a network, counted on both."""
-    costs, widths = (measure_cost(original), measure_cost(pruned)), (layer_widths(original), layer_widths(pruned))
+    costs = measure_cost(original, imgsz), measure_cost(pruned, imgsz)
+    widths = layer_widths(original), layer_widths(pruned)
     return PruningReport(plan, *costs, list_layers(original), *widths)
 
 

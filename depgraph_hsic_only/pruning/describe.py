@@ -139,12 +139,6 @@ def describe(model: Yolo | Network, imgsz: int | None = None) -> ModelInfo:
     network = network_of(model)
     side, widths, known = imgsz or own_imgsz(model), layer_widths(network), origin_of(network)
     stock = stock_model(network, known["widths"] if known else widths, side)
-    return ModelInfo(
-        task=task_of(network),
-        classes=tuple(str(name) for name in network.names.values()),
-        cost=measure_cost(network, side),
-        widths=widths,
-        pruned=known["widths"] != widths if known else None if is_written_out(network.yaml) else False,
-        pruned_from=known,
-        origins=() if stock is None else (stock,),
-    )
+    pruned = known["widths"] != widths if known else None if is_written_out(network.yaml) else False
+    classes, origins = tuple(map(str, network.names.values())), () if stock is None else (stock,)
+    return ModelInfo(task_of(network), classes, measure_cost(network, side), widths, pruned, known, origins)

@@ -132,7 +132,8 @@ class HsicLassoPruner:
         planner = replace(self._planner, imgsz=images.shape[-1])
         scored = planner.score(network, in_batches(images, self._batch))
         plan = planner.plan(scored, planner.sensitivity(scored, images) if planner.amount.is_target else None)
-        report, _ = cut_in_place(model, network, plan, scored.graph, self._recovery, images, seconds=self._seconds)
+        given = {"images": images, "seconds": self._seconds}
+        report, _ = cut_in_place(model, network, plan, scored.graph, self._recovery, **given)
         scores = {name: s.tolist() for name, s in scored.measured.scores.items()}
         return replace(report, scores=scores, stability=scored.stability(plan))
 

@@ -47,9 +47,6 @@ class Planner:
         options: Options of the criterion.
         seed: Of every random choice, the criterion's too where it has a seed that `options` don't set.
         imgsz: Side of the square image that multiply-adds and latency are of, pixels.
-
-    Raises:
-        ConfigError: There is no such criterion, it has no such option, or `layers` choose nothing.
     """
 
     criterion: str
@@ -71,11 +68,7 @@ class Planner:
         return create_criterion(self.criterion, **{**seed, **self.options})
 
     def check(self, network: Network) -> None:
-        """Refuse what this network can't be cut to, before anything is measured.
-
-        Raises:
-            ConfigError: It has no such layers, or not even the smallest widths meet the target.
-        """
+        """Refuse, before anything is measured, layers that it doesn't have and a target that no widths of it meet."""
         there = chosen_widths(network, choose_layers(network, self.layers))
         self.limits.check_names((layer, width.name) for layer, width in there)
         if self.amount.is_target:
@@ -83,16 +76,7 @@ class Planner:
             check_reachable(graph, CostModel(network, graph, self.imgsz), self.amount, self.limits)
 
     def score(self, network: Network, batches: Batches | None = None) -> Scored:
-        """Find the channel groups of a network, and rank their channels.
-
-        Args:
-            network: A network that was checked (see `architecture.check_architecture`).
-            batches: Images, for a criterion that needs them; labelled where it needs labels.
-
-        Raises:
-            ConfigError: The network has no such layers.
-            DataError: The criterion needs batches and there are none.
-        """
+        """Find the channel groups of a checked network, and rank their channels by `batches`, where it takes any."""
         graph = trace_channels(network, self.layers)
         return Scored(network, graph, CostModel(network, graph, self.imgsz), self.scorer.measure(graph, batches))
 
@@ -103,15 +87,10 @@ class Planner:
         return Scored(network, graph, CostModel(network, graph, self.imgsz), Measured(known))
 
     def sensitivity(self, scored: Scored, images: torch.Tensor, *, quick: bool = False) -> Sensitivity:
-        """Measure how much each width hurts: what a target is met by.
+        """Measure how much each width of the unpruned network hurts: what a target is met by.
 
-        Args:
-            scored: The unpruned network.
-            images: Calibration images (n, 3, h, w), float in [0, 1] or uint8, letterboxed as in validation.
-            quick: One size for each width instead of three.
-
-        Raises:
-            DataError: An activation is not finite.
+        The images are (n, 3, h, w), float in [0, 1] or uint8, letterboxed as in validation. `quick`: one size for each
+        width instead of three.
         """
         subject = scored.network, scored.graph, scored.measured.scores
         return measure_sensitivity(*subject, images, limits=self.limits, quick=quick, seed=self.seed)
@@ -130,10 +109,6 @@ class Planner:
             sensitivity: What the widths of the unpruned network do, for a target.
             share: Of the way from the unpruned network to the amount.
             unpruned: The unpruned network, whose widths the amount is of; None for the one that is cut.
-
-        Raises:
-            ConfigError: The target is out of reach, or a limit names a width that is not there.
-            PlanError: The scores are not finite or of a wrong shape.
         """
         amount, scores, whole = self.amount.partly(share), scored.measured.scores, unpruned or scored
         if amount.metric == "ratio":

@@ -29,7 +29,7 @@ def write_html(run_folder: str | Path) -> Path:
     Raises:
         DataError: The folder holds no report.
     """
-    from depgraph_hsic_only.report.figures.run_folder import plot_metrics  # matplotlib takes a while to import
+    from depgraph_hsic_only.report.figures.run import plot_metrics  # matplotlib takes a while to import
 
     report = RunReport.load(run_folder)
     pictures = [f"{name}.png" for kind in ("example", "difference") for name, _ in _pictures(report, kind)]
@@ -51,20 +51,14 @@ def render_html(report: RunReport, figures: Mapping[str, bytes]) -> str:
     before, after, data = report.before, report.after, report.args["data"]
     if isinstance(data, Mapping):  # of keys that were given themselves, where the run wrote them
         data = "data.yaml of the run folder"
-    environment = Environment(
-        loader=PackageLoader("depgraph_hsic_only", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    notes = [(TITLES[stage.name], note) for stage in report.stages for note in stage.notes]
-    return environment.get_template("page.html.jinja").render(
+    loader = PackageLoader("depgraph_hsic_only", "report")
+    pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return pages.get_template("page.html.jinja").render(
         report=report,
         name=Path(report.args["pretrained"]).name,
         cards=[(title, figure, _figures(after)[title]) for title, figure in _figures(before).items()],
         warnings=find_warnings(report.stages, report.images),
-        notes=notes,
+        titles=TITLES,
         stages=stage_table(report.stages, report.validation),
         parts=part_table(before.parts, after.parts),
         classes=class_table(before, after),
@@ -72,19 +66,10 @@ def render_html(report: RunReport, figures: Mapping[str, bytes]) -> str:
         figures={name: "data:image/png;base64," + base64.b64encode(png).decode() for name, png in figures.items()},
         examples=_pictures(report, "example"),
         differences=_pictures(report, "difference"),
-        machine=[
-            ("depgraph_hsic_only", report.version),
-            *((name, "none" if value is None else value) for name, value in report.environment.items()),
-            ("seed", report.args["seed"]),
-            ("checkpoint", report.args["pretrained"]),
-            ("data", data),
-            *((f"images, {split}", f"{count:,}") for split, count in report.images.items()),
-            *((f"{name}, digest", digest[:16]) for name, digest in report.sources.items()),
-        ],
         command=f"python -m depgraph_hsic_only --cfg {shlex.quote(str(report.folder / 'args.yaml'))}",
         best=str(report.folder / "weights" / "best.pt"),
         primary=PRIMARY,
-        trained_on=data,
+        data=data,
     )
 
 

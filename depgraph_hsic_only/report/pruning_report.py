@@ -16,7 +16,7 @@ from depgraph_hsic_only.yolo.cost import Cost, PartCost
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_STABLE = 0.8  # agreement above which more images change little
+STABLE = 0.8  # agreement of two halves of the images above which more of them change little
 
 
 @dataclass(frozen=True, repr=False)
@@ -119,11 +119,5 @@ def change_text(before: float, after: float, what: str) -> str:
 
 def stability_text(stability: float) -> str:
     """What the agreement of two halves of the calibration images means, for people."""
-    return f"two halves of the images agree on {stability:.0%} of the channels that stay" + (
-        "; more images would settle the rest" if is_unstable(stability) else ""
-    )
-
-
-def is_unstable(stability: float) -> bool:
-    """Whether more calibration images would change which channels stay."""
-    return stability < _STABLE
+    more = "; more images would settle the rest" if stability < STABLE else ""
+    return f"two halves of the images agree on {stability:.0%} of the channels that stay{more}"

@@ -1,11 +1,15 @@
 """What a run measured, stage by stage, as a value that shows itself."""
 
 import json
+import platform
+import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from rich.console import Group
 from rich.text import Text
 
@@ -39,7 +43,7 @@ class RunReport(Shown):
         images: Number of images by split, "train" and "val".
         sources: Digests of what was read: "checkpoint" (the network) and "data" (names, images' sizes, labels).
         agreement: Of the models before and after on the same images; None before the export.
-        environment: The machine and the versions that the figures depend on (see `report.environment`).
+        environment: The machine and the versions that the figures depend on (see `environment`).
         version: Of this package.
         layers: All layers of the network; empty in the report of an older version.
     """
@@ -70,22 +74,15 @@ class RunReport(Shown):
         folder = Path(run_folder).expanduser().resolve()
         try:
             data = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-            onnx, agreement = dict(data["onnx"] or {}), data.get("comparison")
-            return cls(
-                folder,
-                data["args"],
-                tuple(map(StageReport.from_dict, data["stages"])),
-                Validation(**data["validation"]),
-                data["widths"]["before"],
-                data["widths"]["after"],
-                (onnx.pop("path"), OnnxParity(**onnx)) if onnx else None,
-                data.get("images", {}),
-                data.get("sources", {}),
-                Agreement.from_dict(agreement) if agreement else None,
-                data["environment"],
-                data["version"],
-                tuple(map(Layer.from_dict, data.get("layers", ()))),
-            )
+            stages, validation = tuple(map(StageReport.from_dict, data["stages"])), Validation(**data["validation"])
+            before, after, onnx = data["widths"]["before"], data["widths"]["after"], dict(data["onnx"] or {})
+            proved = (onnx.pop("path"), OnnxParity(**onnx)) if onnx else None
+            found = {"environment": data["environment"], "version": data["version"]}
+            found |= {key: data[key] for key in ("images", "sources") if key in data}
+            agreement = Agreement.from_dict(data["comparison"]) if data.get("comparison") else None
+            layers = tuple(map(Layer.from_dict, data.get("layers", ())))
+            known = {"onnx": proved, "agreement": agreement, "layers": layers, **found}
+            return cls(folder, data["args"], stages, validation, before, after, **known)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{folder}: expected a run folder with a report.json, got {type(error).__name__} ({one_line(error)}); "
@@ -135,3 +132,35 @@ class RunReport(Shown):
         parts = part_table(self.stages[0].parts, self.stages[-1].parts)
         texts = (Text(line, overflow="fold") for line in lines)
         return Group(stage_table(self.stages, self.validation), parts, *texts)
+
+
+def environment() -> dict[str, Any]:
+    """The machine and the versions that figures depend on, as plain values; asks git for the commit."""
+    import onnx  # either takes a while to import
+    import onnxruntime
+
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "torch": torch.__version__,
+        "ultralytics": version("ultralytics"),
+        "torch-pruning": version("torch-pruning"),
+        "onnx": onnx.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of this package's checkout, with "-dirty" where it was changed; None where it is installed."""
+    checkout = Path(__file__).parents[2]
+    if not (checkout / ".git").exists():
+        return None
+    try:
+        described = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+        return subprocess.run(described, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

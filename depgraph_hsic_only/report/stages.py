@@ -1,15 +1,34 @@
-"""A row of a run's report: the model after one stage."""
+"""The stages of a run, one table for workflow, folder and report; and a row of the report: the model after a stage."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from depgraph_hsic_only.evaluation.latency import Latency
 from depgraph_hsic_only.evaluation.validation import KINDS, PRIMARY, Accuracy, ClassMetrics, Validation
-from depgraph_hsic_only.report.stage import BASELINE, STAGES
 from depgraph_hsic_only.report.tables import Sheet, figure_text
 from depgraph_hsic_only.yolo.cost import PartCost
 
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage that changes the model."""
+
+    name: str  # of the stage and of the model after it, in reports
+    title: str  # the same for people
+    activity: str  # what is said while it runs
+    weights: str  # checkpoint after it, in the run folder's `weights`
+    folder: str = ""  # of its training in the run folder; empty where it trains nothing
+    block: str = ""  # of the settings that it goes by, where it trains
+
+
+BASELINE: Final = "baseline"  # the loaded model, before all stages
+TRAINED: Final = Stage("trained", "trained", "training", "trained.pt", "train", "train")
+PRUNED: Final = Stage("pruned", "pruned", "pruning", "pruned.pt")
+FINE_TUNED: Final = Stage("fine_tuned", "fine-tuned", "fine-tuning", "best.pt", "finetune", "fine_tune")
+STAGES: Final = (TRAINED, PRUNED, FINE_TUNED)
+ACTIVITIES: Final = (*(stage.activity for stage in STAGES), "export", "latency", "pictures")  # of a whole run
+EXPORTED: Final = "exported"  # what is done in the end
 TITLES = {BASELINE: BASELINE, **{stage.name: stage.title for stage in STAGES}}
 RUNTIMES = {"torch": "PyTorch", "onnxruntime": "onnxruntime"}
 PRIMARY_FIRST = (PRIMARY, *(kind for kind in KINDS if kind != PRIMARY))

@@ -4,9 +4,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from depgraph_hsic_only.evaluation.validation import PRIMARY
-from depgraph_hsic_only.report.pruning_report import change_text, is_unstable, stability_text
-from depgraph_hsic_only.report.stage import BASELINE, TRAINED
-from depgraph_hsic_only.report.stages import RUNTIMES, TITLES, StageReport
+from depgraph_hsic_only.report.pruning_report import STABLE, change_text, stability_text
+from depgraph_hsic_only.report.stages import BASELINE, RUNTIMES, TITLES, TRAINED, StageReport
 
 _SAME_SPEED = 0.02  # of the latency: less is not worth a word
 _FEW_IMAGES = 128  # for calibration: re-fits on fewer do visibly less on other images
@@ -98,7 +97,7 @@ def _calibration(stages: Sequence[StageReport], images: Mapping[str, int]) -> li
             count = recovery["images"]
             more = "set calibration.images higher" if images.get("train", 0) > count else "all that there are"
             found.append(f"The cut was recovered on {_counted(count, 'image')} only ({more}): more bring back more.")
-        if stability is not None and is_unstable(stability):
+        if stability is not None and stability < STABLE:
             found.append(f"{stability_text(stability).capitalize()}.")
     return found
 

@@ -6,11 +6,11 @@ from depgraph_hsic_only.report.figures.pareto import pareto_front, plot_pareto
 from depgraph_hsic_only.report.figures.run import (
     plot_classes,
     plot_latency,
+    plot_metrics,
     plot_stages,
     plot_training,
     plot_trajectory,
 )
-from depgraph_hsic_only.report.figures.run_folder import plot_metrics
 
 __all__ = [
     "pareto_front",

@@ -14,15 +14,14 @@ from depgraph_hsic_only.errors import ExportError, OutOfMemoryError, PruningErro
 from depgraph_hsic_only.evaluation.bootstrap import draws_for_deviation
 from depgraph_hsic_only.evaluation.validation import Metrics, Validation, validate_model
 from depgraph_hsic_only.report.run_report import RunReport
-from depgraph_hsic_only.report.stage import ACTIVITIES, EXPORTED, FINE_TUNED, PRUNED, STAGES, TRAINED, Stage
+from depgraph_hsic_only.report.stages import ACTIVITIES, EXPORTED, FINE_TUNED, PRUNED, STAGES, TRAINED, Stage
 from depgraph_hsic_only.support.progress import begin_stage, say
 from depgraph_hsic_only.support.resource_errors import out_of_memory, storage_reason
 from depgraph_hsic_only.support.yaml import read_yaml
 from depgraph_hsic_only.training.callbacks import Callbacks
-from depgraph_hsic_only.workflow.checkpoints import Checkpoints
 from depgraph_hsic_only.workflow.config import DEFAULT_CFG, Config, load_config
 from depgraph_hsic_only.workflow.recorder import Exported, Recorder, check_classes
-from depgraph_hsic_only.workflow.run_folder import RunFolder
+from depgraph_hsic_only.workflow.run_folder import Checkpoints, RunFolder
 from depgraph_hsic_only.workflow.state import STATE, RunState, read_state
 from depgraph_hsic_only.yolo.device import check_device, set_seed
 from depgraph_hsic_only.yolo.fingerprint import fingerprint
@@ -61,7 +60,7 @@ class Yolov8SegPruner(abc.ABC):
         self._folder: RunFolder | None = None
         self._notes: list[str] = []
         self._details: dict[str, Any] = {}
-        self._evaluated: dict[tuple[str, int | None], Metrics] = {}
+        self._evaluated: dict[tuple[str, int], Metrics] = {}
         self._resolved: dict[str, Any] = {}
 
     @abc.abstractmethod
@@ -229,17 +228,12 @@ class Yolov8SegPruner(abc.ABC):
             model: A `YOLO`.
             draws: On how many samples of the images too (see `bootstrap.py`); None for as many as a deviation needs.
         """
+        config, draws = self.config, draws_for_deviation(len(self.dataset.images("val"))) if draws is None else draws
         key = fingerprint(model.model), draws
         if key not in self._evaluated:
-            config = self.config
-            self._evaluated[key] = validate_model(
-                model,
-                self.dataset.write_keys(self.folder.path),
-                Validation(self.imgsz_of(model), config.batch),
-                device=config.device,
-                workers=config.workers,
-                draws=draws_for_deviation(len(self.dataset.images("val"))) if draws is None else draws,
-            )
+            data, validation = self.dataset.write_keys(self.folder.path), Validation(self.imgsz_of(model), config.batch)
+            resources = {"device": config.device, "workers": config.workers}
+            self._evaluated[key] = validate_model(model, data, validation, draws=draws, **resources)
         return self._evaluated[key]
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Collection, Iterable, Mapping
 from math import inf
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from depgraph_hsic_only.channels.amount import Amount, is_number
@@ -31,7 +30,7 @@ def find_faults(merged: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[
             faults += _block_faults(block, merged[block], {"epochs": _NATURAL}, TRAIN_ARGUMENTS, OWNED)
         faults += _prune_faults(merged["prune"], defaults["prune"])
         faults += _block_faults("export", merged["export"], {"images": _POSITIVE}, _EXPORT_KEYS, _EXPORT_OWNED)
-        faults += _block_faults("calibration", merged["calibration"], {"images": _POSITIVE})
+        faults += _block_faults("calibration", merged["calibration"], {"images": _POSITIVE}, (), {})
     return faults
 
 
@@ -95,11 +94,7 @@ def _unknown(block: str, settings: Mapping[str, Any], known: Iterable[str]) -> l
 
 
 def _block_faults(
-    block: str,
-    settings: Mapping[str, Any],
-    checks: _Checks,
-    arguments: Collection[str] = (),
-    owned: Mapping[str, str] = MappingProxyType({}),
+    block: str, settings: Mapping[str, Any], checks: _Checks, arguments: Collection[str], owned: Mapping[str, str]
 ) -> list[str]:
     """What is wrong with a block of settings of our own (`checks`) and of Ultralytics' arguments, but for those that a
     run sets itself (`owned`)."""

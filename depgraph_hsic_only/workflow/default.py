@@ -23,7 +23,7 @@ from depgraph_hsic_only.pruning.api import report_cut
 from depgraph_hsic_only.pruning.planner import Planner, Scored
 from depgraph_hsic_only.recovery.recover import recover
 from depgraph_hsic_only.report.pruning_report import stability_text
-from depgraph_hsic_only.report.stage import FINE_TUNED, TRAINED, Stage
+from depgraph_hsic_only.report.stages import FINE_TUNED, TRAINED, Stage
 from depgraph_hsic_only.support.files import write_atomically
 from depgraph_hsic_only.support.progress import say
 from depgraph_hsic_only.training.provenance import trained_on
@@ -207,11 +207,8 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
     def _point(self, step: int, model: Yolo) -> dict[str, Any]:
         """Where a model stands between the unpruned one and the last cut; it is measured where there are several."""
         measured = self.config.prune.steps > 1 and same_classes(model.names, self.dataset.names)
-        return {
-            "step": step,
-            "parameters": _parameters(model),
-            f"map50_95_{PRIMARY}": self.evaluate(model)[PRIMARY].map50_95 if measured else None,
-        }
+        found = self.evaluate(model)[PRIMARY].map50_95 if measured else None
+        return {"step": step, "parameters": _parameters(model), f"map50_95_{PRIMARY}": found}
 
     def _tuning(self, step: Step, after: int | None = None) -> FineTuning:
         """What a fine-tuning after a step is given."""

@@ -9,7 +9,7 @@ from typing import Any
 from depgraph_hsic_only.channels.cut import Kept
 from depgraph_hsic_only.channels.plan import PruningPlan
 from depgraph_hsic_only.report.pruning_report import PruningReport
-from depgraph_hsic_only.report.stage import FINE_TUNED
+from depgraph_hsic_only.report.stages import FINE_TUNED
 from depgraph_hsic_only.support.files import write_atomically
 from depgraph_hsic_only.training.train import Teacher
 from depgraph_hsic_only.workflow.run_folder import RunFolder

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from depgraph_hsic_only.data.dataset import Dataset, same_classes
@@ -15,17 +14,24 @@ from depgraph_hsic_only.evaluation.agreement import Agreement, measure_agreement
 from depgraph_hsic_only.evaluation.latency import measure_latency, onnx_run, torch_run
 from depgraph_hsic_only.evaluation.onnx import OnnxParity, export_onnx
 from depgraph_hsic_only.evaluation.validation import Metrics, Validation
-from depgraph_hsic_only.report.environment import environment
 from depgraph_hsic_only.report.page import write_html
-from depgraph_hsic_only.report.run_report import RunReport
-from depgraph_hsic_only.report.stage import BASELINE, EXPORTED, FINE_TUNED, PRUNED, STAGES, TRAINED, Stage
-from depgraph_hsic_only.report.stages import RUNTIMES, StageReport
+from depgraph_hsic_only.report.run_report import RunReport, environment
+from depgraph_hsic_only.report.stages import (
+    BASELINE,
+    EXPORTED,
+    FINE_TUNED,
+    PRUNED,
+    RUNTIMES,
+    STAGES,
+    TRAINED,
+    Stage,
+    StageReport,
+)
 from depgraph_hsic_only.support.files import write_atomically
 from depgraph_hsic_only.support.progress import begin_stage, say
 from depgraph_hsic_only.training.callbacks import read_epochs
-from depgraph_hsic_only.workflow.checkpoints import Checkpoints
 from depgraph_hsic_only.workflow.config import Config
-from depgraph_hsic_only.workflow.run_folder import RunFolder
+from depgraph_hsic_only.workflow.run_folder import Checkpoints, RunFolder
 from depgraph_hsic_only.workflow.state import STATE, RunState
 from depgraph_hsic_only.yolo.architecture import layer_widths, list_layers
 from depgraph_hsic_only.yolo.cost import measure_cost
@@ -47,11 +53,7 @@ class Exported:
 
 
 def check_classes(model: Yolo, dataset: Dataset, config: Config) -> None:
-    """Refuse to prune a model for a data set of another class count without training it.
-
-    Raises:
-        ConfigError: The counts differ and there are no training epochs.
-    """
+    """Refuse, by a `ConfigError`, to prune a model for a data set of another class count without training it."""
     has, wants = len(model.names), len(dataset.names)
     if has != wants and config.train["epochs"] == 0:
         raise ConfigError(
@@ -72,22 +74,20 @@ class Recorder:
     imgsz: int  # side of the input image, pixels
     evaluate: Callable[[Any], Metrics]
 
-    def __post_init__(self) -> None:
-        self._validation = Validation(self.imgsz, self.config.batch)
-        self._images = {split: len(self.dataset.images(split)) for split in ("train", "val")}
-        self._stages: list[StageReport] = []
-
     def begin(self, model: Yolo) -> None:
         """Take down the loaded model, the baseline, or in a resumed run the rows of what is done."""
-        self._baseline, self._widths = copy.deepcopy(model), layer_widths(model.model)
-        self._environment = environment()
+        self._baseline, widths = copy.deepcopy(model), layer_widths(model.model)
+        images = {split: len(self.dataset.images(split)) for split in ("train", "val")}
+        found: dict[str, Any] = {"images": images, "sources": self.state.sources, "environment": environment()}
+        settings, validation = self.config.to_dict(), Validation(self.imgsz, self.config.batch)
+        self._report = RunReport(self.folder.path, settings, (), validation, widths, widths, **found)
         if self.state.done:
             rows = RunReport.load(self.folder.path).stages
-            self._stages = [row for row in rows if row.name in (BASELINE, *self.state.done)]
+            done = tuple(row for row in rows if row.name in (BASELINE, *self.state.done))
+            self._report = replace(self._report, stages=done)
         else:
             weights = Path(model.ckpt_path).resolve() if model.ckpt_path else None
-            self._stages = [self._row(BASELINE, model, weights)]
-            self._write(model)
+            self._write(model, stages=(self._row(BASELINE, model, weights),))
 
     def record(
         self, stage: Stage, model: Yolo, notes: Sequence[str], details: Mapping[str, Any], seconds: float, changed: bool
@@ -99,10 +99,12 @@ class Recorder:
         weights = self.checkpoints.save(stage, model)
         if stage is PRUNED:
             self.folder.write_yaml("weights/pruned.yaml", model.model.yaml)
-        saved = self.checkpoints.load(stage)
+        saved, stages = self.checkpoints.load(stage), self._report.stages
         if changed or notes:
-            self._stages.append(self._row(stage.name, saved, weights, notes, details, seconds, stage.folder))
-        self._write(saved)
+            epochs = tuple(read_epochs(self.folder.path / stage.folder)) if stage.folder else ()
+            row = self._row(stage.name, saved, weights, notes, seconds, details=dict(details), epochs=epochs)
+            stages = (*stages, row)
+        self._write(saved, stages=stages)
         self._finished(stage.name)
 
     def finish(self, model: Yolo, export: Callable[[Any], Exported]) -> RunReport:
@@ -110,12 +112,13 @@ class Recorder:
         begin_stage("export")
         exported = export(model)
         begin_stage("latency")
-        self._measure_latency(exported.path)
+        stages = self._with_latency(exported.path)
         begin_stage("pictures")
-        report = self._write(model, exported, self._compare())
+        onnx = (str(exported.path.relative_to(self.folder.path)), exported.parity)
+        self._write(model, stages=stages, onnx=onnx, agreement=self._compare())
         write_html(self.folder.path)
         self._finished(EXPORTED)
-        return report
+        return self._report
 
     def _finished(self, stage: str) -> None:
         """Note that everything of a stage is written; what it could have gone on from is not needed any more."""
@@ -124,18 +127,11 @@ class Recorder:
         self.folder.clear_scratch()
 
     def _row(
-        self,
-        name: str,
-        model: Yolo,
-        weights: Path | None,
-        said: Sequence[str] = (),
-        details: Mapping[str, Any] = MappingProxyType({}),
-        seconds: float = 0.0,
-        training: str = "",
+        self, name: str, model: Yolo, weights: Path | None, said: Sequence[str] = (), seconds: float = 0.0, **known: Any
     ) -> StageReport:
-        """Measure a model."""
+        """Measure a model; what is `known` of the stage is in the row too."""
         cost, notes = measure_cost(model.model, self.imgsz), list(said)
-        row = StageReport(name, seconds, cost.parameters, cost.gmacs, parts=cost.parts, details=dict(details))
+        row = StageReport(name, seconds, cost.parameters, cost.gmacs, parts=cost.parts, **known)
         if weights is None:
             notes.append("built from its YAML and not trained, so its mAP was not measured")
         elif not same_classes(model.names, self.dataset.names):
@@ -150,26 +146,24 @@ class Recorder:
             inside = weights.is_relative_to(self.folder.path)
             shown = weights.relative_to(self.folder.path) if inside else weights
             row = replace(row, weights=str(shown), size_mb=weights.stat().st_size / 1e6)
-        if training:
-            row = replace(row, epochs=tuple(read_epochs(self.folder.path / training)))
         return replace(row, notes=tuple(notes))
 
-    def _measure_latency(self, onnx: Path) -> None:
-        """Median latency of every stage with a checkpoint, all in turns."""
+    def _with_latency(self, onnx: Path) -> tuple[StageReport, ...]:
+        """The rows with the median latency of every stage that has a checkpoint, all in turns."""
         imgsz, runs = self.imgsz, {}
         with tempfile.TemporaryDirectory() as scratch:
-            for row in self._stages:
+            for row in self._report.stages:
                 if row.weights is not None:
                     stages = (self.checkpoints.load(stage) for stage in STAGES if stage.name == row.name)
-                    model, last = next(stages, self._baseline), row is self._stages[-1]
+                    model, last = next(stages, self._baseline), row is self._report.after
                     file = onnx if last else export_onnx(model, Path(scratch) / f"{row.name}.onnx", imgsz=imgsz)
                     runs[f"{row.name}/torch"] = torch_run(model, imgsz, self.config.device)
                     runs[f"{row.name}/onnxruntime"] = onnx_run(file)
             found = measure_latency(runs)
-        self._stages = [
+        return tuple(
             row.with_latency({runtime: found.get(f"{row.name}/{runtime}") for runtime in RUNTIMES})
-            for row in self._stages
-        ]
+            for row in self._report.stages
+        )
 
     def _compare(self) -> Agreement:
         """Measure the agreement of the model before the cut and the result, and write the pictures."""
@@ -185,23 +179,9 @@ class Recorder:
             write_atomically(self.folder.plots / f"{name}.png", partial(save_photograph, figure))
         return agreement
 
-    def _write(self, model: Yolo, exported: Exported | None = None, agreement: Agreement | None = None) -> RunReport:
-        """Bring `report.json` and `results.csv` up to date."""
-        onnx = (str(exported.path.relative_to(self.folder.path)), exported.parity) if exported else None
-        report = RunReport(
-            self.folder.path,
-            self.config.to_dict(),
-            tuple(self._stages),
-            self._validation,
-            self._widths,
-            layer_widths(model.model),
-            onnx,
-            self._images,
-            self.state.sources,
-            agreement,
-            self._environment,
-            layers=list_layers(model.model),
-        )
-        self.folder.write_text("report.json", report.to_json())
-        self.folder.write_csv("results.csv", [row.csv_row() for row in report.stages])
-        return report
+    def _write(self, model: Yolo, **found: Any) -> None:
+        """Bring the report, `report.json` and `results.csv` up to date with a model and what was found of it."""
+        widths, layers = layer_widths(model.model), list_layers(model.model)
+        self._report = replace(self._report, widths_after=widths, layers=layers, **found)
+        self.folder.write_text("report.json", self._report.to_json())
+        self.folder.write_csv("results.csv", [row.csv_row() for row in self._report.stages])

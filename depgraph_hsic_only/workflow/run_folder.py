@@ -1,5 +1,6 @@
 """The run folder: complete after every stage, every file written in one step."""
 
+import copy
 import csv
 import io
 import itertools
@@ -15,7 +16,9 @@ import yaml
 from filelock import FileLock, Timeout
 
 from depgraph_hsic_only.errors import ConfigError
+from depgraph_hsic_only.report.stages import Stage
 from depgraph_hsic_only.support.files import temporary_name, write_atomically
+from depgraph_hsic_only.yolo.load import load_model
 from depgraph_hsic_only.yolo.types import Yolo
 
 
@@ -42,11 +45,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, project: str | Path, name: str, *, exist_ok: bool = False) -> "RunFolder":
-        """Make the folder `project`/`name`, or with the next free number, as Ultralytics does ("exp", "exp-2").
-
-        Raises:
-            ConfigError: It can't be made.
-        """
+        """Make the folder `project`/`name`, or with the next free number, as Ultralytics does ("exp", "exp-2")."""
         wanted = Path(project).expanduser().resolve() / name
         while True:
             folder = cls(wanted if exist_ok else _first_free(wanted))
@@ -64,11 +63,7 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep the folder from every other run; a run that was killed leaves no lock, and its half-written files go.
-
-        Raises:
-            ConfigError: Another run has it.
-        """
+        """Keep the folder from every other run; a run that was killed leaves no lock, and its half-written files go."""
         lock = FileLock(self.path / ".lock")
         try:
             lock.acquire(timeout=0)
@@ -122,6 +117,33 @@ class RunFolder:
         """Write a `YOLO` as a checkpoint of that name under `weights` and return its path."""
         write_atomically(self.weights / name, model.save)
         return self.weights / name
+
+
+class Checkpoints:
+    """The models after the stages of a run: saved once, loaded once."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._loaded: dict[str, Yolo] = {}
+
+    def path(self, stage: Stage) -> Path:
+        """The file of a stage, which is there when the stage is done."""
+        return self._folder.weights / stage.weights
+
+    def save(self, stage: Stage, model: Yolo) -> Path:
+        """Write the `YOLO` that a stage has led to, and return its file."""
+        self._loaded.pop(stage.name, None)
+        return self._folder.save_model(stage.weights, model)
+
+    def load(self, stage: Stage) -> Yolo:
+        """The `YOLO` after a stage as its file holds it, to be looked at and not to be changed."""
+        if stage.name not in self._loaded:
+            self._loaded[stage.name] = load_model(self.path(stage))
+        return self._loaded[stage.name]
+
+    def copy(self, stage: Stage) -> Yolo:
+        """The same, for the next stage to change."""
+        return copy.deepcopy(self.load(stage))
 
 
 def _first_free(wanted: Path) -> Path:

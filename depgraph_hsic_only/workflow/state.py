@@ -23,11 +23,7 @@ class RunState:
     done: tuple[str, ...] = ()  # the stages that are finished, and "exported" in the end
 
     def check_same(self, settings: Mapping[str, Any], sources: Mapping[str, str], folder: Path) -> None:
-        """Refuse to go on with other settings or on something else.
-
-        Raises:
-            ConfigError: There are differences; all are named.
-        """
+        """Refuse to go on with other settings or on something else: a `ConfigError` names all differences."""
         before, now = flattened(self.settings), flattened(json.loads(json.dumps(settings)))
         changed = [
             f"{key}={now.get(key)!r} instead of {before.get(key)!r}"
@@ -42,11 +38,7 @@ class RunState:
 
 
 def read_state(folder: str | Path) -> RunState:
-    """The state of the run in a folder.
-
-    Raises:
-        ConfigError: There is no run in it that could go on.
-    """
+    """The state of the run in a folder; a `ConfigError` where there is none that could go on."""
     path = Path(folder) / STATE
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

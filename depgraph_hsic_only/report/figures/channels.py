@@ -30,8 +30,7 @@ def plot_scores(scores: Mapping[str, Sequence[float]], kept: Mapping[str, int] |
             axes.axvline(stay + 0.5, color=ORANGE, linewidth=1.5)
         axes.set_title(f"{name}: {stay} of {len(ranked)}", fontsize=8)
         if ranked[0] > 0 and ranked[len(ranked) // 2] < 0.05 * ranked[0]:  # else a spike would hide the rest
-            axes.set_yscale("log")
-            axes.set_ylim(1e-4 * ranked[0], 1.5 * ranked[0])
+            axes.set(yscale="log", ylim=(1e-4 * ranked[0], 1.5 * ranked[0]))
         else:
             axes.set_ylim(min(0.0, ranked[-1]), None)
         axes.tick_params(labelsize=7)
@@ -55,8 +54,7 @@ def plot_sensitivity(sensitivity: Sensitivity, after: Mapping[str, int]) -> Figu
         axes.plot([size / full for size in sizes], [sensitivity.at(name, size) for size in sizes], color=BLUE)
         axes.plot([c / full for c in points], list(points.values()), "o", color=BLUE, markersize=4)
         axes.axvline(after[name] / full, color=ORANGE, linewidth=1.5)
-        axes.set_yscale("log")
-        axes.set_xlim(1.04, 0.0)
+        axes.set(yscale="log", xlim=(1.04, 0.0))
         axes.set_title(f"{name}: {full} -> {after[name]}", fontsize=9)
         axes.tick_params(labelsize=7)
     figure.supxlabel("share of the channels that stays (orange: chosen)", fontsize=9)
@@ -80,10 +78,8 @@ def plot_lasso_path(path: LassoPath, *, threshold: float | None = None) -> Figur
     if threshold is not None:
         axes.axvline(threshold, color="black", linestyle="--", linewidth=1, label=f"threshold {threshold:g}")
         axes.legend(fontsize=8)
-    axes.set_xscale("log")
+    axes.set(xscale="log", xlabel="λ / λ_max (the path goes from left to right)", ylabel="coefficient α")
     axes.invert_xaxis()
-    axes.set_xlabel("λ / λ_max (the path goes from left to right)")
-    axes.set_ylabel("coefficient α")
     axes.set_title(f"{int((path.entry > 0).sum())} of {len(path.entry)} channels enter; the first twelve in colour")
     return figure
 

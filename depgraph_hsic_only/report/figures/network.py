@@ -51,8 +51,7 @@ def plot_network(before: Mapping[str, int], after: Mapping[str, int], layers: Se
         axes.text(column * _STEP, -0.75, title, ha="center", va="center", fontsize=11, weight="bold")
     handles = [Patch(color=BLUE, label="stays"), Patch(facecolor="white", edgecolor=ORANGE, hatch="////", label="cut")]
     axes.legend(handles=handles, loc="upper right", fontsize=10, bbox_to_anchor=(1, 0.9))
-    axes.set_xlim(-_WIDTH / 2 - 0.1, 3 * _STEP + _WIDTH / 2 + 0.3)
-    axes.set_ylim(bottom + _BELOW, -_ABOVE)
+    axes.set(xlim=(-_WIDTH / 2 - 0.1, 3 * _STEP + _WIDTH / 2 + 0.3), ylim=(bottom + _BELOW, -_ABOVE))
     axes.set_axis_off()
     return figure
 

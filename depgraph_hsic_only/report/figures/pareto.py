@@ -1,6 +1,7 @@
 """Accuracy against cost: the models of a comparison, and those that nothing else beats in both."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -10,6 +11,9 @@ from depgraph_hsic_only.report.figures.style import BLUE, GREEN, GREY, ORANGE, o
 
 _COLORS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 _MARKERS = "osD^vPX"  # told apart where there is no colour
+_POINT: dict[str, Any] = {"linestyle": "none", "markeredgewidth": 1.8, "capsize": 3}
+_CONTROL: dict[str, Any] = {"color": "black", "marker": "*", "markersize": 13, "markerfacecolor": "black", "zorder": 3}
+_CUT: dict[str, Any] = {"markersize": 7, "markerfacecolor": "none", "zorder": 2}  # one behind another is seen
 _PANELS = {"parameters": ("parameters, millions", 1e6), "gmacs": ("multiply-adds, billions", 1.0)}
 _PANELS |= {"latency_ms": ("latency in onnxruntime, ms", 1.0)}
 
@@ -31,7 +35,8 @@ def plot_pareto(summaries: Sequence[Mapping[str, Any]]) -> Figure:
         summaries: `summary` of `comparison.json`; the control is the one whose target is None. What has no latency is
             left out of that panel.
     """
-    criteria = list(dict.fromkeys(s["criterion"] for s in summaries if s["target"] is not None))
+    criteria = dict.fromkeys(s["criterion"] for s in summaries if s["target"] is not None)
+    looks = {name: dict(_CUT, color=c, marker=m) for name, c, m in zip(criteria, cycle(_COLORS), cycle(_MARKERS))}
     figure, panels = open_figure(13, 4.4, len(_PANELS), sharey=True)
     for axes, (key, (title, unit)) in zip(panels, _PANELS.items(), strict=True):
         shown = [s for s in summaries if s[key] is not None]
@@ -39,25 +44,11 @@ def plot_pareto(summaries: Sequence[Mapping[str, Any]]) -> Figure:
         front = [points[k] for k in pareto_front(points)]
         axes.plot([x for x, _ in front], [y for _, y in front], color=GREY, linewidth=1.2, zorder=1, label="front")
         for summary, (x, y) in zip(shown, points, strict=True):
-            control = summary["target"] is None
-            k = 0 if control else criteria.index(summary["criterion"])
-            axes.errorbar(
-                x,
-                y,
-                yerr=summary[f"{PRIMARY}_spread"],
-                color="black" if control else _COLORS[k % len(_COLORS)],
-                marker="*" if control else _MARKERS[k % len(_MARKERS)],
-                markersize=13 if control else 7,
-                markerfacecolor="black" if control else "none",  # one behind another is seen
-                markeredgewidth=1.8,
-                linestyle="none",
-                capsize=3,
-                zorder=3 if control else 2,
-                label=summary["criterion"],
-            )
-        axes.set_xlabel(title)
+            name, spread = summary["criterion"], summary[f"{PRIMARY}_spread"]
+            look = _CONTROL if summary["target"] is None else looks[name]
+            axes.errorbar(x, y, yerr=spread, label=name, **_POINT, **look)
         axes.margins(x=0.12, y=0.12)
-        axes.set_ylim(0, None)
+        axes.set(xlabel=title, ylim=(0, None))
     panels[0].set_ylabel(f"{PRIMARY} mAP50-95")
     handles, labels = panels[0].get_legend_handles_labels()
     named = dict(zip(labels, handles, strict=True))

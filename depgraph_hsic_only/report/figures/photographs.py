@@ -13,13 +13,7 @@ _SIDE = 4.0  # inches of a picture's longer side
 
 
 def plot_pair(before: NDArray[np.uint8], after: NDArray[np.uint8], titles: tuple[str, str]) -> Figure:
-    """Two pictures of the same size side by side.
-
-    Args:
-        before: (h, w, 3), RGB.
-        after: The same.
-        titles: Of the two.
-    """
+    """Two pictures (h, w, 3), RGB, of the same size, side by side under their titles."""
     height, width = before.shape[:2]
     scale = _SIDE / max(height, width)
     figure = Figure(figsize=(2 * width * scale + 0.1, height * scale + 0.4), layout="constrained")

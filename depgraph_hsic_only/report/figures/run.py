@@ -1,16 +1,67 @@
-"""Figures of a run, from the stages of its report."""
+"""Figures of a run, from the stages of its report, and all that its folder holds the figures for."""
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from depgraph_hsic_only.budget.sensitivity import Sensitivity
+from depgraph_hsic_only.channels.plan import PruningPlan
 from depgraph_hsic_only.evaluation.validation import KINDS, PRIMARY
+from depgraph_hsic_only.report.figures.channels import plot_scores, plot_sensitivity
+from depgraph_hsic_only.report.figures.network import plot_network
 from depgraph_hsic_only.report.figures.style import BLUE, GREEN, GREY, ORANGE, add_legend, open_figure
+from depgraph_hsic_only.report.run_report import RunReport
 from depgraph_hsic_only.report.stages import RUNTIMES, TITLES
 
-MAP = f"map50_95_{PRIMARY}"  # a key of `report.json`
+_MAP = f"map50_95_{PRIMARY}"  # a key of `report.json`
+
+
+def plot_metrics(run_folder: str | Path) -> list[Path]:
+    """Draw the figures of a run from its `report.json` into its `plots` folder.
+
+    Args:
+        run_folder: A folder that a run wrote.
+
+    Returns:
+        The PNG files: `stages.png`, `network.png`, `scores.png` where channels were scored, `sensitivity.png` where
+            widths were chosen for a target, `trajectory.png` where the cut had several steps, `training.png` where
+            there was a training, `classes.png` where classes were measured before and after, `latency.png` where
+            latencies were.
+
+    Raises:
+        DataError: The folder holds no report.
+    """
+    report = RunReport.load(run_folder)
+    folder, after = report.folder, report.widths_after
+    plan, sensitivity = folder / "plan.json", folder / "sensitivity.json"
+    stages: list[dict[str, Any]] = report.to_dict()["stages"]
+    figures = {"stages": plot_stages(stages)}
+    if report.layers:  # older reports have none
+        figures["network"] = plot_network(report.widths_before, after, report.layers)
+    if scored := [stage["details"]["scores"] for stage in stages if stage["details"].get("scores")]:
+        kept = {group.name: len(group.keep) for group in PruningPlan.load(plan).groups} if plan.is_file() else None
+        figures["scores"] = plot_scores(scored[-1], kept)
+    if sensitivity.is_file() and report.args["prune"]["target"] is not None:
+        damage = Sensitivity.from_dict(json.loads(sensitivity.read_text(encoding="utf-8")))
+        figures["sensitivity"] = plot_sensitivity(damage, after)
+    for stage in stages:
+        if sum(point[_MAP] is not None for point in stage["details"].get("trajectory", ())) > 1:
+            figures["trajectory"] = plot_trajectory(stage["details"]["trajectory"])
+    if any(stage["epochs"] for stage in stages):
+        figures["training"] = plot_training(stages)
+    if report.before.classes and report.after.classes:
+        figures["classes"] = plot_classes(report.before.to_dict()["classes"], stages[-1]["classes"])
+    if any(any(stage["latency_spread_ms"].values()) for stage in stages):
+        figures["latency"] = plot_latency(stages)
+    (folder / "plots").mkdir(exist_ok=True)
+    paths = {name: folder / "plots" / f"{name}.png" for name in figures}
+    for name, figure in figures.items():
+        figure.savefig(paths[name], dpi=150)
+    return list(paths.values())
 
 
 def plot_stages(stages: Sequence[Mapping[str, Any]]) -> Figure:
@@ -51,16 +102,14 @@ def plot_trajectory(points: Sequence[Mapping[str, Any]]) -> Figure:
     """
     figure, [axes] = open_figure(8, 4.5)
     x = [point["parameters"] / points[0]["parameters"] for point in points]
-    y = [point[MAP] for point in points]
+    y = [point[_MAP] for point in points]
     for k in range(1, len(points)):
         tuned = points[k]["step"] == points[k - 1]["step"]
         color, label = (ORANGE, "fine-tuned") if tuned else (BLUE, "cut and recovered")
         axes.plot(x[k - 1 : k + 1], y[k - 1 : k + 1], color=color, marker="o", markersize=4, label=label)
     axes.invert_xaxis()
-    axes.set_ylim(0, None)
-    axes.set_xlabel("share of the parameters that is left")
+    axes.set(title="Steps of the cut", xlabel="share of the parameters that is left", ylim=(0, None))
     axes.set_ylabel(f"{PRIMARY} mAP50-95")
-    axes.set_title("Steps of the cut")
     add_legend(axes)
     return figure
 
@@ -94,8 +143,7 @@ def plot_training(stages: Sequence[Mapping[str, Any]]) -> Figure:
     panels[2].yaxis.set_major_formatter("{x:g}")
     for axes, title in zip(panels, ("sum of the losses", "mAP50-95", "learning rate"), strict=True):
         axes.set_title(title, pad=14)
-        axes.set_xlabel("epoch")
-        axes.set_xlim(0.5, first + 0.5)
+        axes.set(xlabel="epoch", xlim=(0.5, first + 0.5))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         add_legend(axes)
     return figure
@@ -109,8 +157,8 @@ def plot_classes(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[st
         after: The same of another one.
         most: Largest number of classes at either end.
     """
-    known = {row["name"]: row[MAP] for row in before}
-    rows = [(known[r["name"]], r[MAP], r) for r in after if r["name"] in known]
+    known = {row["name"]: row[_MAP] for row in before}
+    rows = [(known[r["name"]], r[_MAP], r) for r in after if r["name"] in known]
     rows.sort(key=lambda row: row[1] - row[0])
     shown = rows if len(rows) <= 2 * most else [*rows[:most], *rows[-most:]]
     figure, [axes] = open_figure(8, 1.2 + 0.26 * len(shown))
@@ -147,9 +195,7 @@ def plot_latency(stages: Sequence[Mapping[str, Any]]) -> Figure:
                 axes.plot(spread, [k, k], color=color, linewidth=4, alpha=0.4, solid_capstyle="butt")
                 axes.plot(median, k, "o", color=color)
                 axes.annotate(f"{median:.1f}", (median, k), (0, 7), textcoords="offset points", ha="center", fontsize=8)
-        axes.set_xlim(0, None)
-        axes.set_ylim(len(stages) - 0.5, -0.7)
-        axes.set_title(title)
+        axes.set(title=title, xlim=(0, None), ylim=(len(stages) - 0.5, -0.7))
         axes.set_xlabel("ms for one image: median, and 10th to 90th percentile")
     panels[0].set_yticks(range(len(stages)), [TITLES[stage["name"]] for stage in stages])
     return figure
