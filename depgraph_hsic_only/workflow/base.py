@@ -48,7 +48,7 @@ class Yolov8SegPruner(abc.ABC):
     """
 
     checkpoints: Checkpoints
-    """The models after the stages that are done, while the workflow runs."""
+    """The models after the stages that are done, once the run folder is open."""
 
     @final
     def __init__(
@@ -57,7 +57,7 @@ class Yolov8SegPruner(abc.ABC):
         given = {} if pretrained_path is None else {"pretrained": str(pretrained_path)}
         self.config: Config = load_config(cfg, {**overrides, **given})
         self.callbacks = Callbacks()
-        self._folder: RunFolder | None = None
+        self._folder: RunFolder | None = None  # until it is made or taken
         self._notes: list[str] = []
         self._details: dict[str, Any] = {}
         self._evaluated: dict[tuple[str, int], Metrics] = {}
@@ -98,16 +98,18 @@ class Yolov8SegPruner(abc.ABC):
             StorageError, OutOfMemoryError: The disk or the memory is too small; what was done before is kept, and
                 `resume` goes on from it.
         """
+        before = None if resume is None else read_state(resume)
+        if resume is not None:
+            self.open_folder(resume)
         model = self.load()
         check_classes(model, self.dataset, self.config)
         check_device(self.config.device)
         sources = {"checkpoint": fingerprint(model.model), "data": self.dataset.digest()}
         state, batch = RunState(self.config.to_dict(), sources), self.config.batch
-        if resume is not None:
-            before = read_state(resume)
-            before.check_same(self.config.to_dict(), sources, Path(resume))
+        if before is not None:
+            before.check_same(self.config.to_dict(), sources, self.folder.path)
             state, batch = replace(state, done=before.done), before.settings["batch"]
-        folder = self.open_folder(resume)
+        folder = self.open_folder()
         with (
             _resource_errors_explained(folder),
             folder.locked(),
@@ -182,16 +184,19 @@ class Yolov8SegPruner(abc.ABC):
 
     @final
     def open_folder(self, path: str | Path | None = None) -> RunFolder:
-        """Make the run folder, or take one that is there; `run` does so, and stages that are called by hand need it.
+        """The run folder, made where there is none yet, and its checkpoints; every stage that writes begins with it.
 
         Args:
-            path: A run folder; None to make the one that the configuration names.
+            path: One that is there, to go on in; None for the one that is open, or else that the configuration names.
 
         Raises:
             ConfigError: It can't be made.
         """
+        if path is None and self._folder is not None:
+            return self._folder
+        config = self.config
         if path is None:
-            folder = RunFolder.create(self.config.project, self.config.name, exist_ok=self.config.exist_ok)
+            folder = RunFolder.create(config.project, config.name, exist_ok=config.exist_ok)
         else:
             folder = RunFolder(Path(path).resolve())
         self._folder, self.checkpoints = folder, Checkpoints(folder)
@@ -199,14 +204,9 @@ class Yolov8SegPruner(abc.ABC):
 
     @property
     def folder(self) -> RunFolder:
-        """The run folder.
-
-        Raises:
-            PruningError: There is none yet: neither the workflow has begun nor was `open_folder` called.
-        """
-        if self._folder is None:
-            raise PruningError("expected a run folder, but none is open; call run(), or open_folder() before a stage")
-        return self._folder
+        """The run folder: the one that is open, or that `open_folder` would make now; asking makes none."""
+        config = self.config
+        return self._folder or RunFolder.planned(config.project, config.name, exist_ok=config.exist_ok)
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -231,7 +231,8 @@ class Yolov8SegPruner(abc.ABC):
         config, draws = self.config, draws_for_deviation(len(self.dataset.images("val"))) if draws is None else draws
         key = fingerprint(model.model), draws
         if key not in self._evaluated:
-            data, validation = self.dataset.write_keys(self.folder.path), Validation(self.imgsz_of(model), config.batch)
+            data = self.dataset.write_keys(self.open_folder().path)
+            validation = Validation(self.imgsz_of(model), config.batch)
             resources = {"device": config.device, "workers": config.workers}
             self._evaluated[key] = validate_model(model, data, validation, draws=draws, **resources)
         return self._evaluated[key]

@@ -82,6 +82,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         The gentler, the more of its mask mAP the cut has left, and taught by the model before the cut (see
         `recipe.py`); it comes back as it was if no epoch was better.
         """
+        self.open_folder()
         tuning = self.tuning or self._resumed_tuning(model)
         settings = {**self.config.fine_tune, "epochs": tuning.epochs}
         return self._trained(model, FINE_TUNED, settings, tuning.name, tuning.teacher)
@@ -92,6 +93,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         All widths are planned from the unpruned ones, so that roundings don't add up. With `prune.max_map_drop` the
         last step is fine-tuned and measured too, and the last step within the allowed loss is what is returned.
         """
+        self.open_folder()
         settings, planner = self.config.prune, self._planner(model)
         measured = planner.scorer.needs_batches or planner.amount.is_target or settings.recover != "none"
         count, side = self.config.calibration["images"], self.imgsz_of(model)
@@ -101,11 +103,12 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         sensitivity = self._sensitivity(planner, unpruned, batches) if planner.amount.is_target else None
         reference = None if settings.max_map_drop is None else self.evaluate(model)[PRIMARY].map50_95
         done, trajectory = Step(0, model), [self._point(0, model)]
-        if (kept := read_step(self.folder)) is not None:
+        if (kept := read_step(self.folder, model)) is not None:
             done, trajectory, self._notes = kept
             self._write_plan(done.plan)
             say(f"going on after step {done.number}")
         for number in range(done.number + 1, settings.steps + 1):
+            said = len(self._notes)
             scored = unpruned if number == 1 else planner.score(copy.deepcopy(done.model.model), batches)
             plan = planner.plan(scored, sensitivity, Fraction(number, settings.steps), unpruned)
             last_good = done if reference is None else replace(done, model=copy.deepcopy(done.model))
@@ -119,8 +122,11 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
                 trajectory.append(self._point(number, step.model))
             if reference is not None:
                 change = self.evaluate(step.model)[PRIMARY].map50_95 - reference
+                undone = -change > (settings.max_map_drop or 0)
+                if undone:
+                    del self._notes[said:]
                 self.note(f"step {number} of {settings.steps}: mask mAP50-95 {change:+.4f} against the unpruned model")
-                if -change > (settings.max_map_drop or 0):
+                if undone:
                     done = last_good
                     self._write_plan(done.plan)
                     self.note(f"stopped by max_map_drop={settings.max_map_drop:g}: step {done.number} is kept")
@@ -138,7 +144,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         """
         settings = dict(self.config.export)
         count, imgsz = settings.pop("images"), settings.pop("imgsz", None) or self.imgsz_of(model)
-        path = export_onnx(model, self.folder.weights / "best.onnx", imgsz=imgsz, **settings)
+        path = export_onnx(model, self.open_folder().weights / "best.onnx", imgsz=imgsz, **settings)
         half = settings.get("quantize") in (16, "16", "fp16")
         limits = {"tolerance": 0.05, "min_mask_iou": 0.9} if half else {}
         images = list(itertools.islice(filter(is_readable, self.dataset.images("val")), count))
@@ -234,7 +240,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         """The better of a model and the best epoch of its training by the user's arguments, by mask mAP50-95."""
         if settings["epochs"] == 0:
             return model
-        callbacks, given, scratch = self.callbacks, settings, self.folder.scratch / name
+        callbacks, given, scratch = self.callbacks, settings, self.open_folder().scratch / name
         learnt = stage is FINE_TUNED and self.config.train["epochs"] > 0
         learnt |= Path(self.config.pretrained).suffix not in {".yaml", ".yml"}
         works = learnt and same_classes(model.names, self.dataset.names)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from depgraph_hsic_only.channels.cut import Kept
+from depgraph_hsic_only.channels.cut import Kept, kept_channels
 from depgraph_hsic_only.channels.plan import PruningPlan
 from depgraph_hsic_only.report.pruning_report import PruningReport
 from depgraph_hsic_only.report.stages import FINE_TUNED
@@ -81,22 +81,25 @@ def keep_step(folder: RunFolder, step: Step, trajectory: Sequence[Mapping[str, A
     weights.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(weights, step.model.save)
     plan = step.plan and step.plan.to_dict()
-    content: dict[str, Any] = {"number": step.number, "plan": plan, "kept": step.kept, "details": step.details}
+    content: dict[str, Any] = {"number": step.number, "plan": plan, "details": step.details}
     content |= {"trajectory": list(trajectory), "notes": list(notes)}
     folder.write_json(str(_file(folder).relative_to(folder.path)), content)
     folder.clear_scratch(but=[_NAME])
     return replace(step, model=load_model(weights))
 
 
-def read_step(folder: RunFolder) -> tuple[Step, list[dict[str, Any]], list[str]] | None:
-    """The last step that was kept, the way there, and what was said; None where the cut had not come to one's end."""
+def read_step(folder: RunFolder, unpruned: Yolo) -> tuple[Step, list[dict[str, Any]], list[str]] | None:
+    """The last step that was kept, the way there, and what was said; None where the cut had not come to one's end.
+
+    The step has what is left of `unpruned`, the model that it began with.
+    """
     file = _file(folder)
     if not file.is_file():
         return None
     content = json.loads(file.read_text(encoding="utf-8"))
     model = load_model(file.with_name(f"{content['number']}.pt"))
     plan = content["plan"] and PruningPlan.from_dict(content["plan"])
-    kept = {path: tuple(channels) for path, channels in content["kept"].items()}
+    kept = {} if plan is None else kept_channels(unpruned.model, plan)
     return Step(content["number"], model, plan, kept, content["details"]), content["trajectory"], content["notes"]
 
 

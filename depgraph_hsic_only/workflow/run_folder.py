@@ -44,11 +44,16 @@ class RunFolder:
         return self.path / "resume"
 
     @classmethod
+    def planned(cls, project: str | Path, name: str, *, exist_ok: bool = False) -> "RunFolder":
+        """The folder that `create` would make now."""
+        wanted = Path(project).expanduser().resolve() / name
+        return cls(wanted if exist_ok else _first_free(wanted))
+
+    @classmethod
     def create(cls, project: str | Path, name: str, *, exist_ok: bool = False) -> "RunFolder":
         """Make the folder `project`/`name`, or with the next free number, as Ultralytics does ("exp", "exp-2")."""
-        wanted = Path(project).expanduser().resolve() / name
         while True:
-            folder = cls(wanted if exist_ok else _first_free(wanted))
+            folder = cls.planned(project, name, exist_ok=exist_ok)
             try:
                 folder.path.mkdir(parents=True, exist_ok=exist_ok)
                 folder.weights.mkdir(exist_ok=True)
