@@ -30,7 +30,7 @@ class Flag(NamedTuple):
 
 @dataclass(frozen=True)
 class Command:
-    """One command, `depgraph-hsic NAME ...`; what `run` returns is printed: text as it is, the rest as rich draws it."""
+    """One command, `depgraph-hsic NAME ...`; what `run` returns is printed: text as it is, else as rich draws it."""
 
     name: str
     summary: str
