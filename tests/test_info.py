@@ -70,7 +70,7 @@ def test_what_it_was_cut_from_stands_in_its_yaml_and_is_not_inferred() -> None:
     parameters, widths = count(half), layer_widths(half)
     prune(half, 0.5, layers="all")
     assert layer_widths(half) == layer_widths(build("n"))  # exactly n
-    assert half.yaml["pruned"] == {"from": None, "parameters": parameters, "widths": widths}
+    assert half.yaml["pruned"] == {"from": None, "classes": 80, "parameters": parameters, "widths": widths}
     prune(half, 0.2)
     info = describe(half)
     assert info.pruned and info.scale == "s" and info.pruned_from == half.yaml["pruned"]
@@ -79,9 +79,28 @@ def test_what_it_was_cut_from_stands_in_its_yaml_and_is_not_inferred() -> None:
         half.yaml["pruned"] = told  # as by an earlier version, or by hand
         info = describe(half)
         assert info.pruned is None and info.origins == () and info.verdict.endswith("by an earlier version or by hand")
+    prune(half, 0.2)  # by this version, after one that it knows nothing of
+    assert "pruned" not in half.yaml and describe(half).verdict.endswith("by an earlier version or by hand")
     medium = SegmentationModel("yolov8m-seg.yaml", verbose=False)
     prune(medium, 0.0)
     assert describe(medium).pruned is False and describe(medium).scale == "m"
+
+
+@pytest.mark.parametrize(("cut_from", "classes"), [(80, 3), (3, 80)])
+def test_a_cut_model_for_other_classes_is_held_against_the_stock_model_of_those(cut_from: int, classes: int) -> None:
+    """As Ultralytics rebuilds it from its YAML for another data set, with another class branch."""
+    network = SegmentationModel("yolov8n-seg.yaml", nc=cut_from, verbose=False)
+    prune(network, 0.25)
+    moved, stock = (SegmentationModel(yaml, nc=classes, verbose=False) for yaml in (network.yaml, "yolov8n-seg.yaml"))
+    assert moved.yaml["pruned"]["classes"] == cut_from
+    info = describe(moved)
+    assert info.origins[0].widths == layer_widths(stock) and info.origins[0].cost.parameters == count(stock)
+    assert info.verdict.startswith(f"yes, from yolov8n-seg: {count(moved) / count(stock):.1%} of its parameters")
+    assert {name for name, width in info.widths.items() if width != layer_widths(stock)[name]} == {
+        name for name, width in layer_widths(network).items() if width != network.yaml["pruned"]["widths"][name]
+    }
+    del moved.yaml["pruned"]["widths"]["w0"]
+    assert describe(moved).pruned is None
 
 
 def test_narrow_by_design_is_not_pruned() -> None:
@@ -100,6 +119,8 @@ def test_narrow_by_design_is_not_pruned() -> None:
     info = describe(network)
     assert info.pruned and info.scale is None and info.origins == ()
     assert info.verdict == f"yes, from mine: {count(network) / before:.1%} of its parameters"
+    moved = SegmentationModel(network.yaml, nc=7, verbose=False)
+    assert describe(moved).verdict == "yes, from mine, which had 80 classes"
     del network.yaml["pruned"]["from"]
     assert describe(network).pruned is None
 

@@ -17,7 +17,6 @@ from ultralytics.engine.model import Model
 from depgraph_hsic_only import (
     DefaultYolov8SegPruner,
     Exported,
-    PruningError,
     PruningPlan,
     Yolov8SegPruner,
     apply_plan,

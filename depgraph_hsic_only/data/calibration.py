@@ -11,7 +11,7 @@ from ultralytics.utils import ASSETS
 from depgraph_hsic_only.data.dataset import training_images
 from depgraph_hsic_only.data.images import Images, load_images
 from depgraph_hsic_only.errors import DataError
-from depgraph_hsic_only.yolo.load import own_arguments, own_imgsz
+from depgraph_hsic_only.yolo.load import input_side, own_arguments
 from depgraph_hsic_only.yolo.types import Network
 
 _FEW = 32  # images, below which scores of two disjoint sets of images agree poorly
@@ -27,7 +27,7 @@ def calibration_images(images: Images | None, network: Network, *, imgsz: int | 
     Raises:
         DataError: There are no readable images, or a tensor has another shape or range.
     """
-    size = own_imgsz(network) if imgsz is None else imgsz
+    size = input_side(network, imgsz)
     source = images
     if isinstance(source, (str, Path)) and Path(source).suffix in {".yaml", ".yml"}:
         source = training_images(source)

@@ -21,7 +21,7 @@ from depgraph_hsic_only.report.pruning_report import PruningReport
 from depgraph_hsic_only.yolo.architecture import layer_widths, list_layers
 from depgraph_hsic_only.yolo.blocks import OUTPUT_MULTIPLE
 from depgraph_hsic_only.yolo.cost import measure_cost
-from depgraph_hsic_only.yolo.load import install, network_of, own_imgsz
+from depgraph_hsic_only.yolo.load import input_side, install, network_of
 from depgraph_hsic_only.yolo.types import Network, Yolo
 
 
@@ -77,7 +77,7 @@ def plan_pruning(
     limits = Limits(round_to, min_channels, max_ratio)
     planner = Planner(criterion or default_criterion(target), amount, limits, layers, options)
     network, scorer = network_of(model), planner.scorer
-    planner = replace(planner, imgsz=own_imgsz(model) if imgsz is None else imgsz)
+    planner = replace(planner, imgsz=input_side(model, imgsz))
     if amount.is_target and (images is None or not len(images)):
         raise DataError("target: expected calibration images, got none; pass images=")
     if batches is None and images is not None and scorer.needs_batches and not scorer.needs_labels:

@@ -8,11 +8,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.report.tables import Sheet, to_text
-from depgraph_hsic_only.yolo.architecture import is_written_out, layer_widths, origin_of, task_of
+from depgraph_hsic_only.yolo.architecture import is_written_out, layer_widths, origin_of, task_of, with_classes_of
 from depgraph_hsic_only.yolo.cost import Cost, measure_cost
-from depgraph_hsic_only.yolo.load import network_of, own_imgsz
+from depgraph_hsic_only.yolo.load import input_side, network_of
 from depgraph_hsic_only.yolo.scales import StockModel, stock_model
 from depgraph_hsic_only.yolo.types import Network, Yolo
 
@@ -29,9 +28,10 @@ class ModelInfo:
         cost: Parameters and multiply-adds, in all and by part.
         widths: Number of channels by width (see `yolo.blocks.Width`).
         pruned: Whether channels were cut; None where the model's YAML doesn't tell.
-        pruned_from: What it was cut from, as its YAML says: "from" (a name, or None), "parameters", and "widths"; None
-            where it doesn't say.
-        origins: The stock model that it is, or was cut from; empty where it is none of them.
+        pruned_from: What it was cut from, as its YAML says: "from" (a name, or None), "classes" and "parameters"
+            (numbers), and "widths"; None where it doesn't say.
+        origins: The stock model that it is, or was cut from, for its own number of classes; empty where it is none of
+            them.
     """
 
     task: str
@@ -57,11 +57,15 @@ class ModelInfo:
             )
         if not self.pruned or self.pruned_from is None:
             return "no" if self.origins else "no; its widths are those of its own YAML and of no YOLOv8 scale"
-        name = self.origins[0].name if self.origins else self.pruned_from["from"] or "a model of no YOLOv8 scale"
-        left = f"yes, from {name}: {self.cost.parameters / self.pruned_from['parameters']:.1%} of its parameters"
-        return left + "".join(
-            f", {self.cost.gmacs / origin.cost.gmacs:.1%} of its multiply-adds" for origin in self.origins
-        )
+        cost = self.cost
+        if self.origins:
+            name, full = self.origins[0].name, self.origins[0].cost
+            macs = f", {cost.gmacs / full.gmacs:.1%} of its multiply-adds"
+            return f"yes, from {name}: {cost.parameters / full.parameters:.1%} of its parameters{macs}"
+        name, classes = self.pruned_from["from"] or "a model of no YOLOv8 scale", self.pruned_from["classes"]
+        if classes != len(self.classes):
+            return f"yes, from {name}, which had {classes} classes"
+        return f"yes, from {name}: {cost.parameters / self.pruned_from['parameters']:.1%} of its parameters"
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain lists, dicts, strings and numbers."""
@@ -134,11 +138,10 @@ def describe(model: Yolo | Network, imgsz: int | None = None) -> ModelInfo:
         UnsupportedModelError: The model is no unmodified YOLOv8 network.
         ConfigError: `imgsz` is no side of an image.
     """
-    if imgsz is not None and imgsz < 32:
-        raise ConfigError(f"imgsz: expected a side in pixels of at least 32, got {imgsz}")
     network = network_of(model)
-    side, widths, known = imgsz or own_imgsz(model), layer_widths(network), origin_of(network)
-    stock = stock_model(network, known["widths"] if known else widths, side)
-    pruned = known["widths"] != widths if known else None if is_written_out(network.yaml) else False
+    side, widths, known = input_side(model, imgsz), layer_widths(network), origin_of(network)
+    before = widths if known is None else with_classes_of(network, known["widths"])
+    stock = stock_model(network, before, side)
+    pruned = None if known is None and is_written_out(network.yaml) else before != widths
     classes, origins = tuple(map(str, network.names.values())), () if stock is None else (stock,)
     return ModelInfo(task_of(network), classes, measure_cost(network, side), widths, pruned, known, origins)

@@ -140,26 +140,43 @@ def is_written_out(yaml: Mapping[str, Any]) -> bool:
     return not any(yaml.get(key) for key in _SCALING if key != "scale") and all(len(row[3]) > 3 for row in rows)
 
 
-def record_origin(yaml: dict[str, Any], original: Network) -> dict[str, Any]:
+def record_origin(yaml: Mapping[str, Any], original: Network) -> dict[str, Any]:
     """The YAML dict of a cut network with what it was cut from under "pruned", which Ultralytics ignores.
 
-    Where `original`, the network before the cut, was cut itself, what it was cut from counts.
+    Where `original`, the network before the cut, was cut itself, what it was cut from counts; where it may have been,
+    and doesn't say, neither does the result.
     """
-    file = original.yaml.get("yaml_file")
+    file, known = original.yaml.get("yaml_file"), origin_of(original)
+    if known is None and is_written_out(original.yaml):
+        return {key: value for key, value in yaml.items() if key != "pruned"}
     parameters = sum(parameter.numel() for parameter in original.parameters())
-    found = {"from": Path(file).stem if file else None, "parameters": parameters, "widths": layer_widths(original)}
-    return {**yaml, "pruned": origin_of(original) or found}
+    found = {"from": Path(file).stem if file else None, "classes": original.model[-1].nc, "parameters": parameters}
+    return {**yaml, "pruned": known or found | {"widths": layer_widths(original)}}
 
 
 def origin_of(model: Network) -> dict[str, Any] | None:
-    """What a network's YAML says that it was cut from: "from", "parameters" and "widths"; None where it doesn't say."""
+    """What a network's YAML says that it was cut from; None where it doesn't say.
+
+    That is "from" (a name, or None), and its "classes" and "parameters" (numbers) and "widths" (by name).
+    """
     found: Any = model.yaml.get("pruned")
     try:
         widths = {str(name): int(width) for name, width in found["widths"].items()}
-        told = {"from": found["from"], "parameters": int(found["parameters"]), "widths": widths}
+        told = {"from": found["from"], **{key: int(found[key]) for key in ("classes", "parameters")}, "widths": widths}
     except (TypeError, KeyError, ValueError, AttributeError):  # a checkpoint may say anything
         return None
     return told if widths.keys() == layer_widths(model).keys() and told["parameters"] > 0 else None
+
+
+def with_classes_of(model: Network, widths: Mapping[str, int]) -> dict[str, int]:
+    """The widths of a network of the rows of `model` had Ultralytics built it for the class count of `model`.
+
+    The branch for the classes is as wide as that asks for, unless that of `model` was taken over from one of more.
+    """
+    tie = next(width.tie for _, width in widths_of(model) if width.name == "class")
+    now = layer_widths(model)
+    built = tie is not None and tie.rule(now[tie.to]) == now["class"]
+    return {**widths, "class": tie.rule(widths[tie.to])} if tie and built else dict(widths)
 
 
 def backbone_layers(model: Network) -> range:
