@@ -61,7 +61,7 @@ def test_a_clear_table() -> None:
     assert found.chosen is found.choices[1]
     assert found.lines[0].startswith("Take b at params=0.8: the smallest compared size that loses at most 0.02")
     assert "0.015 [" in found.lines[0] and "may" not in found.lines[0]
-    assert "0.95 of the unpruned 0.300; it is ahead of the next, a, by 0.015 [" in found.lines[2]
+    assert "0.95 of the unpruned 0.300; its lead over the next, a, is significant: 0.015 [" in found.lines[2]
     assert recommend(table, 0.5).chosen is not None and recommend(table, 0.5).chosen.target == "params=0.5"
     none = recommend(table, 0.001)
     assert none.chosen is None
@@ -72,10 +72,10 @@ def test_a_clear_table() -> None:
     assert any(line.startswith("One seed:") for line in found.lines)
 
 
-def test_what_cant_be_told_apart_is_not() -> None:
+def test_a_lead_within_the_noise_is_not_significant() -> None:
     tie = recommend([UNPRUNED, row("b", "params=0.9", 0.29), row("a", "params=0.9", 0.29)])
     assert tie.choices[0].criterion == "b" and not tie.choices[0].told_apart  # equal: the one named first
-    assert "it can't be told apart from the next, a" in tie.lines[1] and "can't tell them apart" in tie.lines[0]
+    assert "lead over the next, a, is not significant" in tie.lines[1] and "is not significant" in tie.lines[0]
     near = recommend([UNPRUNED, row("a", "params=0.9", 0.29, noise=0.02), row("b", "params=0.9", 0.28, noise=0.02)])
     assert not near.choices[0].told_apart and near.choices[0].lead is not None
     assert near.choices[0].lead.interval[0] < 0 < near.choices[0].lead.interval[1]

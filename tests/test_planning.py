@@ -115,6 +115,8 @@ def test_a_plan_for_another_model_is_refused_and_changes_nothing() -> None:
         ({"layers": 3}, "'backbone', 'all' or a list"),
         ({"round_to": 12}, "round_to"),
         ({"min_channels": -1}, "min_channels"),
+        ({"imgsz": "wide"}, "imgsz: expected a side in pixels of at least 32, got 'wide'"),
+        ({"imgsz": -5}, "imgsz: expected a side in pixels of at least 32, got -5"),
         ({"criterion": "magnitud"}, "did you mean 'magnitude'"),
         ({"criterion": "random", "sed": 1}, "unknown option 'sed'"),
     ],

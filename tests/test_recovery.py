@@ -47,7 +47,7 @@ def test_normal_equations_give_the_weighted_ridge_solution() -> None:
 
 
 @pytest.mark.parametrize("kept", [2**30, 0])
-def test_a_walk_reads_what_the_network_reads(kept: int) -> None:
+def test_the_layers_read_what_the_network_reads(kept: int) -> None:
     """Whether activations are kept between layers or computed again."""
     network, images = build(), random_images(7)
     expected: dict[int, list[torch.Tensor]] = {}

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -315,13 +316,16 @@ def test_report_json_keeps_its_keys(run: RunReport) -> None:
     assert told["classes"] == [{"name": "cat", "instances": 3, "map50_95_box": 0.5, "map50_95_mask": 0.25}]
 
 
-def test_a_report_of_an_older_version_has_no_network(run: RunReport, tmp_path: Path) -> None:
+def test_a_report_of_an_older_version_keeps_its_picture_of_the_network(run: RunReport, tmp_path: Path) -> None:
     data = json.loads((run.folder / "report.json").read_text())
     assert data.pop("layers")
     (tmp_path / "report.json").write_text(json.dumps(data))
     assert RunReport.load(tmp_path).layers == ()
     drawn = {path.stem for path in plot_metrics(tmp_path)}
     assert {"stages", "scores", "latency"} <= drawn and "network" not in drawn
+    shutil.copytree(run.folder / "plots", tmp_path / "plots", dirs_exist_ok=True)
+    picture = base64.b64encode((run.folder / "plots" / "network.png").read_bytes()).decode()
+    assert picture in write_html(tmp_path).read_text(encoding="utf-8")
 
 
 def test_a_report_starts_no_process_and_imports_no_matplotlib_to_be_shown(run: RunReport, monkeypatch: Any) -> None:

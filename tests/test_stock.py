@@ -18,7 +18,7 @@ from ultralytics.nn.tasks import SegmentationModel
 from depgraph_hsic_only import load_model, prune
 from depgraph_hsic_only.data.shapes import shapes_dataset
 
-# Where torchvision can't load (see depgraph_hsic_only/nms.py) the stock process needs a stand-in of its own.
+# Where torchvision can't load (see `yolo.patches.ensure_nms`) the stock process needs a stand-in of its own.
 PREAMBLE = """
 import json, sys, types, importlib.machinery
 try:

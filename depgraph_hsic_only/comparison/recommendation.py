@@ -2,9 +2,9 @@
 
 1. At each target, the criterion with the highest mAP50-95 at the end, in the mean over the seeds that all criteria have
    there; of equal ones the one named first. All mAPs here are of the kind that counts most (`validation.PRIMARY`).
-2. It is told apart from the next one where the 95 % interval of their difference (paired bootstrap over the validation
-   images, see `bootstrap.py`) lies above 0, and it is ahead with every seed. Each interval is for one pair, not for all
-   pairs together. With one seed nothing is known of what another draw of calibration images would change.
+2. Its lead over the next one is significant where the 95 % interval of their difference (paired bootstrap over the
+   validation images, see `bootstrap.py`) lies above 0, and it is ahead with every seed. Each interval is for one pair,
+   not for all pairs together. With one seed nothing is known of what another draw of calibration images would change.
 3. The size is the smallest target whose best criterion loses at most `max_map_drop` of the control's mAP50-95, as
    measured; where the loss's interval reaches past that, the text says so. Smallest by the targets' own metric where
    they have one in common, else by parameters. Where no target is within the loss, none is recommended.
@@ -47,7 +47,7 @@ class Choice:
     loss: Difference | None  # of the control's mAP50-95
     runner_up: str | None  # the next criterion; None where only one was compared
     lead: Difference | None  # over the next one's mAP50-95
-    told_apart: bool  # whether it can be told apart from the next one
+    told_apart: bool  # whether the lead is significant
 
     def __str__(self) -> str:
         kept = f", {self.map50_95 / self.unpruned:.2f} of the unpruned {self.unpruned:.3f}" if self.unpruned else ""
@@ -55,8 +55,8 @@ class Choice:
         if self.lead is None:
             return said + "no other criterion was compared"
         if self.told_apart:
-            return said + f"it is ahead of the next, {self.runner_up}, by {self.lead}"
-        return said + f"it can't be told apart from the next, {self.runner_up} (paired difference {self.lead})"
+            return said + f"its lead over the next, {self.runner_up}, is significant: {self.lead}"
+        return said + f"its lead over the next, {self.runner_up}, is not significant: {self.lead}"
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values; the mAP50-95 by its kind of prediction."""
@@ -108,7 +108,7 @@ class Recommendation:
         if loss is not None and loss.interval[1] > self.max_map_drop:
             advice += "; the interval reaches past that, so it may lose more"
         if chosen.lead is not None and not chosen.told_apart:
-            advice += f". {chosen.runner_up} may be as good there: the data can't tell them apart"
+            advice += f". {chosen.runner_up} may be as good there: the difference is not significant"
         return advice + "."
 
 

@@ -34,6 +34,9 @@ def write_html(run_folder: str | Path) -> Path:
     report = RunReport.load(run_folder)
     pictures = [f"{name}.png" for kind in ("example", "difference") for name, _ in _pictures(report, kind)]
     files = [*plot_metrics(report.folder), *(report.folder / "plots" / name for name in pictures)]
+    network = report.folder / "plots" / "network.png"
+    if not report.layers and network.is_file():  # an earlier version's, from which it can't be drawn anew
+        files.append(network)
     page = render_html(report, {file.stem: file.read_bytes() for file in files})
     path = report.folder / "report.html"
     write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))

@@ -32,7 +32,7 @@ class PruningReport(Shown):
         widths_after: The same after the cut.
         scores: Importance of each channel by channel group; empty where a plan was applied that had been made before.
         stability: How well the scores of two halves of the calibration images agree, in [0, 1] (see
-            `channels.widths.agreement`); None where it was not measured.
+            `channels.plan.selection_stability`); None where it was not measured.
         recovery: What brought the cut model back; None where nothing did.
     """
 

@@ -30,7 +30,9 @@ def read_yaml(cfg: str | Path) -> dict[str, Any]:
     try:
         data = _reader().load(path.read_text(encoding="utf-8"))
     except Exception as error:  # malformed YAML raises anything: ValueError for a date, RecursionError for a deep nest
-        raise ConfigError(f"{path}: expected YAML, got something else ({one_line(error)}); mend that line") from error
+        mark, problem = (getattr(error, name, None) for name in ("problem_mark", "problem"))
+        place, said = (f"{path}, line {mark.line + 1}", problem) if mark and problem else (path, error)
+        raise ConfigError(f"{place}: expected YAML, got something else ({one_line(said)}); mend that line") from error
     if data is None:
         return {}
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
