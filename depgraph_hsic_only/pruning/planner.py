@@ -31,7 +31,7 @@ class Scored:
     measured: Measured  # the scores
 
     def stability(self, plan: PruningPlan) -> float | None:
-        """How well two halves of the images agree on a plan: see `selection.selection_stability`."""
+        """How well two halves of the images agree on a plan: see `channels.plan.selection_stability`."""
         return selection_stability(plan, self.measured.halves)
 
 
