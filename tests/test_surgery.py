@@ -14,6 +14,8 @@ from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel, SegmentationModel
 
 from depgraph_hsic_only import ConfigError, PlanError, PruningPlan, apply_plan, plan_pruning, prune
+from depgraph_hsic_only.channels.cut import kept_channels
+from depgraph_hsic_only.workflow.prune_steps import Step
 from depgraph_hsic_only.yolo.architecture import layer_widths
 from depgraph_hsic_only.yolo.c2f import split_c2f
 from depgraph_hsic_only.yolo.cost import measure_cost
@@ -237,6 +239,9 @@ def test_a_pruned_model_can_be_pruned_again_and_plans_compose() -> None:
     once, twice = build(), build()
     first = prune(twice, 0.25, layers=[2, 7, 8]).plan
     second = plan_pruning(twice, 0.5, criterion="random", layers=[2, 7, 8])
+    steps = Step(0, once).then(twice, first, kept_channels(once, first), {})
+    steps = steps.then(twice, second, kept_channels(twice, second), {})
+    assert steps.kept == kept_channels(once, first.then(second))  # as a run that goes on finds it out
     apply_plan(twice, second)
     apply_plan(once, first.then(second))
     assert all(torch.equal(a, b) for a, b in zip(once.state_dict().values(), twice.state_dict().values(), strict=True))
