@@ -24,24 +24,7 @@ _VALUES = ("data", "target", "max_ratio")  # mappings that are one value: replac
 
 @dataclass(frozen=True)
 class PruneConfig:
-    """What to cut and how: the block `prune`.
-
-    Attributes:
-        criterion: Name of a registered criterion.
-        ratio: Share of the channels to cut from each width, 0 ≤ ratio < 1; where the next two are None.
-        threshold: The smallest score that stays; None to go by `ratio` or `target`.
-        target: A budget as a share of the unpruned model, such as {"params": 0.8}, met by cutting each width by its
-            measured damage; None to go by `ratio` or `threshold`.
-        layers: "backbone", "all", or a list of layers (see `channels.groups.choose_layers`).
-        round_to: What block outputs are multiples of: 8, 16 or 32.
-        min_channels: No width is cut below this many channels.
-        max_ratio: Largest share that may be cut of every width, or by layer or width (see `limits.Limits`).
-        recover: What brings the cut model back before any training: "none", "bn", "least_squares" or "distill".
-        distill_seconds: Time that "distill" may train for.
-        steps: In how many cuts, with fine-tuning in between.
-        max_map_drop: Largest loss of mask mAP50-95 after a step's fine-tuning, in [0, 1]; None for any.
-        options: Options of the criterion.
-    """
+    """What to cut and how: the block `prune` of `default.yaml`, which says what each setting means."""
 
     criterion: str = "magnitude"
     ratio: float | None = 0.5
@@ -70,27 +53,7 @@ class PruneConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """The resolved configuration of a run; see `default.yaml` for what each setting means.
-
-    Attributes:
-        pretrained: Path or known name of a checkpoint, or a YOLOv8 model YAML.
-        data: Data set name, path of its YAML, "shapes", or its keys.
-        imgsz: Side of the input image, pixels; None for the checkpoint's own.
-        batch: Images per batch.
-        device: As Ultralytics takes it; None for its choice.
-        workers: Data loading processes.
-        seed: Of every random choice.
-        project: Folder of the run folders.
-        name: Name of the run folder.
-        exist_ok: Whether an existing run folder is used again.
-        trust: Whether code in the checkpoint may run; no other file is ever loaded that way.
-        verbose: Whether Ultralytics writes to the terminal as it does by itself, instead of only to the run's log.
-        calibration: Of the training images that criteria and recovery measure on: `images`, how many.
-        train: Ultralytics train arguments of the stage before pruning.
-        prune: What to cut.
-        fine_tune: Ultralytics train arguments of the stage after pruning.
-        export: Ultralytics export arguments.
-    """
+    """The resolved configuration of a run: `default.yaml` says what each setting means."""
 
     pretrained: str = "yolov8n-seg.pt"
     data: Any = "coco128-seg.yaml"
