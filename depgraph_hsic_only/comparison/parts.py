@@ -35,7 +35,7 @@ from depgraph_hsic_only.workflow.prune_steps import FineTuning
 from depgraph_hsic_only.yolo.architecture import layer_widths
 from depgraph_hsic_only.yolo.cost import measure_cost
 from depgraph_hsic_only.yolo.device import select_device
-from depgraph_hsic_only.yolo.load import load_model, own_imgsz
+from depgraph_hsic_only.yolo.load import input_side, load_model
 from depgraph_hsic_only.yolo.types import Yolo
 
 
@@ -94,7 +94,7 @@ class Part(abc.ABC):
         return self.study.planner(criterion, self.seed, self._imgsz(model), amount)
 
     def _imgsz(self, model: Yolo) -> int:
-        return self.study.config.imgsz or own_imgsz(model)
+        return input_side(model, self.study.config.imgsz)
 
     def _batches(self, model: Yolo) -> list[dict[str, Any]]:
         """Calibration images drawn by the seed from the training split, with labels, letterboxed as in validation."""

@@ -25,7 +25,7 @@ from depgraph_hsic_only.workflow.default import DefaultYolov8SegPruner
 from depgraph_hsic_only.workflow.recorder import check_classes
 from depgraph_hsic_only.workflow.run_folder import RunFolder
 from depgraph_hsic_only.yolo.device import check_device
-from depgraph_hsic_only.yolo.load import load_model, own_imgsz
+from depgraph_hsic_only.yolo.load import input_side, load_model
 from depgraph_hsic_only.yolo.logs import run_display
 
 _STUDY = "study.json"
@@ -86,7 +86,7 @@ def compare(
     given = {key: value for key, value in {"pretrained": pretrained, "data": data}.items() if value is not None}
     study = make_study(criteria, targets, ratios, seeds, cfg, {**settings, **given})
     pruner, model, identity = _checked(study)
-    validation = Validation(study.config.imgsz or own_imgsz(model), study.config.batch)
+    validation = Validation(input_side(model, study.config.imgsz), study.config.batch)
     resources = {"task_cpus": task_cpus, "task_gpus": task_gpus, "device": study.config.device}
     with open_backend(backend, address=address, **resources) as do:  # nothing has been written yet
         folder = RunFolder.create(study.folder.parent, study.folder.name, exist_ok=True)
@@ -195,7 +195,7 @@ def _latencies(study: Study, weights: Mapping[str, str]) -> dict[str, float]:
         for key, name in weights.items():
             model = load_model(study.folder / name)
             file = Path(scratch) / f"{key}.onnx"
-            runs[key] = onnx_run(export_onnx(model, file, imgsz=study.config.imgsz or own_imgsz(model)))
+            runs[key] = onnx_run(export_onnx(model, file, imgsz=input_side(model, study.config.imgsz)))
         medians = {key: latency.median for key, latency in measure_latency(runs).items()}
     RunFolder(study.folder).write_json(path.name, medians)
     return medians

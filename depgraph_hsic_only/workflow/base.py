@@ -25,7 +25,7 @@ from depgraph_hsic_only.workflow.run_folder import Checkpoints, RunFolder
 from depgraph_hsic_only.workflow.state import STATE, RunState, read_state
 from depgraph_hsic_only.yolo.device import check_device, set_seed
 from depgraph_hsic_only.yolo.fingerprint import fingerprint
-from depgraph_hsic_only.yolo.load import own_imgsz
+from depgraph_hsic_only.yolo.load import input_side
 from depgraph_hsic_only.yolo.logs import run_display
 from depgraph_hsic_only.yolo.types import Yolo
 
@@ -216,7 +216,7 @@ class Yolov8SegPruner(abc.ABC):
     @final
     def imgsz_of(self, model: Yolo) -> int:
         """Side of the input image of the run, pixels: the configuration's, or the checkpoint's own."""
-        return self.config.imgsz or own_imgsz(model)
+        return input_side(model, self.config.imgsz)
 
     @final
     def evaluate(self, model: Yolo, draws: int | None = None) -> Metrics:

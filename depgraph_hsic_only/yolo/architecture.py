@@ -173,9 +173,9 @@ def with_classes_of(model: Network, widths: Mapping[str, int]) -> dict[str, int]
 
     The branch for the classes is as wide as that asks for, unless that of `model` was taken over from one of more.
     """
-    tie = next(width.tie for _, width in widths_of(model) if width.name == "class")
-    now = layer_widths(model)
-    built = tie is not None and tie.rule(now[tie.to]) == now["class"]
+    now = {width.name: width for _, width in widths_of(model)}
+    tie = now["class"].tie
+    built = tie is not None and tie.rule(now[tie.to].channels) == now["class"].channels
     return {**widths, "class": tie.rule(widths[tie.to])} if tie and built else dict(widths)
 
 
