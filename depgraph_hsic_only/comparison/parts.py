@@ -11,7 +11,6 @@ import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,7 +27,7 @@ from depgraph_hsic_only.evaluation.bootstrap import DRAWS
 from depgraph_hsic_only.pruning.api import cut_in_place
 from depgraph_hsic_only.pruning.planner import Planner
 from depgraph_hsic_only.report.stages import FINE_TUNED
-from depgraph_hsic_only.support.files import write_atomically
+from depgraph_hsic_only.support.files import write_text_atomically
 from depgraph_hsic_only.training.train import Teacher
 from depgraph_hsic_only.workflow.default import DefaultYolov8SegPruner
 from depgraph_hsic_only.workflow.prune_steps import FineTuning
@@ -246,4 +245,4 @@ class Control(Result):
 
 def _write(file: Path, text: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, partial(Path.write_text, data=text, encoding="utf-8"))
+    write_text_atomically(file, text)

@@ -14,7 +14,7 @@ from depgraph_hsic_only.report.run_report import RunReport
 from depgraph_hsic_only.report.stages import PRIMARY_FIRST, TITLES, StageReport, class_table, latency_table, stage_table
 from depgraph_hsic_only.report.tables import figure_text
 from depgraph_hsic_only.report.warnings import find_warnings
-from depgraph_hsic_only.support.files import write_atomically
+from depgraph_hsic_only.support.files import write_text_atomically
 
 
 def write_html(run_folder: str | Path) -> Path:
@@ -39,7 +39,7 @@ def write_html(run_folder: str | Path) -> Path:
         files.append(network)
     page = render_html(report, {file.stem: file.read_bytes() for file in files})
     path = report.folder / "report.html"
-    write_atomically(path, lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    write_text_atomically(path, page)
     return path
 
 

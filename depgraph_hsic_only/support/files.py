@@ -31,3 +31,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         raise StorageError(f"{path}: expected to write it, but {reason}; make room, or pass another folder") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """The same for a text, in UTF-8."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

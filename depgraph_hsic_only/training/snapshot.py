@@ -16,7 +16,7 @@ import torch
 from ultralytics.utils.torch_utils import unwrap_model
 
 from depgraph_hsic_only.errors import CheckpointError
-from depgraph_hsic_only.support.files import write_atomically
+from depgraph_hsic_only.support.files import write_atomically, write_text_atomically
 
 _TEACHER = "teacher_model."
 
@@ -76,7 +76,7 @@ class Snapshot:
         last = folder / "weights" / "last.pt"
         last.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(last, lambda temporary: temporary.write_bytes(self.checkpoint))
-        write_atomically(folder / "results.csv", lambda temporary: temporary.write_text(self.results, encoding="utf-8"))
+        write_text_atomically(folder / "results.csv", self.results)
         return last
 
     def __call__(self, trainer: Any) -> None:

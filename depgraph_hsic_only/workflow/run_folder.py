@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.report.stages import Stage
-from depgraph_hsic_only.support.files import temporary_name, write_atomically
+from depgraph_hsic_only.support.files import temporary_name, write_atomically, write_text_atomically
 from depgraph_hsic_only.yolo.load import load_model
 from depgraph_hsic_only.yolo.types import Yolo
 
@@ -100,7 +100,7 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file."""
-        write_atomically(self.path / name, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_text_atomically(self.path / name, text)
 
     def write_json(self, name: str, data: Mapping[str, Any]) -> None:
         """Write a JSON file."""
