@@ -36,6 +36,6 @@ from .report.pruning_report import PruningReport as PruningReport
 from .report.run_report import RunReport as RunReport
 from .workflow.base import Yolov8SegPruner as Yolov8SegPruner
 from .workflow.default import DefaultYolov8SegPruner as DefaultYolov8SegPruner
-from .workflow.recorder import Exported as Exported
+from .workflow.exported import Exported as Exported
 from .yolo.load import load_model as load_model
 from .yolo.patches import ensure_nms as ensure_nms

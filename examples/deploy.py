@@ -27,6 +27,7 @@ from depgraph_hsic_only import PruningError, find_dataset, load_model
 from depgraph_hsic_only.data.dataset import Dataset
 from depgraph_hsic_only.evaluation.latency import measure_latency, onnx_run, torch_run
 from depgraph_hsic_only.utils.conversion import export_onnx, quantize_onnx
+from depgraph_hsic_only.yolo.input_shape import InputShape
 from depgraph_hsic_only.yolo.patches import patient_nms
 
 NEEDS = {"OpenVINO": ["openvino"], "OpenVINO int8": ["openvino", "nncf"]}  # beside what this package needs
@@ -66,7 +67,7 @@ def mask_map(path: Path, data: str, imgsz: int) -> float:
 def run_of(path: Path, imgsz: int) -> Callable[[], object]:
     """A call that runs a form on one image."""
     if path.suffix == ".pt":
-        return torch_run(load_model(path), imgsz, "cpu")
+        return torch_run(load_model(path), InputShape(imgsz, imgsz), "cpu")
     return onnx_run(path) if path.suffix == ".onnx" else openvino_run(path, imgsz)
 
 

@@ -34,6 +34,7 @@ from depgraph_hsic_only.report.warnings import find_warnings, headline
 from depgraph_hsic_only.utils.plots import plot_metrics, plot_network
 from depgraph_hsic_only.yolo.architecture import layer_widths, list_layers
 from depgraph_hsic_only.yolo.fingerprint import fingerprint
+from depgraph_hsic_only.yolo.input_shape import InputShape
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 HOSTILE = "<b>&\"'$x_1$"
@@ -268,7 +269,7 @@ def test_every_figure_of_the_page_is_that_of_the_report(run: RunReport, page: st
         assert same(cells[0], after[name]["instances"])
         assert same(cells[1], before[name]["map50_95_mask"]) and same(cells[2], after[name]["map50_95_mask"])
         assert same(cells[4], before[name]["map50_95_box"]) and same(cells[5], after[name]["map50_95_box"])
-    for row, runtime in zip(tables["Latency of one image"][1:], ("torch", "onnxruntime"), strict=True):
+    for row, runtime in zip(tables["Latency of 1 image of 64x64 px"][1:], ("torch", "onnxruntime"), strict=True):
         for k, stage_ in ((1, baseline), (3, tuned)):
             assert same(row[k], stage_["latency_ms"][runtime])
             assert all(map(same, row[k + 1].split(" – "), stage_["latency_spread_ms"][runtime]))
@@ -302,7 +303,7 @@ def test_report_json_keeps_its_keys(run: RunReport) -> None:
     """Users' scripts read them; the names inside may change."""
     data = json.loads((run.folder / "report.json").read_text())
     keys = {"version", "environment", "args", "stages", "widths", "onnx", "validation", "images", "sources"}
-    assert data.keys() == keys | {"comparison", "layers"}
+    assert data.keys() == keys | {"comparison", "layers", "files"}
     maps = {"map50_95_box", "map50_95_mask", "map50_box", "map50_mask", "resampled_mask"}
     cost = {"name", "seconds", "parameters", "gmacs", "size_mb", "weights", "latency_ms", "latency_spread_ms", "parts"}
     for found, told in zip(run.stages, data["stages"], strict=True):
@@ -398,7 +399,7 @@ def test_images_that_cannot_be_read_are_an_error(checkpoint: Path, tmp_path: Pat
     (tmp_path / "a.png").write_text("no image")
     yolo = load_model(checkpoint)
     with pytest.raises(DataError, match="none of 1 validation files could be read"):
-        measure_agreement(yolo, yolo, [tmp_path / "a.png"], imgsz=64, device="cpu")
+        measure_agreement(yolo, yolo, [tmp_path / "a.png"], shape=InputShape(64, 64), device="cpu")
 
 
 def test_real_models_agree_with_themselves_and_less_when_cut(real_weights: Path) -> None:
@@ -407,9 +408,11 @@ def test_real_models_agree_with_themselves_and_less_when_cut(real_weights: Path)
     files = find_dataset(COCO_MINI).images("val")[:6]
     cut = load_model(real_weights)
     prune(cut, 0.1)
-    same, _ = measure_agreement(load_model(real_weights), load_model(real_weights), files, imgsz=160, device="cpu")
+    same, _ = measure_agreement(
+        load_model(real_weights), load_model(real_weights), files, shape=InputShape(160, 160), device="cpu"
+    )
     assert same.agreement == 1.0 and same.differing == () and any(row.before for row in same.examples)
-    less, pairs = measure_agreement(load_model(real_weights), cut, files, imgsz=160, device="cpu")
+    less, pairs = measure_agreement(load_model(real_weights), cut, files, shape=InputShape(160, 160), device="cpu")
     assert less.agreement is not None and less.agreement < 1.0 and len(less.examples) == 4
     figures = [row.agreement for row in less.differing]
     assert figures == sorted(figures) and figures[-1] < 1.0

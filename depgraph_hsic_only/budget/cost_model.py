@@ -12,7 +12,8 @@ from torch import nn
 
 from depgraph_hsic_only.channels.groups import ChannelGraph
 from depgraph_hsic_only.recovery.layerwise import tapped
-from depgraph_hsic_only.yolo.cost import COUNT_SIZE, empty_image, input_side, on_meta
+from depgraph_hsic_only.yolo.cost import COUNT_SIZE, empty_image, on_meta
+from depgraph_hsic_only.yolo.input_shape import rounded_up
 from depgraph_hsic_only.yolo.types import Network
 
 
@@ -44,7 +45,7 @@ class CostModel:
 
     def __init__(self, network: Network, graph: ChannelGraph, imgsz: int = 640) -> None:
         split: Network = graph.model
-        areas = _areas(split, (input_side(network, imgsz) / COUNT_SIZE) ** 2)
+        areas = _areas(split, (rounded_up(network, imgsz) / COUNT_SIZE) ** 2)
         found: dict[str, _Convolution] = {}
         for name, m in split.named_modules():
             if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)):

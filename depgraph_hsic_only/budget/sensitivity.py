@@ -95,7 +95,7 @@ def measure_sensitivity(
 ) -> Sensitivity:
     """Cut every free width alone to some sizes, recover, and measure; the unpruned network is left as it is.
 
-    The scores say which channels stay; nothing beyond the limits is measured. The images are (n, 3, h, w), float in
+    The scores say which channels stay; nothing beyond the limits is measured. The images are (n, c, h, w), float in
     [0, 1] or uint8, letterboxed as in validation.
 
     Raises:

@@ -11,7 +11,8 @@ from depgraph_hsic_only.data.images import load_images
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.pruning.api import report_cut
 from depgraph_hsic_only.workflow.config import Config
-from depgraph_hsic_only.yolo.load import input_side, load_model
+from depgraph_hsic_only.yolo.input_shape import input_side
+from depgraph_hsic_only.yolo.load import load_model
 
 _QUICK_IMAGES = 16
 

@@ -34,7 +34,8 @@ from depgraph_hsic_only.workflow.prune_steps import FineTuning
 from depgraph_hsic_only.yolo.architecture import layer_widths
 from depgraph_hsic_only.yolo.cost import measure_cost
 from depgraph_hsic_only.yolo.device import select_device
-from depgraph_hsic_only.yolo.load import input_side, load_model
+from depgraph_hsic_only.yolo.input_shape import input_side
+from depgraph_hsic_only.yolo.load import load_model
 from depgraph_hsic_only.yolo.types import Yolo
 
 

@@ -25,7 +25,8 @@ from depgraph_hsic_only.workflow.default import DefaultYolov8SegPruner
 from depgraph_hsic_only.workflow.recorder import check_classes
 from depgraph_hsic_only.workflow.run_folder import RunFolder
 from depgraph_hsic_only.yolo.device import check_device
-from depgraph_hsic_only.yolo.load import input_side, load_model
+from depgraph_hsic_only.yolo.input_shape import input_side
+from depgraph_hsic_only.yolo.load import load_model
 from depgraph_hsic_only.yolo.logs import run_display
 
 _STUDY = "study.json"

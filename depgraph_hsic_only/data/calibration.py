@@ -1,28 +1,31 @@
 """Calibration images: what an in-memory criterion measures on when there is no workflow around it."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from ultralytics.utils import ASSETS
 
 from depgraph_hsic_only.data.dataset import training_images
-from depgraph_hsic_only.data.images import Images, load_images
+from depgraph_hsic_only.data.images import Images, load_images, padded
 from depgraph_hsic_only.errors import DataError
-from depgraph_hsic_only.yolo.load import input_side, own_arguments
+from depgraph_hsic_only.yolo.input_shape import input_channels, input_side, rounded_up, say_rounded
+from depgraph_hsic_only.yolo.load import own_arguments
 from depgraph_hsic_only.yolo.types import Network
 
 _FEW = 32  # images, below which scores of two disjoint sets of images agree poorly
 
 
 def calibration_images(images: Images | None, network: Network, *, imgsz: int | None, limit: int) -> torch.Tensor:
-    """The images to measure on, (n, 3, h, w), RGB, float in [0, 1]: at most `limit`, evenly spaced over what there is.
+    """The images to measure on, (n, c, h, w), RGB, float in [0, 1]: at most `limit`, evenly spaced over what there is.
 
     They are those of a folder, a list of files, a tensor, or the path of a data set's YAML, whose training images are
     taken. None stands for the data set that the checkpoint was trained on, where it is on this machine, else for the
-    photographs that Ultralytics ships; as `imgsz`, for the network's own.
+    photographs that Ultralytics ships; as `imgsz`, for the network's own. A tensor whose sides are no multiples of the
+    network's stride is padded.
 
     Raises:
         DataError: There are no readable images, or a tensor has another shape or range.
@@ -36,7 +39,8 @@ def calibration_images(images: Images | None, network: Network, *, imgsz: int | 
         if own := own_arguments(network).get("data"):
             with suppress(DataError):  # not on this machine is the common case: a COCO checkpoint names coco.yaml
                 source = training_images(str(own))
-    found = load_images(source, size, limit=limit)
+    found = load_images(source, size, limit=limit, channels=input_channels(network))
+    found = fitting(found, network)
     if len(found) < _FEW:
         warnings.warn(
             f"{len(found)} calibration images are few: scores settle from about 64; pass images=",
@@ -44,6 +48,34 @@ def calibration_images(images: Images | None, network: Network, *, imgsz: int | 
             stacklevel=4,
         )
     return found
+
+
+def fitting(images: torch.Tensor, network: Network) -> torch.Tensor:
+    """Images (n, c, h, w), float in [0, 1] or uint8, whose sides are padded to multiples of the network's stride.
+
+    Raises:
+        DataError: They have another shape, or another number of channels than the network takes.
+    """
+    channels = input_channels(network)
+    if images.ndim != 4 or images.shape[1] != channels or min(images.shape) < 1:
+        raise DataError(f"expected images (n, {channels}, h, w), got {tuple(images.shape)}; pass what the model takes")
+    height, width = images.shape[2:]
+    size = rounded_up(network, height), rounded_up(network, width)
+    if size != (height, width):
+        say_rounded(f"{height}x{width} px", f"images are padded to {size[0]}x{size[1]}", rounded_up(network, 1))
+    return padded(images, size)
+
+
+def fitting_batches(
+    batches: Iterable[Mapping[str, Any]], network: Network, *, labelled: bool
+) -> Iterator[Mapping[str, Any]]:
+    """Batches whose images are `fitting`; with labels, which padding would move, a `DataError` where they are not."""
+    for batch in batches:
+        images = fitting(batch["img"], network)
+        if labelled and images.shape != batch["img"].shape:
+            sides, stride = "x".join(map(str, batch["img"].shape[2:])), rounded_up(network, 1)
+            raise DataError(f"expected labelled images of multiples of {stride} pixels, got {sides}; resize them")
+        yield {**batch, "img": images}
 
 
 def in_batches(images: torch.Tensor, size: int) -> Iterator[dict[str, torch.Tensor]]:

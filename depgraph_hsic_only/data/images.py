@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from ultralytics.data.augment import LetterBox
 from ultralytics.data.utils import IMG_FORMATS
 from ultralytics.utils import LOGGER
@@ -16,25 +18,31 @@ from depgraph_hsic_only.errors import DataError
 
 Images = str | Path | Sequence[str | Path] | torch.Tensor
 """A folder, an image file, a list of image files, or a tensor (n, 3, h, w) in RGB and [0, 1]."""
+Picture = NDArray[np.uint8]  # (h, w, c), of three channels blue, green and red
+_BORDER = 114  # grey of letterboxes
 
 
-def load_images(images: Images, imgsz: int, *, limit: int | None = None) -> torch.Tensor:
-    """The images as one tensor (n, 3, imgsz, imgsz), RGB, float32 in [0, 1], padded with grey as in validation.
+def load_images(
+    images: Images, imgsz: int | tuple[int, int], *, limit: int | None = None, channels: int = 3
+) -> torch.Tensor:
+    """The images as one tensor (n, c, h, w), RGB, float32 in [0, 1], padded with grey as in validation.
 
     A tensor is taken as it is. Files that are no images are passed over with a warning, as Ultralytics does.
 
     Args:
         images: A folder (searched recursively, in sorted order), an image file, a list of files, or a tensor.
-        imgsz: Side of the square, pixels.
+        imgsz: Side of a square, or height and width, pixels.
         limit: At most this many images, evenly spaced over what there is; None for all.
+        channels: That each image has: of a colour image's file 1 gives its grey, and 3 leaves out what is beside the
+            colours; other numbers are those of TIFF files.
 
     Raises:
-        DataError: There are no readable images, or the tensor has another shape or range.
+        DataError: There are no readable images, or the images have another shape or range.
     """
     if isinstance(images, torch.Tensor):
-        return _checked(images)[spread(len(images), limit)]
-    files = list_images(images)
-    tensors = [t for t in (_read(files[k], imgsz) for k in spread(len(files), limit)) if t is not None]
+        return _checked(images, channels)[spread(len(images), limit)]
+    files, size = list_images(images), imgsz if isinstance(imgsz, tuple) else (imgsz, imgsz)
+    tensors = [t for t in (_read(files[k], size, channels) for k in spread(len(files), limit)) if t is not None]
     if not tensors:
         raise DataError(f"expected images, but none of {len(files)} files could be read (first {files[0]}); check them")
     return torch.stack(tensors)
@@ -54,6 +62,33 @@ def list_images(images: str | Path | Sequence[str | Path]) -> list[Path]:
     return files
 
 
+def read_image(path: Path, channels: int = 3) -> Picture | None:
+    """An image file with so many channels, as Ultralytics reads it; None where it can't be read.
+
+    Raises:
+        DataError: It has another number of channels.
+    """
+    flags = {1: cv2.IMREAD_GRAYSCALE, 3: cv2.IMREAD_COLOR}.get(channels, cv2.IMREAD_UNCHANGED)
+    image: Any = imread(str(path), flags)
+    if image is not None and image.shape[2] != channels:
+        raise DataError(
+            f"{path}: expected an image with {channels} channels, as the data set or the model says, got "
+            f"{image.shape[2]}; save it as a TIFF with {channels} pages or bands"
+        )
+    return cast("Picture | None", image)
+
+
+def padded(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Images (n, c, h, w), float in [0, 1] or uint8, in the middle of a frame of a letterbox's grey.
+
+    The height and width of the frame are at least theirs.
+    """
+    height, width = (new - old for new, old in zip(size, images.shape[2:], strict=True))
+    around = (width // 2, width - width // 2, height // 2, height - height // 2)
+    grey = _BORDER if images.dtype == torch.uint8 else _BORDER / 255
+    return F.pad(images, around, value=grey) if height or width else images
+
+
 def is_readable(path: Path) -> bool:
     """Whether a file is an image that can be read."""
     return imread(str(path)) is not None
@@ -70,19 +105,20 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower().lstrip(".") in IMG_FORMATS
 
 
-def _checked(images: torch.Tensor) -> torch.Tensor:
-    expected = "expected images (n, 3, h, w), float in [0, 1]"
-    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point() or not len(images):
+def _checked(images: torch.Tensor, channels: int) -> torch.Tensor:
+    expected = f"expected images (n, {channels}, h, w), float in [0, 1]"
+    if images.ndim != 4 or images.shape[1] != channels or not images.is_floating_point() or not len(images):
         raise DataError(f"{expected}, got {tuple(images.shape)} {images.dtype}; stack and scale them")
     if not bool(torch.isfinite(images).all()) or float(images.min()) < 0 or float(images.max()) > 1:
         raise DataError(f"{expected}, got values from {float(images.min())} to {float(images.max())}; divide by 255")
     return images
 
 
-def _read(path: Path, imgsz: int) -> torch.Tensor | None:
-    image: Any = imread(str(path), cv2.IMREAD_COLOR)
+def _read(path: Path, size: tuple[int, int], channels: int) -> torch.Tensor | None:
+    image = read_image(path, channels)
     if image is None:
         LOGGER.warning(f"{path}: not a readable image, passed over")
         return None
-    boxed = LetterBox((imgsz, imgsz))(image=image)  # HWC, BGR, uint8
-    return torch.from_numpy(np.ascontiguousarray(boxed[..., ::-1].transpose(2, 0, 1))).float() / 255
+    boxed: Any = np.atleast_3d(LetterBox(size)(image=image))  # HWC, uint8; OpenCV drops a single channel
+    ordered = boxed[..., ::-1] if channels == 3 else boxed  # BGR to RGB
+    return torch.from_numpy(np.ascontiguousarray(ordered.transpose(2, 0, 1))).float() / 255

@@ -13,15 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from ultralytics.utils.patches import imread
 
-from depgraph_hsic_only.data.images import spread
+from depgraph_hsic_only.data.images import read_image, spread
 from depgraph_hsic_only.errors import DataError
 from depgraph_hsic_only.support.progress import track
+from depgraph_hsic_only.yolo.input_shape import InputShape
 from depgraph_hsic_only.yolo.patches import patient_nms
 
 Picture = NDArray[np.uint8]  # (h, w, 3), RGB
@@ -69,7 +68,7 @@ class Pair:
 
 
 def measure_agreement(
-    before: Any, after: Any, files: Sequence[Path], *, imgsz: int, device: Any
+    before: Any, after: Any, files: Sequence[Path], *, shape: InputShape, device: Any
 ) -> tuple[Agreement, dict[str, Pair]]:
     """Let two models predict on the same images, and match their predictions.
 
@@ -83,11 +82,11 @@ def measure_agreement(
         DataError: No image can be read.
     """
     chosen = [files[k] for k in spread(len(files), _IMAGES)]
-    arguments = {"imgsz": imgsz, "device": device, "conf": _CONFIDENCE, "iou": _NMS_IOU, "verbose": False}
+    arguments = {"imgsz": list(shape.size), "device": device, "conf": _CONFIDENCE, "iou": _NMS_IOU, "verbose": False}
 
     def predictions(paths: Sequence[Path]) -> Iterator[tuple[Path, Any, Any]]:
         for path in paths:
-            image = imread(str(path), cv2.IMREAD_COLOR)
+            image = read_image(path, shape.channels)
             if image is not None:
                 yield path, *(model.predict(image, save=False, **arguments)[0] for model in (before, after))
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 
+from depgraph_hsic_only.evaluation.onnx import onnx_input
 from depgraph_hsic_only.yolo.device import select_device
+from depgraph_hsic_only.yolo.input_shape import InputShape
 from depgraph_hsic_only.yolo.types import Network, Yolo
 
 _WARM_UPS, _ROUNDS = 3, 20
@@ -41,19 +43,19 @@ def measure_latency(runs: Mapping[str, Callable[[], object]]) -> dict[str, Laten
     return found
 
 
-def torch_run(model: Yolo, imgsz: int, device: Any) -> Callable[[], object]:
-    """A call that runs the fused network of a `YOLO` in PyTorch on one image of `imgsz` pixels."""
-    return fused_run(model.model, imgsz, select_device(device))
+def torch_run(model: Yolo, shape: InputShape, device: Any) -> Callable[[], object]:
+    """A call that runs the fused network of a `YOLO` in PyTorch on one batch of images."""
+    return fused_run(model.model, shape, select_device(device))
 
 
-def fused_run(network: Network, imgsz: int, target: torch.device) -> Callable[[], object]:
-    """A call that runs a network, fused, in PyTorch on one image of `imgsz` pixels; the network is left as it is."""
+def fused_run(network: Network, shape: InputShape, target: torch.device) -> Callable[[], object]:
+    """A call that runs a network, fused, in PyTorch on one batch of images; the network is left as it is."""
     network = copy.deepcopy(network).float().to(target).eval().fuse(verbose=False)
-    image = torch.rand(1, 3, imgsz, imgsz, device=target)
+    images = torch.rand(shape.dimensions, device=target)
 
     def run() -> None:
         with torch.inference_mode():
-            network(image)
+            network(images)
         if target.type == "cuda":
             torch.cuda.synchronize(target)
 
@@ -61,15 +63,13 @@ def fused_run(network: Network, imgsz: int, target: torch.device) -> Callable[[]
 
 
 def onnx_run(path: str | Path) -> Callable[[], object]:
-    """A call that runs an ONNX file in onnxruntime on the CPU, on one batch of the file's own size."""
+    """A call that runs an ONNX file in onnxruntime on the CPU, on one batch of what it was exported for."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     # Else its threads go on spinning after a run and take the cores from whatever is measured in turns with it.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    entry = session.get_inputs()[0]
-    sides = zip(entry.shape, (1, 3, 640, 640), strict=True)
-    image = torch.rand(*(side if isinstance(side, int) else default for side, default in sides))
-    fed = (image.half() if entry.type == "tensor(float16)" else image).numpy()
-    return lambda: session.run(None, {entry.name: fed})
+    takes = onnx_input(session)
+    fed = takes.feed(torch.rand(takes.shape.dimensions))
+    return lambda: session.run(None, fed)

@@ -1,13 +1,12 @@
-"""Export to ONNX, the proof that the file does what the model does, and the file in int8 for a CPU."""
+"""Export to ONNX, and the proof that the file does what the model does."""
 
 import copy
 import importlib
-import re
+import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -16,15 +15,13 @@ from ultralytics.utils import ops
 from ultralytics.utils.nms import non_max_suppression
 
 from depgraph_hsic_only.data.images import Images, load_images
-from depgraph_hsic_only.errors import ExportError, one_line
+from depgraph_hsic_only.errors import DataError, ExportError, one_line
 from depgraph_hsic_only.yolo.architecture import task_of
-from depgraph_hsic_only.yolo.blocks import BLOCKS
-from depgraph_hsic_only.yolo.load import bare_network, own_imgsz
+from depgraph_hsic_only.yolo.input_shape import InputShape
+from depgraph_hsic_only.yolo.load import bare_network
 from depgraph_hsic_only.yolo.types import Network, Yolo
 
 _CONFIDENCE, _OVERLAP = 0.25, 0.7  # what Ultralytics predicts with
-_INTEGER_OPS = ["Conv", "ConvTranspose", "Sigmoid", "Mul", "Add", "Concat", "Split", "MaxPool", "Resize"]
-_BLOCKS_OF_HEAD = re.compile("|".join(rf"/model\.\d+/({block.integer})/" for block in BLOCKS.values() if block.is_head))
 
 
 @dataclass(frozen=True)
@@ -34,8 +31,8 @@ class OnnxParity:
     Attributes:
         images: Number of images compared.
         detections: Number of objects that PyTorch found in them, at confidence 0.25.
-        max_abs_diff: Largest difference of any raw output: box coordinates in units of the image's side, class scores,
-            mask coefficients and prototypes as they are.
+        max_abs_diff: Largest difference of any raw output: box coordinates in units of the image's width or height,
+            class scores, mask coefficients and prototypes as they are.
         mask_iou: Smallest IoU of the two final masks of an object that either finds; 1 where neither finds any; None
             for a detection model.
         tolerance: Largest `max_abs_diff` that passes.
@@ -75,7 +72,9 @@ def check_onnx() -> None:
             ) from error
 
 
-def export_onnx(model: Yolo | Network, path: str | Path, *, imgsz: int | None = None, **arguments: Any) -> Path:
+def export_onnx(
+    model: Yolo | Network, path: str | Path, *, imgsz: int | Sequence[int] | None = None, **arguments: Any
+) -> Path:
     """Export a model to ONNX through Ultralytics' exporter; the model is left as it is.
 
     The file keeps names, stride and task, so `YOLO(path)` predicts with it. It is written in one step: after an error
@@ -84,16 +83,19 @@ def export_onnx(model: Yolo | Network, path: str | Path, *, imgsz: int | None = 
     Args:
         model: A `YOLO`, or its SegmentationModel or DetectionModel.
         path: Where to write; must end in ".onnx". Its folder is made.
-        imgsz: Side of the input image, pixels; the model's own where None.
-        arguments: Ultralytics' export arguments: opset, dynamic, simplify, half, batch, nms, device.
+        imgsz: Side of the square input image, or its height and width, pixels, rounded up to the network's stride; the
+            model's own where None.
+        arguments: Ultralytics' export arguments: opset, dynamic, simplify, quantize (16 or 32; for int8 see
+            `quantize_onnx`), batch, nms, device.
 
     Raises:
         ExportError: The path does not end in ".onnx", or the export failed.
+        ConfigError: `imgsz` is no size of an image.
     """
     path = checked_path(path)
     network: Any = copy.copy(bare_network(model))
     network.task = task_of(network)  # which only a YOLO sets
-    size = imgsz if imgsz is not None else own_imgsz(network)
+    size = list(InputShape.of(network, imgsz).size)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         network.pt_path = str(Path(folder) / path.with_suffix(".pt").name)  # where the exporter puts its file
@@ -115,6 +117,24 @@ def checked_path(path: str | Path) -> Path:
     return path
 
 
+@dataclass(frozen=True)
+class OnnxInput:
+    """What an ONNX file takes."""
+
+    name: str
+    shape: InputShape  # of a free axis, what the file was exported at
+    free: bool  # whether some axis is: other sizes and batches can be given
+    half: bool  # whether it takes float16, else float32
+
+    def feed(self, images: torch.Tensor) -> dict[str, Any]:
+        """Images (n, c, h, w), float, as a session takes them."""
+        return {self.name: (images.half() if self.half else images).numpy()}
+
+    def fed_alone(self, image: torch.Tensor) -> dict[str, Any]:
+        """The same of one image (1, c, h, w), as often as the file's batch wants."""
+        return self.feed(image.expand(self.shape.batch, -1, -1, -1))
+
+
 def open_session(path: str | Path) -> Any:
     import onnxruntime
 
@@ -122,6 +142,40 @@ def open_session(path: str | Path) -> Any:
         return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exception classes are not public
         raise ExportError(f"{path}: expected an ONNX file that onnxruntime can run, got {error}") from error
+
+
+def onnx_input(session: Any) -> OnnxInput:
+    """What the file of an onnxruntime session takes, by its input and what Ultralytics writes of it."""
+    entry, told = session.get_inputs()[0], session.get_modelmeta().custom_metadata_map
+    height, width = json.loads(told.get("imgsz", "[640, 640]"))
+    exported = (int(told.get("batch", 1)), int(told.get("channels", 3)), height, width)
+    axes = [axis if isinstance(axis, int) else None for axis in entry.shape]
+    batch, channels, height, width = (axis or default for axis, default in zip(axes, exported, strict=True))
+    return OnnxInput(
+        entry.name, InputShape(height, width, channels, batch), None in axes, entry.type == "tensor(float16)"
+    )
+
+
+def onnx_precision(path: str | Path) -> str:
+    """What the weights of an ONNX file are in: "float32", "float16" or "int8"."""
+    import onnx  # it takes a while
+
+    types = {tensor.data_type for tensor in onnx.load(str(path)).graph.initializer}
+    known = {"int8": onnx.TensorProto.INT8, "float16": onnx.TensorProto.FLOAT16}
+    return next((name for name, kind in known.items() if kind in types), "float32")
+
+
+def input_images(takes: OnnxInput, images: Images, limit: int | None = None) -> torch.Tensor:
+    """At most so many images as a file takes them, (n, c, h, w), letterboxed; a tensor of any size where it is free.
+
+    Raises:
+        DataError: The images can't be used.
+    """
+    found = load_images(images, takes.shape.size, limit=limit, channels=takes.shape.channels)
+    if not takes.free and tuple(found.shape[2:]) != takes.shape.size:
+        sides = "{}x{}".format(*found.shape[2:])
+        raise DataError(f"expected {takes.shape}, which the ONNX file takes, got {sides} px; pass images of its size")
+    return found
 
 
 def verify_onnx(
@@ -145,29 +199,26 @@ def verify_onnx(
     """
     network = bare_network(model)
     session = open_session(onnx)
-    entry = session.get_inputs()[0]
-    side = entry.shape[2] if isinstance(entry.shape[2], int) else own_imgsz(network)
-    copies = entry.shape[0] if isinstance(entry.shape[0], int) else 1
+    takes = onnx_input(session)
     reference = copy.deepcopy(network).cpu().float().eval()
     nc = len(reference.names)
-    batch = load_images(images, side)
+    batch = input_images(takes, images)
+    height, width = size = (batch.shape[2], batch.shape[3])
     largest, objects, ious = 0.0, 0, []
     for image in torch.split(batch, 1):
         with torch.no_grad():
             outputs = reference(image)[0]
         expected = list(outputs) if isinstance(outputs, tuple) else [outputs]  # with prototypes, or without
-        fed = image.half() if entry.type == "tensor(float16)" else image
-        found = session.run(None, {entry.name: fed.expand(copies, -1, -1, -1).numpy()})
-        got = [torch.from_numpy(output[:1]).float() for output in found]
+        got = [torch.from_numpy(output[:1]).float() for output in session.run(None, takes.fed_alone(image))]
         scale = torch.ones(expected[0].shape[1], 1)
-        scale[:4] = side
+        scale[:4, 0] = torch.tensor([width, height, width, height])
         differences = [(expected[0] - got[0]) / scale, *(e - g for e, g in zip(expected[1:], got[1:], strict=True))]
         largest = max(largest, *(float(d.abs().max()) for d in differences))
         found_by_torch, found_by_onnx = (_kept(predictions, nc) for predictions in (expected[0], got[0]))
         objects += len(found_by_torch)
         if len(expected) > 1:
             anchors = torch.unique(torch.cat([found_by_torch, found_by_onnx]))
-            ious.append(_smallest_iou(_masks(expected, anchors, nc, side), _masks(got, anchors, nc, side)))
+            ious.append(_smallest_iou(_masks(expected, anchors, nc, size), _masks(got, anchors, nc, size)))
     return OnnxParity(len(batch), objects, largest, min(ious) if ious else None, tolerance, min_mask_iou)
 
 
@@ -178,11 +229,11 @@ def _kept(predictions: torch.Tensor, nc: int) -> torch.Tensor:
     return anchors.flatten().long()
 
 
-def _masks(outputs: list[torch.Tensor], anchors: torch.Tensor, nc: int, side: int) -> torch.Tensor:
-    """(k, side, side) final masks of the objects at `anchors`, in {0, 1}."""
+def _masks(outputs: list[torch.Tensor], anchors: torch.Tensor, nc: int, size: tuple[int, int]) -> torch.Tensor:
+    """(k, h, w) final masks of the objects at `anchors`, in {0, 1}."""
     rows = outputs[0][0].T[anchors]
     boxes, coefficients = ops.xywh2xyxy(rows[:, :4]), rows[:, 4 + nc :]
-    masks: torch.Tensor = ops.process_mask(outputs[1][0], coefficients, boxes, (side, side), upsample=True)
+    masks: torch.Tensor = ops.process_mask(outputs[1][0], coefficients, boxes, size, upsample=True)
     return masks.bool()
 
 
@@ -192,67 +243,3 @@ def _smallest_iou(a: torch.Tensor, b: torch.Tensor) -> float:
         return 1.0
     union = (a | b).sum((1, 2))
     return float(torch.where(union > 0, (a & b).sum((1, 2)) / union, 1.0).min())
-
-
-def quantize_onnx(source: str | Path, path: str | Path, images: Images, *, limit: int = 128) -> Path:
-    """Quantise an ONNX file to int8 for onnxruntime on a CPU, statically: the ranges are those on the images.
-
-    Weights are signed, with a scale for each output channel. Activations are unsigned, for which onnxruntime has its
-    fast kernels: with its default, both signed, the file was slower than the float one on an x86 CPU. The head's last
-    convolutions and all that decodes their outputs stay float: a scale that holds box coordinates of hundreds of pixels
-    rounds every class score to 0.
-
-    The file keeps names, stride and task, so `YOLO(path)` predicts with it and validates it. It is written in one step.
-
-    Args:
-        source: A file that `export_onnx` wrote, with a fixed input size and without NMS.
-        path: Where to write; must end in ".onnx". Its folder is made.
-        images: Real images like those to come (see `images.Images`), best from the training split; letterboxed to the
-            file's input size.
-        limit: At most this many of them, evenly spaced.
-
-    Raises:
-        ExportError: The path does not end in ".onnx", or the source is no such file.
-        DataError: The images can't be used.
-    """
-    from onnx import load as read_onnx  # these take a second that most commands don't need
-    from onnxruntime.quantization import QuantType, quant_pre_process, quantize_static
-
-    path = checked_path(path)
-    entry = open_session(source).get_inputs()[0]
-    if not all(isinstance(size, int) for size in entry.shape) or entry.type != "tensor(float)":
-        raise ExportError(
-            f"{source}: expected a float32 file with a fixed input size, got {entry.type} {entry.shape}; export it "
-            "without dynamic and quantize"
-        )
-    network = read_onnx(source)
-    left = _decoding(node.name for node in network.graph.node)
-    if not left:
-        raise ExportError(f"{source}: expected a YOLOv8 file with named layers; write it with export_onnx")
-    batch = load_images(images, entry.shape[2], limit=limit)
-    # one by one, each as often as the file's batch wants
-    feeds = iter({entry.name: part.expand(entry.shape[0], -1, -1, -1).numpy()} for part in torch.split(batch, 1))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".quantize-") as folder:
-        prepared, made = Path(folder) / "prepared.onnx", Path(folder) / path.name
-        # for the shapes of all tensors; a model in memory is not taken by every onnxruntime
-        quant_pre_process(str(source), prepared, skip_optimization=True, skip_symbolic_shape=True)
-        quantize_static(
-            prepared,
-            made,
-            SimpleNamespace(get_next=lambda: next(feeds, None)),  # what onnxruntime calls a CalibrationDataReader
-            op_types_to_quantize=_INTEGER_OPS,
-            nodes_to_exclude=left,
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        )
-        made.replace(path)
-    return path
-
-
-def _decoding(names: Iterable[str]) -> list[str]:
-    """Nodes of the head, by the names that the exporter gives, past its convolution blocks and prototypes."""
-    layers = [(int(found[1]), name) for name in names if (found := re.match(r"/model\.(\d+)/", name))]
-    head = max((layer for layer, _ in layers), default=0)
-    return [name for layer, name in layers if layer == head and not _BLOCKS_OF_HEAD.match(name)]

@@ -13,6 +13,7 @@ from depgraph_hsic_only.channels.widths import follow_ties
 from depgraph_hsic_only.evaluation.latency import fused_run, measure_latency, onnx_run
 from depgraph_hsic_only.evaluation.onnx import export_onnx
 from depgraph_hsic_only.support.progress import say
+from depgraph_hsic_only.yolo.input_shape import InputShape
 from depgraph_hsic_only.yolo.types import Network
 
 
@@ -40,6 +41,6 @@ def relative_latency(network: Network, graph: ChannelGraph, imgsz: int) -> Calla
 def _run(network: Network, imgsz: int) -> Callable[[], object]:
     device = next(network.parameters()).device
     if device.type != "cpu":
-        return fused_run(network, imgsz, device)
+        return fused_run(network, InputShape.of(network, imgsz), device)
     with tempfile.TemporaryDirectory() as folder:
         return onnx_run(export_onnx(network, Path(folder) / "model.onnx", imgsz=imgsz))

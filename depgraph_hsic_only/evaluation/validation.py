@@ -4,10 +4,14 @@ import logging
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Final
+
+from ultralytics import YOLO
 
 from depgraph_hsic_only.evaluation.bootstrap import Matches
 from depgraph_hsic_only.support.progress import begin_work, end_work, work_done
+from depgraph_hsic_only.yolo.input_shape import InputShape
 from depgraph_hsic_only.yolo.load import as_loaded
 from depgraph_hsic_only.yolo.logs import heard
 from depgraph_hsic_only.yolo.patches import patient_nms
@@ -97,7 +101,7 @@ def validate_model(
         for event, function in (*_PROGRESS, ("on_val_batch_end", matches)):
             fresh.add_callback(event, function)
         found = fresh.val(project=folder, **arguments, **asdict(validation))  # it makes a folder
-    kinds = {"box": found.box, "mask": found.seg}
+    kinds = _by_kind(found)
     return Metrics(
         {kind: Accuracy(float(of.map50), float(of.map)) for kind, of in kinds.items()},
         complete=not any("NMS time limit" in line for line in warned),  # all that Ultralytics does about it
@@ -109,6 +113,22 @@ def validate_model(
         ),
         resampled=tuple(matches.bootstrap(draws)),
     )
+
+
+def validate_onnx(path: Path, data: str, shape: InputShape) -> Metrics:
+    """mAP of an ONNX file, which takes batches of that `shape`, as `YOLO(path).val()` measures it on the CPU."""
+    with tempfile.TemporaryDirectory() as folder, patient_nms():
+        yolo: Any = YOLO(str(path), task="segment")
+        for event, function in _PROGRESS:
+            yolo.add_callback(event, function)
+        arguments = {"data": data, "device": "cpu", "workers": 0, "plots": False, "verbose": False, "rect": False}
+        found = yolo.val(project=folder, imgsz=max(shape.size), batch=shape.batch, **arguments)
+    return Metrics({kind: Accuracy(float(of.map50), float(of.map)) for kind, of in _by_kind(found).items()})
+
+
+def _by_kind(found: Any) -> dict[str, Any]:
+    """Ultralytics' figures by kind of prediction."""
+    return {"box": found.box, "mask": found.seg}
 
 
 _PROGRESS = (  # callbacks by event that show how far a validation is

@@ -12,7 +12,7 @@ from depgraph_hsic_only.channels.limits import Limits, MaxRatio
 from depgraph_hsic_only.channels.plan import PruningPlan
 from depgraph_hsic_only.channels.widths import Scores
 from depgraph_hsic_only.criteria.registry import Batches, create_criterion
-from depgraph_hsic_only.data.calibration import in_batches
+from depgraph_hsic_only.data.calibration import fitting, fitting_batches, in_batches
 from depgraph_hsic_only.errors import DataError
 from depgraph_hsic_only.pruning.planner import Planner
 from depgraph_hsic_only.recovery.layerwise import batch_size
@@ -21,7 +21,8 @@ from depgraph_hsic_only.report.pruning_report import PruningReport
 from depgraph_hsic_only.yolo.architecture import layer_widths, list_layers
 from depgraph_hsic_only.yolo.blocks import OUTPUT_MULTIPLE
 from depgraph_hsic_only.yolo.cost import measure_cost
-from depgraph_hsic_only.yolo.load import input_side, install, network_of
+from depgraph_hsic_only.yolo.input_shape import input_side
+from depgraph_hsic_only.yolo.load import install, network_of
 from depgraph_hsic_only.yolo.types import Network, Yolo
 
 
@@ -62,7 +63,7 @@ def plan_pruning(
         batches: Images, for criteria that need them: labelled for "taylor", {"img": tensor} for "hsic_lasso" and
             "reconstruction"; None for `images`, where labels are not needed.
         scores: What `score_channels` returned for this model; the criterion is not run again then.
-        images: Calibration images for a target, (n, 3, h, w), float in [0, 1] or uint8.
+        images: Calibration images for a target, (n, c, h, w), float in [0, 1] or uint8.
         imgsz: Side of the square image that a target's multiply-adds and latency are of, pixels; None for the model's
             own.
         options: Options of the criterion, such as `seed` of "random".
@@ -80,7 +81,10 @@ def plan_pruning(
     planner = replace(planner, imgsz=input_side(model, imgsz))
     if amount.is_target and (images is None or not len(images)):
         raise DataError("target: expected calibration images, got none; pass images=")
-    if batches is None and images is not None and scorer.needs_batches and not scorer.needs_labels:
+    images = None if images is None else fitting(images, network)
+    if batches is not None:
+        batches = fitting_batches(batches, network, labelled=scorer.needs_labels)
+    elif images is not None and scorer.needs_batches and not scorer.needs_labels:
         batches = in_batches(images, batch_size(images))
     scored = planner.score(network, batches) if scores is None else planner.with_scores(network, scores)
     measured = planner.sensitivity(scored, images) if amount.is_target and images is not None else None
@@ -115,7 +119,7 @@ def apply_plan(
         model: A `YOLO`, or its SegmentationModel or DetectionModel: the planned one or another copy of it.
         plan: What to cut.
         recovery: What brings the cut model back: "none", or another method of `recover`.
-        images: Calibration images for the recovery, (n, 3, h, w), float in [0, 1] or uint8.
+        images: Calibration images for the recovery, (n, c, h, w), float in [0, 1] or uint8.
         settings: Other arguments of `recover`.
 
     Raises:
@@ -163,5 +167,7 @@ def score_channels(
 
     Arguments and errors are those of `plan_pruning`.
     """
-    scorer = create_criterion(criterion, **options)
-    return scorer.score(trace_channels(network_of(model), layers), batches)
+    scorer, network = create_criterion(criterion, **options), network_of(model)
+    if batches is not None:
+        batches = fitting_batches(batches, network, labelled=scorer.needs_labels)
+    return scorer.score(trace_channels(network, layers), batches)

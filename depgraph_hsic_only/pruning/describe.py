@@ -11,7 +11,8 @@ from rich.text import Text
 from depgraph_hsic_only.report.tables import Sheet, to_text
 from depgraph_hsic_only.yolo.architecture import is_written_out, layer_widths, origin_of, task_of, with_classes_of
 from depgraph_hsic_only.yolo.cost import Cost, measure_cost
-from depgraph_hsic_only.yolo.load import input_side, network_of
+from depgraph_hsic_only.yolo.input_shape import input_side
+from depgraph_hsic_only.yolo.load import network_of
 from depgraph_hsic_only.yolo.scales import StockModel, stock_model
 from depgraph_hsic_only.yolo.types import Network, Yolo
 

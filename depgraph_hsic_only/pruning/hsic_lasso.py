@@ -38,7 +38,7 @@ class HsicLassoPruner:
             HSIC-Lasso at λ = threshold · λ_max lets in. 0.001 where neither it nor a ratio or target is given.
         ratio: Instead: the share of the channels to cut from each width, 0 ≤ ratio < 1.
         target: Instead: what may be left of the model, such as {"gmacs": 0.8} (see `plan_pruning`).
-        images: Calibration images: a folder, a list of files, a tensor (n, 3, h, w) in [0, 1], or a data set's YAML.
+        images: Calibration images: a folder, a list of files, a tensor (n, c, h, w) in [0, 1], or a data set's YAML.
             None for the data set the checkpoint was trained on, where it is on this machine, else the photographs that
             Ultralytics ships, with a warning.
         max_images: At most this many of them, evenly spaced.

@@ -89,7 +89,7 @@ class Planner:
     def sensitivity(self, scored: Scored, images: torch.Tensor, *, quick: bool = False) -> Sensitivity:
         """Measure how much each width of the unpruned network hurts: what a target is met by.
 
-        The images are (n, 3, h, w), float in [0, 1] or uint8, letterboxed as in validation. `quick`: one size for each
+        The images are (n, c, h, w), float in [0, 1] or uint8, letterboxed as in validation. `quick`: one size for each
         width instead of three.
         """
         subject = scored.network, scored.graph, scored.measured.scores

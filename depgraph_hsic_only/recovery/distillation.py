@@ -36,7 +36,7 @@ def distill(
 
     The budget, along which the learning rate falls to 0, is of seconds, or of steps where these are given: then the
     result does not depend on the machine's speed. The student's parameters take gradients from then on. The images are
-    (n, 3, h, w), float in [0, 1] or uint8, so many to a `batch`.
+    (n, c, h, w), float in [0, 1] or uint8, so many to a `batch`.
     """
     generator = torch.Generator().manual_seed(seed)
     student.requires_grad_(True)

@@ -20,7 +20,7 @@ class LayerwisePass:
     What the layers to come will read is kept, where it fits; where it doesn't, it is computed again from what was kept
     before. Layers behind may be changed at any time: nothing of them has been computed.
 
-    The network is in evaluation mode, with raw outputs (see `raw_outputs`). The images are (n, 3, h, w), float in
+    The network is in evaluation mode, with raw outputs (see `raw_outputs`). The images are (n, c, h, w), float in
     [0, 1] or uint8, on any device; so many as a `batch` go through a layer at a time, and so many bytes may be `kept`.
     `index` is that of the layer at hand, `last` that of the head.
     """

@@ -39,7 +39,7 @@ def choose_positions(
 ) -> dict[str, SampledPositions]:
     """Positions and weights for each named convolution of the original, from one backward pass of the images.
 
-    The original has raw outputs (see `raw_outputs`) and is left as it is; the images are (n, 3, h, w), float in [0, 1]
+    The original has raw outputs (see `raw_outputs`) and is left as it is; the images are (n, c, h, w), float in [0, 1]
     or uint8. So many positions are sampled from each, without repetition where the map is large enough.
     """
     chosen: dict[str, list[torch.Tensor]] = {name: [] for name in convolutions}

@@ -11,6 +11,7 @@ from torch import nn
 
 from depgraph_hsic_only.channels.cut import Kept, kept_channels
 from depgraph_hsic_only.channels.plan import PruningPlan
+from depgraph_hsic_only.data.calibration import fitting
 from depgraph_hsic_only.errors import ConfigError, DataError, PlanError
 from depgraph_hsic_only.recovery.augmentation import make_mosaics
 from depgraph_hsic_only.recovery.distillation import distill
@@ -96,7 +97,7 @@ def recover(
         pruned: A `YOLO` or its network, cut by `plan`.
         original: The same before the cut; left as it is.
         plan: What was cut, or what a cut has kept of the network that it was made in, which is trusted to be that.
-        images: Calibration images (n, 3, h, w), float in [0, 1] or uint8, letterboxed as in validation.
+        images: Calibration images (n, c, h, w), float in [0, 1] or uint8, letterboxed as in validation.
         method: One of `METHODS`; "none" changes nothing.
         positions: Positions of each layer's output sampled from each image.
         ridge: Of the fit, as a share of the mean of the diagonal of the normal equations.
@@ -126,6 +127,7 @@ def recover(
         student, teacher, kept = bare_network(pruned), bare_network(original), plan
     if not len(images):
         raise DataError("expected calibration images, got none; pass images or a data set")
+    images = fitting(images, student)
     start = time.perf_counter()
     batch = batch_size(images)
     before = _distance(student, teacher, images)

@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from depgraph_hsic_only.evaluation.agreement import ImageAgreement
 from depgraph_hsic_only.evaluation.validation import PRIMARY
+from depgraph_hsic_only.report.exported import exported_table
 from depgraph_hsic_only.report.pruning_report import part_table
 from depgraph_hsic_only.report.run_report import RunReport
 from depgraph_hsic_only.report.stages import PRIMARY_FIRST, TITLES, StageReport, class_table, latency_table, stage_table
@@ -62,10 +63,11 @@ def render_html(report: RunReport, figures: Mapping[str, bytes]) -> str:
         cards=[(title, figure, _figures(after)[title]) for title, figure in _figures(before).items()],
         warnings=find_warnings(report.stages, report.images),
         titles=TITLES,
-        stages=stage_table(report.stages, report.validation),
+        stages=stage_table(report.stages, report.validation, report.measured_on),
         parts=part_table(before.parts, after.parts),
         classes=class_table(before, after),
-        latency=latency_table(before, after),
+        latency=latency_table(before, after, report.measured_on),
+        files=exported_table(report.files),
         figures={name: "data:image/png;base64," + base64.b64encode(png).decode() for name, png in figures.items()},
         examples=_pictures(report, "example"),
         differences=_pictures(report, "difference"),

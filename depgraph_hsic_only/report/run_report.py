@@ -18,11 +18,13 @@ from depgraph_hsic_only.errors import DataError, one_line
 from depgraph_hsic_only.evaluation.agreement import Agreement
 from depgraph_hsic_only.evaluation.onnx import OnnxParity
 from depgraph_hsic_only.evaluation.validation import Validation
+from depgraph_hsic_only.report.exported import ExportedFile, exported_table, loss_text
 from depgraph_hsic_only.report.pruning_report import part_table
 from depgraph_hsic_only.report.stages import TITLES, StageReport, stage_table
 from depgraph_hsic_only.report.tables import Shown
 from depgraph_hsic_only.report.warnings import before_stage, headline
 from depgraph_hsic_only.yolo.architecture import Layer
+from depgraph_hsic_only.yolo.input_shape import InputShape
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,6 +48,7 @@ class RunReport(Shown):
         environment: The machine and the versions that the figures depend on (see `environment`).
         version: Of this package.
         layers: All layers of the network; empty in the report of an older version.
+        files: The exported files; empty before the export, and in the report of an older version.
     """
 
     folder: Path
@@ -61,6 +64,7 @@ class RunReport(Shown):
     environment: Mapping[str, Any] = field(default_factory=dict)
     version: str = __version__
     layers: tuple[Layer, ...] = ()
+    files: tuple[ExportedFile, ...] = ()
 
     columns: ClassVar[int] = 140
 
@@ -81,7 +85,8 @@ class RunReport(Shown):
             found |= {key: data[key] for key in ("images", "sources") if key in data}
             agreement = Agreement.from_dict(data["comparison"]) if data.get("comparison") else None
             layers = tuple(map(Layer.from_dict, data.get("layers", ())))
-            known = {"onnx": proved, "agreement": agreement, "layers": layers, **found}
+            files = tuple(map(ExportedFile.from_dict, data.get("files", ())))
+            known = {"onnx": proved, "agreement": agreement, "layers": layers, "files": files, **found}
             return cls(folder, data["args"], stages, validation, before, after, **known)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
@@ -98,6 +103,15 @@ class RunReport(Shown):
     def after(self) -> StageReport:
         """The result."""
         return self.stages[-1]
+
+    @property
+    def measured_on(self) -> InputShape | None:
+        """What every latency is of; None where none was measured, or an older version did not say."""
+        return self.files[0].input if self.files else None
+
+    def losses(self) -> list[str]:
+        """What the files of less than float32 lose, a line each."""
+        return [loss_text(file, self.args["export"]["max_map_drop"]) for file in self.files if file.loss is not None]
 
     def summary(self) -> str:
         """What the run cost and gained, in one line."""
@@ -117,6 +131,7 @@ class RunReport(Shown):
             "sources": dict(self.sources),
             "comparison": asdict(self.agreement) if self.agreement else None,
             "layers": [asdict(layer) for layer in self.layers],
+            "files": [asdict(file) for file in self.files],
         }
 
     def plot(self) -> "Figure":
@@ -128,10 +143,12 @@ class RunReport(Shown):
     def __rich__(self) -> Group:
         lines = [f"{TITLES[stage.name]}: {note}" for stage in self.stages for note in stage.notes]
         lines += [f"ONNX: {self.onnx[1]}"] if self.onnx else []
+        lines += self.losses()
         lines += [f"Everything is in {self.folder}, the report in {self.folder / 'report.html'}"]
         parts = part_table(self.stages[0].parts, self.stages[-1].parts)
         texts = (Text(line, overflow="fold") for line in lines)
-        return Group(stage_table(self.stages, self.validation), parts, *texts)
+        files = [exported_table(self.files)] if any(file.map50_95 for file in self.files) else []
+        return Group(stage_table(self.stages, self.validation, self.measured_on), parts, *files, *texts)
 
 
 def environment() -> dict[str, Any]:

@@ -8,6 +8,7 @@ from depgraph_hsic_only.evaluation.latency import Latency
 from depgraph_hsic_only.evaluation.validation import KINDS, PRIMARY, Accuracy, ClassMetrics, Validation
 from depgraph_hsic_only.report.tables import Sheet, figure_text
 from depgraph_hsic_only.yolo.cost import PartCost
+from depgraph_hsic_only.yolo.input_shape import InputShape
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class StageReport:
         complete: Whether all images count in the mAPs (see `validation.Metrics`).
         classes: The mAPs by class.
         resampled: The primary mAP50-95 on samples of the validation images (see `bootstrap.py`).
-        latency_ms: Median milliseconds for one image: "torch" on the run's device, "onnxruntime" on the CPU.
+        latency_ms: Median milliseconds for what the exported file takes at once: "torch" on the run's device,
+            "onnxruntime" on the CPU.
         latency_spread_ms: For the same, the 10th and the 90th percentile of the rounds.
         notes: What a reader must know.
         parts: Parameters and multiply-adds by part of the network.
@@ -131,8 +133,11 @@ class StageReport:
         }
 
 
-def stage_table(stages: Sequence[StageReport], validation: Validation) -> Sheet:
-    """The stages side by side, and the cut model before its recovery; "-" where a figure was not measured."""
+def stage_table(stages: Sequence[StageReport], validation: Validation, timed: InputShape | None = None) -> Sheet:
+    """The stages side by side, and the cut model before its recovery; "-" where a figure was not measured.
+
+    The title says how the mAPs were measured, and what was `timed`, where that is known.
+    """
     rows = []
     for s in stages:
         cost = (f"{s.parameters:,}", f"{s.gmacs:.3f}")
@@ -145,11 +150,12 @@ def stage_table(stages: Sequence[StageReport], validation: Validation) -> Sheet:
         rows.append((TITLES[s.name], *cost, figure_text(s.size_mb, ".2f"), *maps, *latencies, f"{s.seconds:,.1f}"))
     figures = ("parameters", "GMACs", "MB", *(f"{kind}\nmAP50-95" for kind in KINDS))
     headings = ("stage", *figures, *(f"{title}\nms" for title in RUNTIMES.values()), "time\ns")
-    return Sheet(f"Stages ({validation})", headings, tuple(rows), "l" + "r" * (len(headings) - 1))
+    latency = "" if timed is None else f"; latency of {timed}"
+    return Sheet(f"Stages ({validation}{latency})", headings, tuple(rows), "l" + "r" * (len(headings) - 1))
 
 
-def latency_table(before: StageReport, after: StageReport) -> Sheet:
-    """Median and spread by runtime, before and after."""
+def latency_table(before: StageReport, after: StageReport, timed: InputShape | None = None) -> Sheet:
+    """Median and spread by runtime, before and after, of what was `timed`."""
     rows = []
     for runtime, title in RUNTIMES.items():
         cells = []
@@ -160,7 +166,7 @@ def latency_table(before: StageReport, after: StageReport) -> Sheet:
         b, a = before.latency_ms[runtime], after.latency_ms[runtime]
         rows.append((title, *cells, f"{a / b:.1%}" if b and a is not None else "-"))
     headings = ("", "before\nmedian, ms", "\n10 – 90 %", "after\nmedian, ms", "\n10 – 90 %", "\nleft")
-    return Sheet("Latency of one image", headings, tuple(rows), "lrrrrr")
+    return Sheet(f"Latency of {timed or '1 image'}", headings, tuple(rows), "lrrrrr")
 
 
 def class_table(before: StageReport, after: StageReport) -> Sheet:

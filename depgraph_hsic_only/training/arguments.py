@@ -32,10 +32,21 @@ def owned_elsewhere(name: str, key: str) -> str:
 def value_fault(key: str, value: Any) -> str | None:
     """What Ultralytics has against the value of one of its arguments, in one line; None where it takes it."""
     try:
-        check_cfg({key: value})
+        canonical(key, value)
     except (TypeError, ValueError) as error:
         return one_line(error, 400)
     return None
+
+
+def canonical(key: str, value: Any) -> Any:
+    """A value of one of Ultralytics' arguments as it means it, such as 8 for quantize="int8".
+
+    Raises:
+        TypeError, ValueError: It doesn't take it.
+    """
+    settings = {key: value}
+    check_cfg(settings)
+    return settings[key]
 
 
 def parse_override(text: str) -> tuple[str, Any]:

@@ -1,6 +1,7 @@
 """Conversion of models: C2f to split form and back, to ONNX with the proof that the file does the same, and to int8."""
 
-from depgraph_hsic_only.evaluation.onnx import OnnxParity, export_onnx, quantize_onnx, verify_onnx
+from depgraph_hsic_only.evaluation.int8 import quantize_onnx
+from depgraph_hsic_only.evaluation.onnx import OnnxParity, export_onnx, verify_onnx
 from depgraph_hsic_only.yolo.c2f import SplitC2f, merge_c2f, split_c2f
 
 __all__ = ["OnnxParity", "SplitC2f", "export_onnx", "merge_c2f", "quantize_onnx", "split_c2f", "verify_onnx"]

@@ -20,12 +20,13 @@ from depgraph_hsic_only.support.resource_errors import out_of_memory, storage_re
 from depgraph_hsic_only.support.yaml import read_yaml
 from depgraph_hsic_only.training.callbacks import Callbacks
 from depgraph_hsic_only.workflow.config import DEFAULT_CFG, Config, load_config
-from depgraph_hsic_only.workflow.recorder import Exported, Recorder, check_classes
+from depgraph_hsic_only.workflow.exported import Exported
+from depgraph_hsic_only.workflow.recorder import Recorder, check_classes
 from depgraph_hsic_only.workflow.run_folder import Checkpoints, RunFolder
 from depgraph_hsic_only.workflow.state import STATE, RunState, read_state
 from depgraph_hsic_only.yolo.device import check_device, set_seed
 from depgraph_hsic_only.yolo.fingerprint import fingerprint
-from depgraph_hsic_only.yolo.load import input_side
+from depgraph_hsic_only.yolo.input_shape import input_side
 from depgraph_hsic_only.yolo.logs import run_display
 from depgraph_hsic_only.yolo.types import Yolo
 

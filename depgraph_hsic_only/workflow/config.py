@@ -71,7 +71,9 @@ class Config:
     train: Mapping[str, Any] = field(default_factory=lambda: {"epochs": 10})
     prune: PruneConfig = PruneConfig()
     fine_tune: Mapping[str, Any] = field(default_factory=lambda: {"epochs": 10})
-    export: Mapping[str, Any] = field(default_factory=lambda: {"simplify": True, "dynamic": False, "images": 8})
+    export: Mapping[str, Any] = field(
+        default_factory=lambda: {"simplify": True, "dynamic": False, "images": 8, "max_map_drop": 0.02}
+    )
 
     def planner(self, imgsz: int) -> Planner:
         """What plans the cut, for images of that side."""

@@ -12,7 +12,8 @@ from depgraph_hsic_only.criteria import create_criterion, list_criteria
 from depgraph_hsic_only.errors import PruningError
 from depgraph_hsic_only.recovery.recover import check_method
 from depgraph_hsic_only.support.nearest import nearest
-from depgraph_hsic_only.training.arguments import OWNED, TRAIN_ARGUMENTS, value_fault
+from depgraph_hsic_only.training.arguments import OWNED, TRAIN_ARGUMENTS, canonical, value_fault
+from depgraph_hsic_only.yolo.input_shape import is_side
 
 TRAININGS = ("train", "fine_tune")  # the blocks of train arguments
 _EXPORT_OWNED = dict.fromkeys(("format", "model", "data", "mode", "task", "project", "name"), "the workflow")
@@ -29,7 +30,7 @@ def find_faults(merged: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[
         for block in TRAININGS:
             faults += _block_faults(block, merged[block], {"epochs": _NATURAL}, TRAIN_ARGUMENTS, OWNED)
         faults += _prune_faults(merged["prune"], defaults["prune"])
-        faults += _block_faults("export", merged["export"], {"images": _POSITIVE}, _EXPORT_KEYS, _EXPORT_OWNED)
+        faults += _block_faults("export", merged["export"], _EXPORT, _EXPORT_KEYS, _EXPORT_OWNED)
         faults += _block_faults("calibration", merged["calibration"], {"images": _POSITIVE}, (), {})
     return faults
 
@@ -51,6 +52,19 @@ def _is_device(value: Any) -> bool:
     return value is None or type(value) in (int, str) or several
 
 
+def _is_share(value: Any) -> bool:
+    return is_number(value) and 0 <= value <= 1
+
+
+def _is_size(value: Any) -> bool:
+    pair = isinstance(value, (list, tuple)) and len(value) == 2 and all(map(is_side, value))
+    return value is None or is_side(value) or pair
+
+
+def _is_precision(value: Any) -> bool:
+    return value_fault("quantize", value) is None and canonical("quantize", value) in (None, 8, 16, 32)
+
+
 def _is_options(value: Any) -> bool:
     return isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
 
@@ -63,7 +77,10 @@ _SWITCH = (lambda value: isinstance(value, bool), "true or false")
 _TOP: _Checks = {
     "pretrained": (_is_text, "the path of a checkpoint"),
     "data": (_is_data, "a data set's name or YAML, or its keys with at least train, val and names"),
-    "imgsz": (lambda v: v is None or _at_least(32)(v), "a side in pixels of at least 32, or null"),
+    "imgsz": (
+        lambda v: v is None or is_side(v),
+        "a side in pixels of at least 32, or null; for a camera's height and width see export.imgsz",
+    ),
     "batch": _POSITIVE,
     "device": (_is_device, "cpu, 0, [0, 1], mps or null"),
     "workers": _NATURAL,
@@ -77,8 +94,17 @@ _TOP: _Checks = {
 _PRUNE: _Checks = {
     "distill_seconds": (lambda v: is_number(v) and 0 < v < inf, "a number of seconds above 0"),
     "steps": _POSITIVE,
-    "max_map_drop": (lambda v: v is None or (is_number(v) and 0 <= v <= 1), "a number in [0, 1] or null"),
+    "max_map_drop": (lambda v: v is None or _is_share(v), "a number in [0, 1] or null"),
     "options": (_is_options, "the criterion's options as a block"),
+}
+
+
+_EXPORT: _Checks = {
+    "images": _POSITIVE,
+    "imgsz": (_is_size, "a side in pixels of at least 32, such as 640, or [height, width]"),
+    "batch": (lambda v: v is None or _at_least(1)(v), _POSITIVE[1]),
+    "quantize": (_is_precision, "32, 16 for float16, 8 for int8 beside the float file, or null"),
+    "max_map_drop": (_is_share, "a number in [0, 1]"),
 }
 
 

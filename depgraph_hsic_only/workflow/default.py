@@ -17,7 +17,8 @@ from depgraph_hsic_only.channels.plan import PruningPlan
 from depgraph_hsic_only.data.dataset import labelled_batches, same_classes
 from depgraph_hsic_only.data.images import is_readable
 from depgraph_hsic_only.errors import ExportError
-from depgraph_hsic_only.evaluation.onnx import check_onnx, export_onnx, verify_onnx
+from depgraph_hsic_only.evaluation.int8 import quantize_onnx
+from depgraph_hsic_only.evaluation.onnx import check_onnx, export_onnx, onnx_precision, verify_onnx
 from depgraph_hsic_only.evaluation.validation import PRIMARY
 from depgraph_hsic_only.pruning.api import report_cut
 from depgraph_hsic_only.pruning.planner import Planner, Scored
@@ -30,14 +31,17 @@ from depgraph_hsic_only.training.provenance import trained_on
 from depgraph_hsic_only.training.recipe import Start
 from depgraph_hsic_only.training.train import Recipe, Teacher, Trained, make_recipe, train_model
 from depgraph_hsic_only.workflow.base import Yolov8SegPruner
+from depgraph_hsic_only.workflow.config import DEFAULTS
+from depgraph_hsic_only.workflow.exported import Exported, export_arguments, same_files, try_export, wants_int8
 from depgraph_hsic_only.workflow.prune_steps import FineTuning, PruneEvent, Step, keep_step, read_step
-from depgraph_hsic_only.workflow.recorder import Exported
 from depgraph_hsic_only.yolo.device import select_device
 from depgraph_hsic_only.yolo.fingerprint import fingerprint
 from depgraph_hsic_only.yolo.load import install, load_model
 from depgraph_hsic_only.yolo.types import Yolo
 
 _PLAN, _SENSITIVITY = "plan.json", "sensitivity.json"
+# Of a file in float16; a few pixels more or less are much of a small object's mask, so that its mAP tells more.
+_HALF = {"tolerance": 0.05, "min_mask_iou": 0.5}
 
 
 class DefaultYolov8SegPruner(Yolov8SegPruner):
@@ -58,7 +62,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         Raises:
             CheckpointError, UnsupportedModelError: It can't be used, or a teacher (`distill_model`) can't.
             ConfigError: It has no such layers, or the target is out of reach: said now rather than after the training.
-            ExportError: onnx or onnxruntime is missing.
+            ExportError: onnx or onnxruntime is missing, or a setting of the export can't be used.
         """
         check_onnx()
         model = load_model(self.config.pretrained, trust=self.config.trust)
@@ -66,6 +70,8 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
             if block.get("distill_model"):
                 load_model(block["distill_model"])
         self._planner(model).check(model.model)
+        if not same_files(self.config.export, DEFAULTS["export"]):
+            try_export(model, self.config.export, self._export_imgsz(model))
         return model
 
     def train(self, model: Yolo) -> Yolo:
@@ -137,22 +143,29 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         return done.model
 
     def export(self, model: Yolo) -> Exported:
-        """Export to ONNX by Ultralytics and compare the file with PyTorch on validation images.
+        """Export to ONNX by Ultralytics and compare the file with PyTorch on validation images; int8 beside it.
 
         Raises:
             ExportError: The file does not do what the model does; the message has the figures.
         """
-        settings = dict(self.config.export)
-        count, imgsz = settings.pop("images"), settings.pop("imgsz", None) or self.imgsz_of(model)
-        path = export_onnx(model, self.open_folder().weights / "best.onnx", imgsz=imgsz, **settings)
-        half = settings.get("quantize") in (16, "16", "fp16")
-        limits = {"tolerance": 0.05, "min_mask_iou": 0.9} if half else {}
-        images = list(itertools.islice(filter(is_readable, self.dataset.images("val")), count))
-        parity = verify_onnx(path, model, images, **limits)
+        settings, weights = self.config.export, self.open_folder().weights
+        imgsz = self._export_imgsz(model)
+        path = export_onnx(model, weights / "best.onnx", imgsz=imgsz, **export_arguments(settings))
+        limits = _HALF if onnx_precision(path) == "float16" else {}
+        images = itertools.islice(filter(is_readable, self.dataset.images("val")), settings["images"])
+        parity = verify_onnx(path, model, list(images), **limits)
         if not parity.ok:
             path.unlink()
             raise ExportError(f"{path}: expected the outputs of the model, got {parity}; the file was removed")
-        return Exported(path, parity)
+        if not wants_int8(settings):
+            return Exported(path, parity)
+        say("quantising to int8")
+        training, count = self.dataset.images("train"), self.config.calibration["images"]
+        return Exported(path, parity, quantize_onnx(path, weights / "best_int8.onnx", training, limit=count))
+
+    def _export_imgsz(self, model: Yolo) -> Any:
+        """Side, or height and width, of the images that the result is exported for, pixels."""
+        return self.config.export.get("imgsz") or self.imgsz_of(model)
 
     def _planner(self, model: Yolo) -> Planner:
         return self.config.planner(self.imgsz_of(model))
@@ -292,7 +305,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
 
 
 def _images(batches: Sequence[Mapping[str, Any]]) -> torch.Tensor:
-    """The images of batches, (n, 3, h, w), float in [0, 1]."""
+    """The images of batches, (n, c, h, w), float in [0, 1]."""
     return torch.cat([batch["img"] for batch in batches])
 
 

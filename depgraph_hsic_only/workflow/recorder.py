@@ -11,8 +11,8 @@ from typing import Any
 from depgraph_hsic_only.data.dataset import Dataset, same_classes
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.evaluation.agreement import Agreement, measure_agreement
-from depgraph_hsic_only.evaluation.latency import measure_latency, onnx_run, torch_run
-from depgraph_hsic_only.evaluation.onnx import OnnxParity, export_onnx
+from depgraph_hsic_only.evaluation.latency import Latency, measure_latency, onnx_run, torch_run
+from depgraph_hsic_only.evaluation.onnx import export_onnx
 from depgraph_hsic_only.evaluation.validation import Metrics, Validation
 from depgraph_hsic_only.report.page import write_html
 from depgraph_hsic_only.report.run_report import RunReport, environment
@@ -31,25 +31,14 @@ from depgraph_hsic_only.support.files import write_atomically
 from depgraph_hsic_only.support.progress import begin_stage, say
 from depgraph_hsic_only.training.callbacks import read_epochs
 from depgraph_hsic_only.workflow.config import Config
+from depgraph_hsic_only.workflow.exported import Exported, describe_files, export_arguments, file_shape, measure_maps
 from depgraph_hsic_only.workflow.run_folder import Checkpoints, RunFolder
 from depgraph_hsic_only.workflow.state import STATE, RunState
 from depgraph_hsic_only.yolo.architecture import layer_widths, list_layers
 from depgraph_hsic_only.yolo.cost import measure_cost
 from depgraph_hsic_only.yolo.device import select_device
+from depgraph_hsic_only.yolo.input_shape import InputShape
 from depgraph_hsic_only.yolo.types import Yolo
-
-
-@dataclass(frozen=True)
-class Exported:
-    """An exported file and the proof that it does what the model does.
-
-    Attributes:
-        path: The file, in the run folder.
-        parity: The comparison with PyTorch on validation images.
-    """
-
-    path: Path
-    parity: OnnxParity
 
 
 def check_classes(model: Yolo, dataset: Dataset, config: Config) -> None:
@@ -108,14 +97,17 @@ class Recorder:
         self._finished(stage.name)
 
     def finish(self, model: Yolo, export: Callable[[Any], Exported]) -> RunReport:
-        """Export the result, measure latency, compare it with the model before, and write the report and the page."""
+        """Export the result, measure the files and latency, compare it with the model before, and write the report."""
         begin_stage("export")
         exported = export(model)
+        data, arguments = self.dataset.write_keys(self.folder.path), export_arguments(self.config.export)
+        maps = measure_maps(exported, model, data, self.imgsz, arguments)
         begin_stage("latency")
-        stages = self._with_latency(exported.path)
+        stages, latencies = self._with_latency(exported)
+        files = describe_files(self.folder.path, maps, latencies)
         begin_stage("pictures")
         onnx = (str(exported.path.relative_to(self.folder.path)), exported.parity)
-        self._write(model, stages=stages, onnx=onnx, agreement=self._compare())
+        self._write(model, stages=stages, onnx=onnx, files=files, agreement=self._compare(files[0].input))
         write_html(self.folder.path)
         self._finished(EXPORTED)
         return self._report
@@ -148,31 +140,40 @@ class Recorder:
             row = replace(row, weights=str(shown), size_mb=weights.stat().st_size / 1e6)
         return replace(row, notes=tuple(notes))
 
-    def _with_latency(self, onnx: Path) -> tuple[StageReport, ...]:
-        """The rows with the median latency of every stage that has a checkpoint, all in turns."""
-        imgsz, runs = self.imgsz, {}
+    def _with_latency(self, exported: Exported) -> tuple[tuple[StageReport, ...], dict[Path, Latency]]:
+        """The rows with the latency of every stage that has a checkpoint, and that of each file, all in turns.
+
+        All are of the same images and exported alike, as the result was.
+        """
+        shape, runs = file_shape(exported.path), {}
+        arguments = {**export_arguments(self.config.export), "imgsz": shape.size, "batch": shape.batch}
         with tempfile.TemporaryDirectory() as scratch:
             for row in self._report.stages:
                 if row.weights is not None:
                     stages = (self.checkpoints.load(stage) for stage in STAGES if stage.name == row.name)
-                    model, last = next(stages, self._baseline), row is self._report.after
-                    file = onnx if last else export_onnx(model, Path(scratch) / f"{row.name}.onnx", imgsz=imgsz)
-                    runs[f"{row.name}/torch"] = torch_run(model, imgsz, self.config.device)
-                    runs[f"{row.name}/onnxruntime"] = onnx_run(file)
+                    model = next(stages, self._baseline)
+                    runs[f"{row.name}/torch"] = torch_run(model, shape, self.config.device)
+                    if row is not self._report.after:
+                        file = export_onnx(model, Path(scratch) / f"{row.name}.onnx", **arguments)
+                        runs[f"{row.name}/onnxruntime"] = onnx_run(file)
+            files = {path: str(path) for path in exported.files}
+            files[exported.path] = f"{self._report.after.name}/onnxruntime"
+            runs |= {key: onnx_run(path) for path, key in files.items()}
             found = measure_latency(runs)
-        return tuple(
+        rows = tuple(
             row.with_latency({runtime: found.get(f"{row.name}/{runtime}") for runtime in RUNTIMES})
             for row in self._report.stages
         )
+        return rows, {path: found[key] for path, key in files.items()}
 
-    def _compare(self) -> Agreement:
+    def _compare(self, shape: InputShape) -> Agreement:
         """Measure the agreement of the model before the cut and the result, and write the pictures."""
         from depgraph_hsic_only.report.figures.photographs import plot_pair, save_photograph  # matplotlib loads slowly
 
         before, after = self.checkpoints.copy(TRAINED), self.checkpoints.copy(FINE_TUNED)  # they will be fused
         device = select_device(self.config.device)
         images = self.dataset.images("val")
-        agreement, pairs = measure_agreement(before, after, images, imgsz=self.imgsz, device=device)
+        agreement, pairs = measure_agreement(before, after, images, shape=shape, device=device)
         for name, pair in pairs.items():
             titles = f"before: {pair.found.before} found", f"after: {pair.found.after} found"
             figure = plot_pair(pair.before, pair.after, titles)

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from depgraph_hsic_only.yolo.architecture import backbone_layers
 from depgraph_hsic_only.yolo.blocks import block_at
+from depgraph_hsic_only.yolo.input_shape import input_channels, rounded_up
 from depgraph_hsic_only.yolo.types import Network
 
 COUNT_SIZE = 64  # pixels; multiply-adds of a fully convolutional network grow with the area, exactly
@@ -38,7 +39,7 @@ def measure_cost(network: Network, imgsz: int = 640) -> Cost:
 
     Its side `imgsz`, pixels, is rounded up to the network's stride as Ultralytics does.
     """
-    side = input_side(network, imgsz)
+    side = rounded_up(network, imgsz)
     meta = on_meta(network)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         meta(empty_image(meta))
@@ -56,12 +57,6 @@ def measure_cost(network: Network, imgsz: int = 640) -> Cost:
     return Cost(sum(p.numel() for p in network.parameters()), counter.get_total_flops() * scale, side, parts)
 
 
-def input_side(network: Network, imgsz: int) -> int:
-    """`imgsz` rounded up to the network's stride, as Ultralytics does."""
-    stride = int(network.stride.max())
-    return -(-imgsz // stride) * stride
-
-
 def on_meta(network: Network) -> Network:
     """A copy of a network without its numbers, in evaluation mode with raw outputs: shapes cost nothing to compute."""
     tensors = [*network.parameters(), *network.buffers()]
@@ -74,7 +69,7 @@ def on_meta(network: Network) -> Network:
 def empty_image(meta: Any) -> torch.Tensor:
     """An image of `COUNT_SIZE` without its numbers, as a network of `on_meta` reads it."""
     dtype = next(meta.parameters()).dtype
-    return torch.empty(1, meta.yaml.get("channels", 3), COUNT_SIZE, COUNT_SIZE, dtype=dtype, device="meta")
+    return torch.empty(1, input_channels(meta), COUNT_SIZE, COUNT_SIZE, dtype=dtype, device="meta")
 
 
 def part_of(network: Network, path: str) -> str:

@@ -2,7 +2,6 @@
 
 import copy
 import warnings
-from numbers import Integral
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +13,7 @@ from ultralytics.nn.tasks import yaml_model_load
 from ultralytics.utils.callbacks.base import get_default_callbacks
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 
-from depgraph_hsic_only.errors import CheckpointError, ConfigError, UnsupportedModelError, one_line
+from depgraph_hsic_only.errors import CheckpointError, UnsupportedModelError, one_line
 from depgraph_hsic_only.yolo.architecture import check_architecture, skeleton
 from depgraph_hsic_only.yolo.patches import ensure_nms, safe_load
 from depgraph_hsic_only.yolo.types import Network, Yolo
@@ -132,24 +131,6 @@ def own_arguments(model: Yolo | Network) -> dict[str, Any]:
     """The arguments that a `YOLO` or its network was trained with, as far as it says."""
     args = getattr(bare_network(model), "args", None) or {}
     return dict(args if isinstance(args, dict) else vars(args))
-
-
-def own_imgsz(model: Yolo | Network) -> int:
-    """Side of the input image that a `YOLO` or its network was trained for, pixels; 640 where it doesn't say."""
-    return int(own_arguments(model).get("imgsz") or 640)
-
-
-def input_side(model: Yolo | Network, imgsz: object = None) -> int:
-    """Side of a square input image, pixels: what was asked for, or the model's own where that is None.
-
-    Raises:
-        ConfigError: It is no side of an image.
-    """
-    if imgsz is None:
-        return own_imgsz(model)
-    if not isinstance(imgsz, Integral) or imgsz < 32:
-        raise ConfigError(f"imgsz: expected a side in pixels of at least 32, got {imgsz!r}")
-    return int(imgsz)
 
 
 def with_loss_arguments(network: Network) -> Network:

@@ -1,0 +1,57 @@
+"""The exported files of a run: what each takes, holds, does and costs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from depgraph_hsic_only.evaluation.validation import KINDS, PRIMARY
+from depgraph_hsic_only.report.tables import Sheet, figure_text
+from depgraph_hsic_only.yolo.input_shape import InputShape
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """A file that the result was exported to.
+
+    Attributes:
+        path: Relative to the run folder.
+        precision: "float32", "float16" or "int8": what its weights are in.
+        input: What it takes at once, and its latency is of.
+        size_mb: Its size, 10^6 bytes.
+        map50_95: mAP50-95 of the file in onnxruntime by kind of prediction, at its own input size; empty where it was
+            not measured, since the file is proven to give the model's own outputs at the size of the validation.
+        loss: Of the primary mAP50-95 against the same file in float32; None for float32.
+        latency_ms: Milliseconds for one input in onnxruntime on the CPU: median, 10th and 90th percentile.
+    """
+
+    path: str
+    precision: str
+    input: InputShape
+    size_mb: float
+    map50_95: Mapping[str, float]
+    loss: float | None
+    latency_ms: tuple[float, float, float]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "ExportedFile":
+        """The inverse of `dataclasses.asdict`."""
+        return cls(**{**data, "input": InputShape(**data["input"]), "latency_ms": tuple(data["latency_ms"])})
+
+
+def exported_table(files: Sequence[ExportedFile]) -> Sheet:
+    """The files side by side; all take the same images."""
+    rows = []
+    for file in files:
+        maps = (figure_text(file.map50_95.get(kind), ".4f") for kind in KINDS)
+        loss, latency = figure_text(file.loss, "+.4f"), f"{file.latency_ms[0]:.1f}"
+        rows.append((file.path, file.precision, f"{file.size_mb:.2f}", *maps, loss, latency))
+    measured = (*(f"{kind}\nmAP50-95" for kind in KINDS), f"{PRIMARY}\nloss", "onnxruntime\nms")
+    title = f"Exported files ({files[0].input})" if files else "Exported files"
+    return Sheet(title, ("file", "weights", "MB", *measured), tuple(rows), "llrrrrr")
+
+
+def loss_text(file: ExportedFile, most: float) -> str:
+    """What a file of less than float32 loses, and whether that is within what it may lose."""
+    loss = file.loss or 0.0
+    within = f"within {most:g}" if loss <= most else f"MORE than {most:g}"
+    return f"{file.path} in {file.precision} loses {loss:.4f} of {PRIMARY} mAP50-95 against float32, {within}"

@@ -1,0 +1,127 @@
+"""What the result is exported to, and how each file is measured."""
+
+import io
+import tempfile
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from depgraph_hsic_only.errors import ExportError
+from depgraph_hsic_only.evaluation.int8 import quantize_onnx
+from depgraph_hsic_only.evaluation.latency import Latency, onnx_run
+from depgraph_hsic_only.evaluation.onnx import OnnxParity, export_onnx, onnx_input, onnx_precision, open_session
+from depgraph_hsic_only.evaluation.validation import PRIMARY, validate_onnx
+from depgraph_hsic_only.report.exported import ExportedFile
+from depgraph_hsic_only.support.progress import say
+from depgraph_hsic_only.training.arguments import canonical
+from depgraph_hsic_only.yolo.input_shape import InputShape
+from depgraph_hsic_only.yolo.logs import silenced
+from depgraph_hsic_only.yolo.types import Yolo
+
+_MEASURED = ("images", "max_map_drop")  # export settings that change no file
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported file and the proof that it does what the model does.
+
+    Attributes:
+        path: The file, in the run folder.
+        parity: The comparison with PyTorch on validation images.
+        int8: The same file quantised to int8, beside it; None where none was asked for.
+    """
+
+    path: Path
+    parity: OnnxParity
+    int8: Path | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files."""
+        return (self.path,) if self.int8 is None else (self.path, self.int8)
+
+
+def export_arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Ultralytics' export arguments by the block `export`, of the file in floating point, but for the size."""
+    arguments = {key: value for key, value in settings.items() if key not in (*_MEASURED, "imgsz")}
+    return arguments | ({"quantize": None} if wants_int8(settings) else {})
+
+
+def same_files(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether two blocks `export` lead to the same files."""
+    kept = ({key: value for key, value in block.items() if key not in _MEASURED} for block in (a, b))
+    return next(kept) == next(kept)
+
+
+def wants_int8(settings: Mapping[str, Any]) -> bool:
+    """Whether the block `export` asks for int8, in any of Ultralytics' words for it."""
+    return bool(canonical("quantize", settings.get("quantize")) == 8)
+
+
+def try_export(model: Yolo, settings: Mapping[str, Any], imgsz: Any) -> None:
+    """Export a model by the block `export`, for nothing but to know at the start that its settings can be used.
+
+    Raises:
+        ExportError: They can't.
+    """
+    try:
+        with tempfile.TemporaryDirectory() as folder, silenced(), redirect_stdout(io.StringIO()):  # torch prints graphs
+            path = export_onnx(model, Path(folder) / "trial.onnx", imgsz=imgsz, **export_arguments(settings))
+            onnx_run(path)()
+            if wants_int8(settings):
+                images = torch.rand(replace(file_shape(path), batch=1).dimensions)
+                quantize_onnx(path, Path(folder) / "trial_int8.onnx", images)
+    except ExportError as error:
+        raise ExportError(f"export: expected settings that can be used, but {error}; change them") from error
+
+
+def file_shape(path: Path) -> InputShape:
+    """What a file takes at once."""
+    return onnx_input(open_session(path)).shape
+
+
+Maps = Mapping[Path, tuple[Mapping[str, float], float | None]]
+"""By file: its mAP50-95 by kind of prediction, and what it loses of the primary one against float32."""
+
+
+def measure_maps(exported: Exported, model: Yolo, data: str, side: int, arguments: Mapping[str, Any]) -> Maps:
+    """mAPs of the files in onnxruntime, unless they are proven to be the model's own at the validation's `side`.
+
+    They are measured where a file is in float16 or int8, or takes another size; losses are against a file in float32,
+    which is made of the `model` by the same export `arguments` where there is none.
+    """
+    shape, precisions = file_shape(exported.path), {path: onnx_precision(path) for path in exported.files}
+    if set(precisions.values()) == {"float32"} and shape.size == (side, side):
+        return {path: ({}, None) for path in exported.files}
+    found = {path: _measured(path, data) for path in exported.files}
+    reference = found[exported.path][PRIMARY]
+    if precisions[exported.path] != "float32":
+        with tempfile.TemporaryDirectory() as folder:
+            given = {**arguments, "quantize": None, "imgsz": shape.size}
+            reference = _measured(export_onnx(model, Path(folder) / "float32.onnx", **given), data)[PRIMARY]
+    reduced = {path for path, kind in precisions.items() if kind != "float32"}
+    return {path: (maps, reference - maps[PRIMARY] if path in reduced else None) for path, maps in found.items()}
+
+
+def _measured(path: Path, data: str) -> dict[str, float]:
+    say(f"validating {path.name}")
+    return validate_onnx(path, data, file_shape(path)).map50_95
+
+
+def describe_files(folder: Path, maps: Maps, latencies: Mapping[Path, Latency]) -> tuple[ExportedFile, ...]:
+    """What was measured of each file in the run `folder`."""
+    return tuple(
+        ExportedFile(
+            str(path.relative_to(folder)),
+            onnx_precision(path),
+            file_shape(path),
+            path.stat().st_size / 1e6,
+            *found,
+            (latencies[path].median, latencies[path].p10, latencies[path].p90),
+        )
+        for path, found in maps.items()
+    )
