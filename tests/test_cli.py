@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -229,6 +230,26 @@ def test_dry_run_for_a_target_says_that_its_scan_is_quick(
     said = capsys.readouterr().out
     assert "quick scan (4 images" in said and "prototypes" in said and "Nothing was written" in said
     assert list(tmp_path.iterdir()) == [] and sorted(files.rglob("*")) == before
+
+
+def test_the_demo_for_a_target_of_latency(shapes: Path, tmp_path: Path, capsys: Any) -> None:
+    """End to end by this machine's clock, whatever that says; what is given goes over the demo's settings."""
+    given = ["--data", str(shapes), "--project", str(tmp_path), "--imgsz", "64", "--workers", "0", "--device", "cpu"]
+    given += ["train.epochs=1", "fine_tune.epochs=1", "nbs=8", "fine_tune.lr0=0.0005", "--target", "latency=0.95"]
+    assert main(["--demo", *given, "prune.layers=[15,22]", "prune.recover=none", "--criterion", "magnitude"]) == 0
+    said, run = capsys.readouterr(), tmp_path / "demo"
+    assert "starting export" not in said.out + said.err  # what Ultralytics says while the clock runs
+    assert "of the unpruned model's time" in (run / "run.log").read_text()
+    for training, lr0 in (("train", 0.002), ("finetune", 0.0005)):
+        used = yaml.safe_load((run / training / "args.yaml").read_text())
+        assert [used[key] for key in ("imgsz", "nbs", "epochs", "lr0", "cls", "batch")] == [64, 8, 1, lr0, 1.0, 4]
+    widths = {w["name"]: w for w in json.loads((run / "plan.json").read_text())["widths"]}
+    reached = {re.findall(r"^latency=0.95, measured (0.\d+): ", widths[name]["reason"])[0] for name in ("w15", "npr")}
+    assert len(reached) == 1 and float(reached.pop()) <= 0.95
+    assert any(w["after"] < w["before"] for w in widths.values())
+    report = json.loads((run / "report.json").read_text())
+    assert report["stages"][-1]["parameters"] == sum(p.numel() for p in YOLO(run / "weights" / "best.pt").parameters())
+    assert all(report["stages"][k]["latency_ms"]["onnxruntime"] > 0 for k in (0, -1))
 
 
 def test_version(capsys: Any) -> None:

@@ -1,5 +1,6 @@
 """Calibration images: what an in-memory criterion measures on when there is no workflow around it."""
 
+import hashlib
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,7 +15,7 @@ from depgraph_hsic_only.errors import DataError
 from depgraph_hsic_only.yolo.load import input_side, own_arguments
 from depgraph_hsic_only.yolo.types import Network
 
-_FEW = 32  # images, below which scores of two disjoint sets of images agree poorly
+FEW = 32  # images, below which scores and re-fits have little to do with other images
 
 
 def calibration_images(images: Images | None, network: Network, *, imgsz: int | None, limit: int) -> torch.Tensor:
@@ -22,10 +23,10 @@ def calibration_images(images: Images | None, network: Network, *, imgsz: int | 
 
     They are those of a folder, a list of files, a tensor, or the path of a data set's YAML, whose training images are
     taken. None stands for the data set that the checkpoint was trained on, where it is on this machine, else for the
-    photographs that Ultralytics ships; as `imgsz`, for the network's own.
+    photographs that Ultralytics ships; as `imgsz`, for the network's own. Of images that are the same, one is taken.
 
     Raises:
-        DataError: There are no readable images, or a tensor has another shape or range.
+        DataError: There are no readable images, each is of one colour, or a tensor has another shape or range.
     """
     size = input_side(network, imgsz)
     source = images
@@ -36,14 +37,24 @@ def calibration_images(images: Images | None, network: Network, *, imgsz: int | 
         if own := own_arguments(network).get("data"):
             with suppress(DataError):  # not on this machine is the common case: a COCO checkpoint names coco.yaml
                 source = training_images(str(own))
-    found = load_images(source, size, limit=limit)
-    if len(found) < _FEW:
+    found = _distinct(load_images(source, size, limit=limit))
+    if bool((found == found[:, :, :1, :1]).all()):
+        raise DataError(f"expected images that show something, got {len(found)} of one colour each; pass others")
+    if len(found) < FEW:
         warnings.warn(
             f"{len(found)} calibration images are few: scores settle from about 64; pass images=",
             UserWarning,
             stacklevel=4,
         )
     return found
+
+
+def _distinct(images: torch.Tensor) -> torch.Tensor:
+    """The images without those that repeat an earlier one."""
+    first: dict[bytes, int] = {}
+    for k, image in enumerate(images):
+        first.setdefault(hashlib.sha256(image.cpu().contiguous().numpy()).digest(), k)
+    return images if len(first) == len(images) else images[list(first.values())]
 
 
 def in_batches(images: torch.Tensor, size: int) -> Iterator[dict[str, torch.Tensor]]:

@@ -78,6 +78,9 @@ def plan_pruning(
     planner = Planner(criterion or default_criterion(target), amount, limits, layers, options)
     network, scorer = network_of(model), planner.scorer
     planner = replace(planner, imgsz=input_side(model, imgsz))
+    planner.check(network)
+    if amount.is_nothing:
+        return planner.plan(planner.ranked(network))
     if amount.is_target and (images is None or not len(images)):
         raise DataError("target: expected calibration images, got none; pass images=")
     if batches is None and images is not None and scorer.needs_batches and not scorer.needs_labels:
@@ -134,11 +137,11 @@ def cut_in_place(
 ) -> tuple[PruningReport, Kept]:
     """As `apply_plan`, of a network that was checked, in its channel groups where they are known; and what is left.
 
-    The settings are those of `recover`.
+    The settings are those of `recover`. Where nothing is cut, nothing is recovered.
     """
     done = cut(network, plan, graph)
     report = report_cut(plan, network, done.network)
-    if method != "none":
+    if method != "none" and not plan.cuts_nothing:
         report = replace(report, recovery=recover(done.network, network, done.kept, method=method, **settings))
     install(model, done.network)
     return report, done.kept

@@ -24,7 +24,7 @@ def run_display(stages: int, log: Path, *, verbose: bool) -> Iterator[Display]:
         display.log = file
         stack.enter_context(heard(lambda line: print(line.rstrip(), file=file, flush=True), logging.INFO))
         if not verbose:
-            stack.enter_context(_silenced())
+            stack.enter_context(silenced())
             stack.enter_context(bars_in_file(file))
             stack.enter_context(heard(display.warn, logging.WARNING))  # the log has them already
         yield display
@@ -63,7 +63,7 @@ def heard(tell: Callable[[str], object], level: int) -> Iterator[None]:
 
 
 @contextmanager
-def _silenced() -> Iterator[None]:
+def silenced() -> Iterator[None]:
     """Ultralytics' logger writes nothing to the terminal."""
     streams = [h for h in LOGGER.handlers if type(h) is logging.StreamHandler]
 
