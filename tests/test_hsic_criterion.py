@@ -21,6 +21,7 @@ from depgraph_hsic_only import (
     UnsupportedModelError,
     load_model,
     plan_pruning,
+    prune,
     score_channels,
 )
 from depgraph_hsic_only.channels.groups import trace_channels
@@ -226,6 +227,19 @@ def test_bad_input_is_refused_and_the_model_unchanged(tmp_path: Path) -> None:
             warnings.simplefilter("ignore", UserWarning)
             HsicLassoPruner(images=images, positions=4).prune(network)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_where_nothing_is_cut_no_image_is_read_and_no_weight_changes(tmp_path: Path) -> None:
+    model = build()
+    before = copy.deepcopy(model.state_dict())
+    for amount in ({"ratio": 0}, {"target": {"gmacs": 1.0}}, {"target": {"latency": 1}}):
+        report = HsicLassoPruner(images=tmp_path / "missing", **amount).prune(model)
+        assert report.plan.cuts_nothing and report.recovery is None and not report.scores
+    assert prune(model, 0, criterion="taylor", layers="all").plan.cuts_nothing
+    report = HsicLassoPruner(threshold=0, images=random_images(32), layers=[8]).prune(model)
+    assert report.plan.cuts_nothing and report.recovery is None and report.scores
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert "as many parameters, as many multiply-adds" in report.summary()
 
 
 def test_images_that_say_nothing_are_refused_and_repeated_ones_count_once() -> None:

@@ -207,7 +207,7 @@ def check_latency(
         halved = uniform_widths(graph, 0.5, limits)
         if (found := latency(halved)).median < best.median:
             widths, what, best = halved, "the model of half the widths, faster than the smallest,", found
-    if best.high <= target.value:
+    if best.median <= target.value:
         return
     reach = f"{what} takes {best} on {runtime}"
     if best.low <= target.value:
