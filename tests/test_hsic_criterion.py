@@ -218,6 +218,7 @@ def test_bad_input_is_refused_and_the_model_unchanged(tmp_path: Path) -> None:
         (model, [tmp_path / "broken.jpg"], DataError, "none of 1 files"),
         (model, random_images()[0], DataError, r"\(n, 3, h, w\)"),
         (model, random_images() * 300, DataError, "divide by 255"),
+        (model, random_images() * float("nan"), DataError, r"float in \[0, 1\], got values from nan"),
         (model, random_images(1, 32), DataError, "at least 8 samples"),
         (nn.Conv2d(3, 3, 3), random_images(), UnsupportedModelError, "got Conv2d"),
         (YOLO("yolo11n-seg.yaml"), random_images(), UnsupportedModelError, "only YOLOv8"),

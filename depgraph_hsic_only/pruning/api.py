@@ -46,7 +46,7 @@ def plan_pruning(
 
     Args:
         model: A `YOLO`, or its SegmentationModel or DetectionModel.
-        ratio: Share of the channels to cut from each width, 0 ≤ ratio < 1.
+        ratio: Share of the channels to cut from each width, 0 ≤ ratio < 1; 0 cuts nothing, and needs nothing.
         threshold: Instead of a ratio: the smallest score that stays. Scores of `hsic_lasso` are in [0, 1] and mean the
             same in every layer.
         target: Instead of a ratio: what may be left of the unpruned model, {"params": 0.8}, {"gmacs": 0.8} or
@@ -78,11 +78,12 @@ def plan_pruning(
     planner = Planner(criterion or default_criterion(target), amount, limits, layers, options)
     network, scorer = network_of(model), planner.scorer
     planner = replace(planner, imgsz=input_side(model, imgsz))
+    sought = amount.is_target and not amount.is_nothing
+    if sought and (images is None or not len(images)):
+        raise DataError("target: expected calibration images, got none; pass images=")
     planner.check(network)
     if amount.is_nothing:
         return planner.plan(planner.ranked(network))
-    if amount.is_target and (images is None or not len(images)):
-        raise DataError("target: expected calibration images, got none; pass images=")
     if batches is None and images is not None and scorer.needs_batches and not scorer.needs_labels:
         batches = in_batches(images, batch_size(images))
     scored = planner.score(network, batches) if scores is None else planner.with_scores(network, scores)

@@ -42,8 +42,8 @@ class HsicLassoPruner:
         ratio: Instead: the share of the channels to cut from each width, 0 ≤ ratio < 1.
         target: Instead: what may be left of the model, such as {"gmacs": 0.8} (see `plan_pruning`).
         images: Calibration images: a folder, a list of files, a tensor (n, 3, h, w) in [0, 1], or a data set's YAML.
-            None for the data set the checkpoint was trained on, where it is on this machine, else the photographs that
-            Ultralytics ships, with a warning.
+            None for the data set the checkpoint was trained on, where it is on this machine, else the two photographs
+            that Ultralytics ships, with a warning: little can be cut from these.
         max_images: At most this many of them, evenly spaced.
         imgsz: Side of the square they are letterboxed to, pixels; None for the model's own.
         batch: Images that go through the network at a time.
