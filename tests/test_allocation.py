@@ -171,7 +171,7 @@ LAWS = {
 @pytest.fixture(scope="module")
 def timed() -> tuple[ChannelGraph, CostModel]:
     model = build()
-    graph = trace_channels(model, [6, 8, 22])
+    graph = trace_channels(model, [8, 22])
     return graph, CostModel(model, graph)
 
 

@@ -234,10 +234,10 @@ def test_where_nothing_is_cut_no_image_is_read_and_no_weight_changes(tmp_path: P
     model = build()
     before = copy.deepcopy(model.state_dict())
     for amount in ({"ratio": 0}, {"target": {"gmacs": 1.0}}, {"target": {"latency": 1}}):
-        report = HsicLassoPruner(images=tmp_path / "missing", **amount).prune(model)
+        report = HsicLassoPruner(images=tmp_path / "missing", layers=[8], **amount).prune(model)
         assert report.plan.cuts_nothing and report.recovery is None and not report.scores
-    assert prune(model, 0, criterion="taylor", layers="all").plan.cuts_nothing
-    report = HsicLassoPruner(threshold=0, images=random_images(32), layers=[8]).prune(model)
+    assert prune(model, 0, criterion="taylor", layers=[8]).plan.cuts_nothing
+    report = HsicLassoPruner(threshold=0, images=random_images(32), layers=[8], block_size=32).prune(model)
     assert report.plan.cuts_nothing and report.recovery is None and report.scores
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert "as many parameters, as many multiply-adds" in report.summary()
@@ -281,7 +281,7 @@ def test_few_images_cut_what_their_recovery_carries(monkeypatch: Any) -> None:
         tried.append(sum(w.before - w.after for w in plan.widths))
         return 10.0 * tried[-1] / tried[0]
 
-    few = {"images": images, "layers": [7, 8], "positions": 16}
+    few = {"images": images, "layers": [8], "positions": 16}
     with monkeypatch.context() as made_up, pytest.warns(UserWarning, match="4 calibration images are few"):
         made_up.setattr("depgraph_hsic_only.pruning.few_images.divergence_elsewhere", moved)
         report = HsicLassoPruner(**few).prune(build())
@@ -293,7 +293,6 @@ def test_few_images_cut_what_their_recovery_carries(monkeypatch: Any) -> None:
     assert all(w.after == w.before // 2 for w in report.plan.widths)
     assert report.elsewhere is not None and report.recovery is not None
     assert report.elsewhere > report.recovery.divergence[1]
-    assert HsicLassoPruner(ratio=0.5, **few | {"images": random_images(32)}).prune(build()).elsewhere is None
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ def dry_run(config: Config) -> Group:
     network, planner = on_device(model.model, config.device), config.planner(input_side(model, config.imgsz))
     planner.check(network)
     said = []
-    if planner.amount.is_target:
+    if planner.amount.is_target and not planner.amount.is_nothing:
         if planner.scorer.needs_batches and planner.scorer.needs_labels:
             raise ConfigError(
                 f"prune.criterion: expected one without labels for a target with --dry-run, got {planner.criterion}, "

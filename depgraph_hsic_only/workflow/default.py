@@ -185,10 +185,8 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         elif settings.recover != "none":
             if same_classes(model.names, self.dataset.names):
                 details["as_cut"] = self._as_cut(model)
-            seconds, seed = settings.distill_seconds, self.config.seed
-            recovery = recover(
-                model.model, original, found.kept, _images(batches), method=settings.recover, seconds=seconds, seed=seed
-            )
+            given: Any = {"method": settings.recover, "seconds": settings.distill_seconds, "seed": self.config.seed}
+            recovery = recover(model.model, original, found.kept, _images(batches), **given)
             details["recovery"] = recovery.to_dict()
             self.note(f"recovered by {recovery}")
             report = replace(report, recovery=recovery)
