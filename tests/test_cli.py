@@ -15,10 +15,12 @@ import pytest
 import yaml
 from ultralytics import YOLO
 
+from depgraph_hsic_only.budget import allocation
 from depgraph_hsic_only.cli.command import PROGRAM
 from depgraph_hsic_only.cli.main import _COMMANDS, _parser, main
 from depgraph_hsic_only.criteria import list_criteria
 from depgraph_hsic_only.data.shapes import shapes_dataset
+from depgraph_hsic_only.evaluation import relative_latency
 
 ROOT = Path(__file__).parents[1]
 
@@ -229,6 +231,34 @@ def test_dry_run_for_a_target_says_that_its_scan_is_quick(
     said = capsys.readouterr().out
     assert "quick scan (4 images" in said and "prototypes" in said and "Nothing was written" in said
     assert list(tmp_path.iterdir()) == [] and sorted(files.rglob("*")) == before
+
+
+def test_the_demo_for_a_target_of_latency(shapes: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    """End to end, the clock alone made up (the machine is busy); what is given goes over the demo's settings."""
+
+    def once(runs: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
+        assert all(run() is not None for run in runs.values())
+        return {"full": [1.0] * 20, "cut": [0.9] * 20}
+
+    monkeypatch.setattr(relative_latency, "time_rounds", once)
+    monkeypatch.setattr(allocation, "_TRIALS", 1)
+    given = ["--data", str(shapes), "--project", str(tmp_path), "--imgsz", "64", "--workers", "0", "--device", "cpu"]
+    given += ["train.epochs=1", "fine_tune.epochs=0", "nbs=8", "fine_tune.lr0=0.0005", "--target", "latency=0.95"]
+    assert main(["--demo", *given, "prune.layers=[2,22]", "prune.recover=none", "calibration.images=3"]) == 0
+    said, run = capsys.readouterr(), tmp_path / "demo"
+    assert "starting export" not in said.out + said.err  # what Ultralytics says while the clock runs
+    assert "of the unpruned model's time" in (run / "run.log").read_text()
+    trained = yaml.safe_load((run / "train" / "args.yaml").read_text())
+    assert [trained[key] for key in ("imgsz", "nbs", "epochs", "lr0", "cls", "batch")] == [64, 8, 1, 0.002, 1.0, 4]
+    tuned = yaml.safe_load((run / "args.yaml").read_text())["fine_tune"]
+    assert (tuned["lr0"], tuned["cls"], tuned["nbs"]) == (0.0005, 1.0, 8) and "imgsz" not in tuned
+    widths = {w["name"]: w for w in json.loads((run / "plan.json").read_text())["widths"]}
+    assert all(widths[name]["reason"].startswith("latency=0.95, measured 0.900: ") for name in ("h2", "npr"))
+    assert any(w["after"] < w["before"] for w in widths.values())
+    stages = {stage["name"]: stage for stage in json.loads((run / "report.json").read_text())["stages"]}
+    best = YOLO(run / "weights" / "best.pt").model
+    assert stages["pruned"]["parameters"] == sum(p.numel() for p in best.parameters()) < stages["trained"]["parameters"]
+    assert stages["trained"]["latency_ms"]["onnxruntime"] > 0 < stages["pruned"]["latency_ms"]["onnxruntime"]
 
 
 def test_version(capsys: Any) -> None:

@@ -19,13 +19,16 @@ from depgraph_hsic_only import (
     DataError,
     HsicLassoPruner,
     UnsupportedModelError,
+    load_model,
     plan_pruning,
+    prune,
     score_channels,
 )
 from depgraph_hsic_only.channels.groups import trace_channels
 from depgraph_hsic_only.channels.plan import selection_stability
 from depgraph_hsic_only.channels.widths import threshold_widths
 from depgraph_hsic_only.criteria.hsic_lasso import HsicLasso
+from depgraph_hsic_only.evaluation.agreement import measure_agreement
 from depgraph_hsic_only.recovery.samples import Samples, gather_samples
 from depgraph_hsic_only.utils.plots import plot_lasso_path, plot_scores
 
@@ -215,6 +218,7 @@ def test_bad_input_is_refused_and_the_model_unchanged(tmp_path: Path) -> None:
         (model, [tmp_path / "broken.jpg"], DataError, "none of 1 files"),
         (model, random_images()[0], DataError, r"\(n, 3, h, w\)"),
         (model, random_images() * 300, DataError, "divide by 255"),
+        (model, random_images() * float("nan"), DataError, r"float in \[0, 1\], got values from nan"),
         (model, random_images(1, 32), DataError, "at least 8 samples"),
         (nn.Conv2d(3, 3, 3), random_images(), UnsupportedModelError, "got Conv2d"),
         (YOLO("yolo11n-seg.yaml"), random_images(), UnsupportedModelError, "only YOLOv8"),
@@ -226,9 +230,82 @@ def test_bad_input_is_refused_and_the_model_unchanged(tmp_path: Path) -> None:
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
-def test_constant_images_have_a_defined_answer() -> None:
-    scores = HsicLassoPruner(images=torch.full((40, 3, 64, 64), 0.5), layers=[3, 9]).score(build())
-    assert all(torch.isfinite(s).all() and (s >= 0).all() and (s <= 1).all() for s in scores.values())
+def test_where_nothing_is_cut_no_image_is_read_and_no_weight_changes(tmp_path: Path) -> None:
+    model = build()
+    before = copy.deepcopy(model.state_dict())
+    for amount in ({"ratio": 0}, {"target": {"latency": 1}}):
+        report = HsicLassoPruner(images=tmp_path / "missing", layers=[8], **amount).prune(model)
+        assert report.plan.cuts_nothing and report.recovery is None and not report.scores
+    assert prune(model, 0, criterion="taylor", layers=[8]).plan.cuts_nothing
+    report = HsicLassoPruner(threshold=0, images=random_images(32), layers=[2], positions=4, block_size=32).prune(model)
+    assert report.plan.cuts_nothing and report.recovery is None and report.scores
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert "as many parameters, as many multiply-adds" in report.summary()
+
+
+def test_images_that_say_nothing_are_refused_and_repeated_ones_count_once() -> None:
+    model, one = build(), random_images(1, 128)
+    before = copy.deepcopy(model.state_dict())
+    black, greys = torch.zeros(40, 3, 64, 64), torch.linspace(0, 1, 40)[:, None, None, None].expand(40, 3, 64, 64)
+    for images in (black, greys):
+        for use in (HsicLassoPruner(images=images).prune, HsicLassoPruner(images=images).score):
+            with pytest.raises(DataError, match="of one colour each"):
+                use(model)
+    with pytest.raises(DataError, match="at least 2 different images"), pytest.warns(UserWarning, match="1 calib"):
+        HsicLassoPruner(images=one.repeat(64, 1, 1, 1), layers=[8], positions=16).prune(model)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    with pytest.warns(UserWarning, match="1 calib"):
+        report = HsicLassoPruner(ratio=0.5, images=one.repeat(64, 1, 1, 1), layers=[8], positions=16).prune(model)
+    assert report.recovery is not None and report.recovery.images == 1
+
+
+def test_channels_that_never_change_go_first_and_are_not_missed() -> None:
+    """Dead ones (gamma and beta 0) and constant ones: they score 0, and the re-fit makes good what they added."""
+    model = build()
+    for k, beta in ((range(0, 8), 0.0), (range(8, 16), 1.0)):
+        norm = model.model[7].bn
+        norm.weight.data[list(k)], norm.bias.data[list(k)] = 0.0, beta
+    report = HsicLassoPruner(ratio=16 / 256, images=random_images(40), layers=[7]).prune(model)
+    kept = next(group.keep for group in report.plan.groups if group.name == "model.7")
+    assert kept == tuple(range(16, 256)) and not any(report.scores["model.7"][:16])
+    assert report.recovery is not None and report.recovery.divergence[1] < 0.02 * report.recovery.divergence[0] + 1e-6
+    with torch.no_grad():
+        assert all(torch.isfinite(t).all() for t in model.eval()(random_images(1))[0])
+
+
+def test_few_images_cut_what_their_recovery_carries(monkeypatch: Any) -> None:
+    """Said nothing: the largest part of the cut that moves predictions little elsewhere; said how much: it is told."""
+    images, tried = random_images(4), []
+
+    def moved(network: Any, plan: Any, images: Any, method: str) -> float:
+        tried.append(sum(w.before - w.after for w in plan.widths))
+        return 10.0 * tried[-1] / tried[0]
+
+    few = {"images": images, "layers": [8], "positions": 16}
+    with monkeypatch.context() as made_up, pytest.warns(UserWarning, match="4 calibration images are few"):
+        made_up.setattr("depgraph_hsic_only.pruning.few_images.divergence_elsewhere", moved)
+        report = HsicLassoPruner(**few).prune(build())
+    lost = sum(w.before - w.after for w in report.plan.widths)
+    assert 0 < lost <= 0.1 * tried[0] and lost == max(n for n in tried if n <= 0.1 * tried[0])
+    assert report.elsewhere == pytest.approx(10 * lost / tried[0]) and "hardly any object is lost" in report.summary()
+    with pytest.warns(UserWarning, match="4 calibration images are few"):
+        report = HsicLassoPruner(ratio=0.5, **few).prune(build())
+    assert all(w.after == w.before // 2 for w in report.plan.widths)
+    assert report.elsewhere is not None and report.recovery is not None
+    assert report.elsewhere > report.recovery.divergence[1]
+
+
+@pytest.mark.slow
+def test_nothing_given_the_real_model_still_finds_what_it_found(real_yolo: Any, real_weights: Path) -> None:
+    """From the photographs that Ultralytics ships, cut and recovered, on others that it has never seen."""
+    if not COCO_MINI.exists():
+        pytest.skip(f"no images at {COCO_MINI}")
+    files = sorted((COCO_MINI.parent / "images" / "val").glob("*.jpg"))[::26]
+    with pytest.warns(UserWarning, match="2 calibration images are few"):
+        report = HsicLassoPruner(imgsz=320).prune(real_yolo)
+    assert report.after.parameters < report.before.parameters and report.elsewhere is not None
+    found, _ = measure_agreement(load_model(real_weights), real_yolo, files, imgsz=320, device="cpu")
+    assert found.agreement is not None and found.agreement > 0.7
 
 
 def test_the_order_beats_random_and_magnitude_on_held_out_images(real_yolo: Any) -> None:

@@ -24,6 +24,7 @@ from depgraph_hsic_only import (
     plan_pruning,
     prune,
 )
+from depgraph_hsic_only.criteria.hsic_lasso import HsicLasso
 from depgraph_hsic_only.data.dataset import find_dataset, labelled_batches
 from depgraph_hsic_only.evaluation.validation import Accuracy, Metrics
 from depgraph_hsic_only.utils.conversion import export_onnx, verify_onnx
@@ -238,6 +239,31 @@ def test_a_run_loads_each_checkpoint_once_and_traces_once_a_cut(
     DefaultYolov8SegPruner(checkpoint, **given).run()
     files = ["five.pt", "trained.pt", "pruned.pt", "best.pt", "result.pt", "best.pt"]  # one is the best epoch's
     assert loaded == files and len(checked) == len(files) and len(traced) == 1
+
+
+@pytest.mark.parametrize("amount", [{"prune.ratio": 0}, {"prune.target": "gmacs=1"}, {"prune.threshold": -1}])
+def test_where_nothing_is_cut_nothing_is_read_scored_or_fitted(
+    amount: dict[str, Any], checkpoint: Path, shapes: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """A control, in two steps: the weights are those before, to the bit. A threshold needs scores and no more."""
+
+    def forbidden(*_: Any, **__: Any) -> None:
+        raise AssertionError("nothing was cut")
+
+    if "prune.threshold" not in amount:
+        monkeypatch.setattr(HsicLasso, "measure", forbidden)
+        monkeypatch.setattr("torch.utils.data.DataLoader.__iter__", forbidden)
+    monkeypatch.setattr("depgraph_hsic_only.workflow.default.recover", forbidden)
+    steps = {"prune.criterion": "hsic_lasso", "train.epochs": 0, "fine_tune.epochs": 0, **amount}
+    steps["prune.steps"] = 1 + ("prune.threshold" not in amount)
+    pruner = DefaultYolov8SegPruner(checkpoint, **settings(tmp_path, shapes, **steps, **{"calibration.images": 4}))
+    monkeypatch.setattr(pruner, "evaluate", lambda _: Metrics({"box": Accuracy(0, 0), "mask": Accuracy(0, 0.5)}))
+    model = pruner.load()
+    before = {name: t.clone() for name, t in model.model.state_dict().items()}
+    after = pruner.prune(model).model.state_dict()
+    assert list(after) == list(before) and all(torch.equal(after[name], t) for name, t in before.items())
+    plan = PruningPlan.load(pruner.folder.path / "plan.json")
+    assert plan.cuts_nothing and all(len(group.keep) == group.channels for group in plan.groups)
 
 
 def test_an_undone_step_leaves_nothing_in_the_report(

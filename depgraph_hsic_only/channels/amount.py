@@ -97,6 +97,11 @@ class Amount:
         return self.metric in TARGETS
 
     @property
+    def is_nothing(self) -> bool:
+        """Whether it cuts nothing from any network: a ratio of 0, or a target of 1."""
+        return self.metric != "threshold" and self.value == float(self.is_target)
+
+    @property
     def exact(self) -> Fraction:
         """The value that was written: 0.35 as 7/20, so that ties are ties."""
         return Fraction(str(self.value))

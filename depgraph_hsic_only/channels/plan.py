@@ -77,6 +77,11 @@ class PruningPlan:
         """Width of each width group after the cut."""
         return {width.name: width.after for width in self.widths}
 
+    @property
+    def cuts_nothing(self) -> bool:
+        """Whether every width stays as it is."""
+        return self.before == self.after
+
     def then(self, following: "PruningPlan") -> "PruningPlan":
         """This plan followed by another one made for its result, as a single plan for the model before both.
 
@@ -170,6 +175,7 @@ def make_plan(
 ) -> PruningPlan:
     """Keep the highest-scoring channels of every group; of equal scores the lower index stays.
 
+    A group that is not cut needs no scores.
     Of the widths, outputs are multiples of 8, and ties are kept (see `follow_ties`); the `criterion` is what made the
     scores, and the `reasons` tell why each free width was chosen.
 
@@ -208,6 +214,8 @@ def selection_stability(plan: PruningPlan, halves: tuple[Scores, Scores] | None)
 
 def _highest(group: ChannelGroup, scores: Scores, width: int, criterion: str) -> tuple[int, ...]:
     score = scores.get(group.name)
+    if score is None and width == group.channels:
+        return tuple(range(width))
     if score is None or tuple(score.shape) != (group.channels,) or not bool(torch.isfinite(score).all()):
         got = "nothing" if score is None else f"shape {tuple(score.shape)}, finite: {bool(torch.isfinite(score).all())}"
         raise PlanError(

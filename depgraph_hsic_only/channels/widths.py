@@ -55,6 +55,13 @@ def threshold_widths(
     return _rounded(graph, limits, lambda w, multiple: math.ceil(needed[w.name] / multiple))
 
 
+def partial_widths(graph: ChannelGraph, widths: Widths, share: Fraction, limits: Limits = _NO_LIMITS) -> dict[str, int]:
+    """A share of the way, in [0, 1], from the full widths to others, rounded up."""
+    return _rounded(
+        graph, limits, lambda w, multiple: math.ceil((w.channels - share * (w.channels - widths[w.name])) / multiple)
+    )
+
+
 def _rounded(graph: ChannelGraph, limits: Limits, steps: Callable[[WidthGroup, int], int]) -> dict[str, int]:
     """The widths of so many steps each, a step being the multiple that a width has to be, within the limits."""
     multiples = {w: limits.multiple(w) for w in graph.widths if w.tie is None}

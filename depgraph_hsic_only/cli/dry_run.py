@@ -11,6 +11,7 @@ from depgraph_hsic_only.data.images import load_images
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.pruning.api import report_cut
 from depgraph_hsic_only.workflow.config import Config
+from depgraph_hsic_only.yolo.device import on_device
 from depgraph_hsic_only.yolo.input_shape import input_side
 from depgraph_hsic_only.yolo.load import load_model
 
@@ -31,10 +32,10 @@ def dry_run(config: Config) -> Group:
             "scores that images have to be read for, got a threshold; leave out --dry-run"
         )
     model = load_model(config.pretrained, trust=config.trust)
-    network, planner = model.model, config.planner(input_side(model, config.imgsz))
+    network, planner = on_device(model.model, config.device), config.planner(input_side(model, config.imgsz))
     planner.check(network)
     said = []
-    if planner.amount.is_target:
+    if planner.amount.is_target and not planner.amount.is_nothing:
         if planner.scorer.needs_batches and planner.scorer.needs_labels:
             raise ConfigError(
                 f"prune.criterion: expected one without labels for a target with --dry-run, got {planner.criterion}, "

@@ -216,9 +216,11 @@ def _prune(words: Sequence[str]) -> None:
     from depgraph_hsic_only.workflow.default import DefaultYolov8SegPruner
     from depgraph_hsic_only.workflow.state import read_state
 
-    given: dict[str, Any] = _demo_settings() if arguments.demo else {}
-    given |= {flag: True for flag in ("exist_ok", "trust", "verbose") if getattr(arguments, flag)}
+    given: dict[str, Any] = {flag: True for flag in ("exist_ok", "trust", "verbose") if getattr(arguments, flag)}
     given |= given_settings(arguments, _FLAGS)
+    if arguments.demo:  # what is given for both trainings goes over what it sets for each
+        demo = {key: value for key, value in _demo_settings().items() if key.rpartition(".")[2] not in given}
+        given = demo | given
     cfg = arguments.cfg or DEFAULT_CFG
     if arguments.resume is not None and arguments.cfg is None:
         cfg, given = None, {**read_state(arguments.resume).settings, "trust": False, **given}

@@ -24,7 +24,7 @@ from depgraph_hsic_only.support.progress import say
 from depgraph_hsic_only.workflow.default import DefaultYolov8SegPruner
 from depgraph_hsic_only.workflow.recorder import check_classes
 from depgraph_hsic_only.workflow.run_folder import RunFolder
-from depgraph_hsic_only.yolo.device import check_device
+from depgraph_hsic_only.yolo.device import on_device
 from depgraph_hsic_only.yolo.input_shape import input_side
 from depgraph_hsic_only.yolo.load import load_model
 from depgraph_hsic_only.yolo.logs import run_display
@@ -123,13 +123,13 @@ def _checked(study: Study) -> tuple[DefaultYolov8SegPruner, Any, dict[str, Any]]
     pruner = DefaultYolov8SegPruner(cfg=None, **whole)
     model = pruner.load()
     check_classes(model, pruner.dataset, config)
-    check_device(config.device)
+    network = on_device(model.model, config.device)
     if not model.ckpt and not config.train["epochs"]:
         raise ConfigError(
             f"train.epochs: expected at least 1 for a model that is built from its YAML ({config.pretrained}), got 0"
         )
     for amount in study.amounts:
-        study.planner(REFERENCE, study.seeds[0], pruner.imgsz_of(model), amount).check(model.model)
+        study.planner(REFERENCE, study.seeds[0], pruner.imgsz_of(model), amount).check(network)
     identity, path = study.identity(model, pruner.dataset), study.folder / _STUDY
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else identity
     other = [key for key in {**before, **identity} if before.get(key) != identity.get(key)]

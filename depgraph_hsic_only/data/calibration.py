@@ -1,5 +1,6 @@
 """Calibration images: what an in-memory criterion measures on when there is no workflow around it."""
 
+import hashlib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -16,7 +17,7 @@ from depgraph_hsic_only.yolo.input_shape import input_channels, input_side, roun
 from depgraph_hsic_only.yolo.load import own_arguments
 from depgraph_hsic_only.yolo.types import Network
 
-_FEW = 32  # images, below which scores of two disjoint sets of images agree poorly
+FEW = 32  # images, below which scores and re-fits have little to do with other images
 
 
 def calibration_images(images: Images | None, network: Network, *, imgsz: int | None, limit: int) -> torch.Tensor:
@@ -25,10 +26,10 @@ def calibration_images(images: Images | None, network: Network, *, imgsz: int | 
     They are those of a folder, a list of files, a tensor, or the path of a data set's YAML, whose training images are
     taken. None stands for the data set that the checkpoint was trained on, where it is on this machine, else for the
     photographs that Ultralytics ships; as `imgsz`, for the network's own. A tensor whose sides are no multiples of the
-    network's stride is padded.
+    network's stride is padded. Of images that are the same, one is taken.
 
     Raises:
-        DataError: There are no readable images, or a tensor has another shape or range.
+        DataError: There are no readable images, each is of one colour, or a tensor has another shape or range.
     """
     size = input_side(network, imgsz)
     source = images
@@ -39,9 +40,11 @@ def calibration_images(images: Images | None, network: Network, *, imgsz: int | 
         if own := own_arguments(network).get("data"):
             with suppress(DataError):  # not on this machine is the common case: a COCO checkpoint names coco.yaml
                 source = training_images(str(own))
-    found = load_images(source, size, limit=limit, channels=input_channels(network))
+    found = _distinct(load_images(source, size, limit=limit, channels=input_channels(network)))
+    if bool((found == found[:, :, :1, :1]).all()):
+        raise DataError(f"expected images that show something, got {len(found)} of one colour each; pass others")
     found = fitting(found, network)
-    if len(found) < _FEW:
+    if len(found) < FEW:
         warnings.warn(
             f"{len(found)} calibration images are few: scores settle from about 64; pass images=",
             UserWarning,
@@ -76,6 +79,14 @@ def fitting_batches(
             sides, stride = "x".join(map(str, batch["img"].shape[2:])), rounded_up(network, 1)
             raise DataError(f"expected labelled images of multiples of {stride} pixels, got {sides}; resize them")
         yield {**batch, "img": images}
+
+
+def _distinct(images: torch.Tensor) -> torch.Tensor:
+    """The images without those that repeat an earlier one."""
+    first: dict[bytes, int] = {}
+    for k, image in enumerate(images):
+        first.setdefault(hashlib.sha256(image.cpu().contiguous().numpy()).digest(), k)
+    return images if len(first) == len(images) else images[list(first.values())]
 
 
 def in_batches(images: torch.Tensor, size: int) -> Iterator[dict[str, torch.Tensor]]:

@@ -28,7 +28,16 @@ class Latency:
 
 
 def measure_latency(runs: Mapping[str, Callable[[], object]]) -> dict[str, Latency]:
-    """Duration of each call over 20 rounds, taken in turns so that the machine's drift hits all alike."""
+    """Duration of each call over the rounds of `time_rounds`."""
+    found = {}
+    for name, times in time_rounds(runs).items():
+        tenths = statistics.quantiles(times, n=10, method="inclusive")
+        found[name] = Latency(*(figure * 1e3 for figure in (statistics.median(times), tenths[0], tenths[-1])))
+    return found
+
+
+def time_rounds(runs: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
+    """Seconds that each call takes in each of 20 rounds, taken in turns so that the machine's drift hits all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(_WARM_UPS + _ROUNDS):
         for name, run in runs.items():
@@ -36,11 +45,7 @@ def measure_latency(runs: Mapping[str, Callable[[], object]]) -> dict[str, Laten
             run()
             if turn >= _WARM_UPS:
                 seconds[name].append(time.perf_counter() - start)
-    found = {}
-    for name, times in seconds.items():
-        tenths = statistics.quantiles(times, n=10, method="inclusive")
-        found[name] = Latency(*(figure * 1e3 for figure in (statistics.median(times), tenths[0], tenths[-1])))
-    return found
+    return seconds
 
 
 def torch_run(model: Yolo, shape: InputShape, device: Any) -> Callable[[], object]:

@@ -47,7 +47,7 @@ def plan_pruning(
 
     Args:
         model: A `YOLO`, or its SegmentationModel or DetectionModel.
-        ratio: Share of the channels to cut from each width, 0 ≤ ratio < 1.
+        ratio: Share of the channels to cut from each width, 0 ≤ ratio < 1; 0 cuts nothing, and needs nothing.
         threshold: Instead of a ratio: the smallest score that stays. Scores of `hsic_lasso` are in [0, 1] and mean the
             same in every layer.
         target: Instead of a ratio: what may be left of the unpruned model, {"params": 0.8}, {"gmacs": 0.8} or
@@ -79,8 +79,12 @@ def plan_pruning(
     planner = Planner(criterion or default_criterion(target), amount, limits, layers, options)
     network, scorer = network_of(model), planner.scorer
     planner = replace(planner, imgsz=input_side(model, imgsz))
-    if amount.is_target and (images is None or not len(images)):
+    sought = amount.is_target and not amount.is_nothing
+    if sought and (images is None or not len(images)):
         raise DataError("target: expected calibration images, got none; pass images=")
+    planner.check(network)
+    if amount.is_nothing:
+        return planner.plan(planner.ranked(network))
     images = None if images is None else fitting(images, network)
     if batches is not None:
         batches = fitting_batches(batches, network, labelled=scorer.needs_labels)
@@ -138,11 +142,11 @@ def cut_in_place(
 ) -> tuple[PruningReport, Kept]:
     """As `apply_plan`, of a network that was checked, in its channel groups where they are known; and what is left.
 
-    The settings are those of `recover`.
+    The settings are those of `recover`. Where nothing is cut, nothing is recovered.
     """
     done = cut(network, plan, graph)
     report = report_cut(plan, network, done.network)
-    if method != "none":
+    if method != "none" and not plan.cuts_nothing:
         report = replace(report, recovery=recover(done.network, network, done.kept, method=method, **settings))
     install(model, done.network)
     return report, done.kept

@@ -7,16 +7,17 @@ from typing import Any
 
 import torch
 
-from depgraph_hsic_only.channels.amount import Amount
+from depgraph_hsic_only.channels.amount import NOTHING, Amount
 from depgraph_hsic_only.channels.groups import trace_channels
 from depgraph_hsic_only.channels.limits import Limits, MaxRatio
 from depgraph_hsic_only.criteria.hsic_lasso import HsicLasso
 from depgraph_hsic_only.criteria.registry import option_names
-from depgraph_hsic_only.data.calibration import calibration_images, in_batches
+from depgraph_hsic_only.data.calibration import FEW, calibration_images, in_batches
 from depgraph_hsic_only.data.images import Images
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.hsic import LassoPath
 from depgraph_hsic_only.pruning.api import cut_in_place
+from depgraph_hsic_only.pruning.few_images import carried_plan, divergence_elsewhere
 from depgraph_hsic_only.pruning.planner import Planner
 from depgraph_hsic_only.recovery.recover import check_method
 from depgraph_hsic_only.recovery.samples import gather_samples
@@ -24,6 +25,7 @@ from depgraph_hsic_only.report.pruning_report import PruningReport
 from depgraph_hsic_only.support.nearest import nearest
 from depgraph_hsic_only.support.yaml import read_yaml
 from depgraph_hsic_only.yolo.blocks import OUTPUT_MULTIPLE
+from depgraph_hsic_only.yolo.input_shape import input_side
 from depgraph_hsic_only.yolo.load import network_of
 from depgraph_hsic_only.yolo.types import Network, Yolo
 
@@ -35,12 +37,14 @@ class HsicLassoPruner:
 
     Args:
         threshold: The smallest score that stays, in [0, 1]; it means the same in every layer: the channels that
-            HSIC-Lasso at λ = threshold · λ_max lets in. 0.001 where neither it nor a ratio or target is given.
+            HSIC-Lasso at λ = threshold · λ_max lets in. 0.001 where neither it nor a ratio or target is given; from
+            fewer than 32 images only as much of that cut, then, as a re-fit on half of them carries over to the others
+            (see `pruning.few_images`).
         ratio: Instead: the share of the channels to cut from each width, 0 ≤ ratio < 1.
         target: Instead: what may be left of the model, such as {"gmacs": 0.8} (see `plan_pruning`).
         images: Calibration images: a folder, a list of files, a tensor (n, c, h, w) in [0, 1], or a data set's YAML.
-            None for the data set the checkpoint was trained on, where it is on this machine, else the photographs that
-            Ultralytics ships, with a warning.
+            None for the data set the checkpoint was trained on, where it is on this machine, else the two photographs
+            that Ultralytics ships, with a warning: little can be cut from these.
         max_images: At most this many of them, evenly spaced.
         imgsz: Side of the square they are letterboxed to, pixels; None for the model's own.
         batch: Images that go through the network at a time.
@@ -75,8 +79,8 @@ class HsicLassoPruner:
         distill_seconds: float = 600.0,
         **options: Any,
     ) -> None:
-        if threshold is None and ratio is None and target is None:
-            threshold = _DEFAULT_THRESHOLD
+        self._unsaid = threshold is None and ratio is None and target is None
+        threshold = _DEFAULT_THRESHOLD if self._unsaid else threshold
         amount, limits = Amount.of(ratio, threshold, target), Limits(round_to, min_channels, max_ratio)
         self._planner = Planner("hsic_lasso", amount, limits, layers, options)
         for name, value in {"max_images": max_images, "batch": batch, "imgsz": imgsz}.items():
@@ -110,7 +114,7 @@ class HsicLassoPruner:
             DataError: The images can't be used.
         """
         network = network_of(model)
-        self._planner.check(network)
+        replace(self._planner, amount=NOTHING).check(network)
         return self._planner.score(network, in_batches(self._calibration(network), self._batch)).measured.scores
 
     def prune(self, model: Yolo | Network) -> PruningReport:
@@ -127,15 +131,23 @@ class HsicLassoPruner:
             DataError: The images can't be used.
         """
         network = network_of(model)
-        self._planner.check(network)
+        replace(self._planner, imgsz=input_side(network, self._imgsz)).check(network)
+        if self._planner.amount.is_nothing:
+            scored = self._planner.ranked(network)
+            return cut_in_place(model, network, self._planner.plan(scored), scored.graph, self._recovery)[0]
         images = self._calibration(network)
         planner = replace(self._planner, imgsz=images.shape[-1])
         scored = planner.score(network, in_batches(images, self._batch))
         plan = planner.plan(scored, planner.sensitivity(scored, images) if planner.amount.is_target else None)
+        elsewhere = None
+        if len(images) < FEW and self._unsaid:
+            plan, elsewhere = carried_plan(plan, scored, planner.limits, images, self._recovery)
+        elif 1 < len(images) < FEW and not plan.cuts_nothing:
+            elsewhere = divergence_elsewhere(network, plan, images, self._recovery)
         given = {"images": images, "seconds": self._seconds}
         report, _ = cut_in_place(model, network, plan, scored.graph, self._recovery, **given)
         scores = {name: s.tolist() for name, s in scored.measured.scores.items()}
-        return replace(report, scores=scores, stability=scored.stability(plan))
+        return replace(report, scores=scores, stability=scored.stability(plan), elsewhere=elsewhere)
 
     def path(self, model: Yolo | Network, convolution: str) -> LassoPath:
         """The whole path of the HSIC-Lasso at one convolution, for `utils.plots.plot_lasso_path`; nothing is changed.

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from depgraph_hsic_only.budget.allocation import allocate, check_reachable
+from depgraph_hsic_only.budget.allocation import allocate, check_latency, check_reachable
 from depgraph_hsic_only.budget.cost_model import CostModel
 from depgraph_hsic_only.budget.sensitivity import Sensitivity, measure_sensitivity
 from depgraph_hsic_only.channels.amount import NOTHING, Amount
@@ -17,7 +17,7 @@ from depgraph_hsic_only.channels.plan import PruningPlan, make_plan, selection_s
 from depgraph_hsic_only.channels.widths import Scores, threshold_widths, uniform_widths
 from depgraph_hsic_only.criteria.registry import Batches, Criterion, Measured, create_criterion, option_names
 from depgraph_hsic_only.errors import DataError
-from depgraph_hsic_only.evaluation.relative_latency import relative_latency
+from depgraph_hsic_only.evaluation.relative_latency import relative_latency, runtime_of
 from depgraph_hsic_only.yolo.types import Network
 
 
@@ -67,21 +67,42 @@ class Planner:
         seed = {"seed": self.seed} if "seed" in option_names(self.criterion) else {}
         return create_criterion(self.criterion, **{**seed, **self.options})
 
+    def needs_images(self, recovered: bool) -> bool:
+        """Whether images are read for the cut, or for its recovery where it is `recovered`."""
+        return not self.amount.is_nothing and (self.scorer.needs_batches or self.amount.is_target or recovered)
+
     def check(self, network: Network) -> None:
-        """Refuse, before anything is measured, layers that it doesn't have and a target that no widths of it meet."""
+        """Refuse, before anything is scored, layers that it doesn't have and a target that no widths of it meet.
+
+        For a target of latency the smallest model is timed on the network's device, some ten seconds for a nano model.
+
+        Raises:
+            ConfigError: There are no such layers or widths, or the target is out of reach.
+        """
         there = chosen_widths(network, choose_layers(network, self.layers))
         self.limits.check_names((layer, width.name) for layer, width in there)
         if self.amount.is_target:
             graph = trace_channels(network, self.layers)
-            check_reachable(graph, CostModel(network, graph, self.imgsz), self.amount, self.limits)
+            costs = CostModel(network, graph, self.imgsz)
+            check_reachable(graph, costs, self.amount, self.limits)
+            if self.amount.metric == "latency" and not self.amount.is_nothing:
+                clock = relative_latency(network, graph, self.imgsz)
+                check_latency(graph, costs, self.amount, self.limits, clock, runtime_of(network))
 
     def score(self, network: Network, batches: Batches | None = None) -> Scored:
         """Find the channel groups of a checked network, and rank their channels by `batches`, where it takes any."""
         graph = trace_channels(network, self.layers)
         return Scored(network, graph, CostModel(network, graph, self.imgsz), self.scorer.measure(graph, batches))
 
+    def ranked(self, network: Network, batches: Batches | None = None) -> Scored:
+        """As `score`, for the cut: where the amount is nothing, no channel is ranked."""
+        return self.with_scores(network, {}) if self.amount.is_nothing else self.score(network, batches)
+
     def with_scores(self, network: Network, scores: Scores | None = None) -> Scored:
-        """As `score`, with scores that are known; None for all channels alike, where only the widths are wanted."""
+        """As `score`, with scores that are known; None for all channels alike, where only the widths are wanted.
+
+        There need be none of the groups that are not cut: {} for an amount that is nothing.
+        """
         graph = trace_channels(network, self.layers)
         known = {group.name: torch.zeros(group.channels) for group in graph.groups} if scores is None else dict(scores)
         return Scored(network, graph, CostModel(network, graph, self.imgsz), Measured(known))
@@ -117,6 +138,9 @@ class Planner:
         elif amount.metric == "threshold":
             widths = threshold_widths(scored.graph, scores, amount.value, self.limits)
             reasons = dict.fromkeys(widths, f"scores of at least {amount.value:g}")
+        elif amount.is_nothing:
+            widths = scored.graph.full
+            reasons = dict.fromkeys(widths, f"{amount}: nothing is cut")
         elif sensitivity is None:
             raise DataError(f"target: expected the sensitivity of the widths for {amount}, got none; measure it first")
         else:

@@ -130,7 +130,7 @@ def recover(
     images = fitting(images, student)
     start = time.perf_counter()
     batch = batch_size(images)
-    before = _distance(student, teacher, images)
+    before = mean_distance(student, teacher, images)
     changed = copy.deepcopy(student)
     layers: tuple[FittedLayer, ...] = ()
     count = 0
@@ -148,7 +148,7 @@ def recover(
         used = distill(changed, teacher, images, seconds=seconds, steps=steps, batch=min(batch, 8), seed=seed)
         for _ in track(_hundredths(used), "distilling, %", 100):
             continue
-    after = _distance(changed, teacher, images)
+    after = mean_distance(changed, teacher, images)
     student.load_state_dict(changed.state_dict())
     forget_predictor(pruned)
     return Recovery(method, len(images), count, time.perf_counter() - start, (before, after), layers)
@@ -178,8 +178,8 @@ def reestimate_batchnorm(network: Network, images: torch.Tensor, batch: int) -> 
         m.momentum = momentum
 
 
-def _distance(student: Network, teacher: Network, images: torch.Tensor) -> float:
-    """Mean divergence over (at most 64 of) the images."""
+def mean_distance(student: Network, teacher: Network, images: torch.Tensor) -> float:
+    """Mean divergence of a cut network's predictions from the original's, over (at most 64 of) the images."""
     chosen = images[:: -(-len(images) // 64)]
     device = next(teacher.parameters()).device
     with raw_outputs(student), raw_outputs(teacher), torch.no_grad():

@@ -16,6 +16,7 @@ from depgraph_hsic_only.yolo.cost import Cost, PartCost
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+CARRIED = 1.0  # divergence elsewhere up to which nearly all objects are found again: 4 is about half of them
 STABLE = 0.8  # agreement of two halves of the images above which more of them change little
 
 
@@ -34,6 +35,8 @@ class PruningReport(Shown):
         stability: How well the scores of two halves of the calibration images agree, in [0, 1] (see
             `channels.plan.selection_stability`); None where it was not measured.
         recovery: What brought the cut model back; None where nothing did.
+        elsewhere: How far the predictions have moved on images that the recovery has not seen, which those that it has
+            seen don't tell where they are few (see `recovery.divergence`); None where it was not measured.
     """
 
     plan: PruningPlan
@@ -45,12 +48,14 @@ class PruningReport(Shown):
     scores: Mapping[str, Sequence[float]] = field(default_factory=dict)
     stability: float | None = None
     recovery: Recovery | None = None
+    elsewhere: float | None = None
 
     def summary(self) -> str:
-        """What was saved, in one line."""
+        """What was saved, and what it has cost where that is known, in one line."""
         parameters = change_text(self.before.parameters, self.after.parameters, "parameters")
         gmacs = change_text(self.before.gmacs, self.after.gmacs, "multiply-adds")
-        return f"{parameters}, {gmacs} (widths by {self.plan.criterion})"
+        moved = "" if self.elsewhere is None else f"; {elsewhere_text(self.elsewhere)}"
+        return f"{parameters}, {gmacs} (widths by {self.plan.criterion}){moved}"
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain lists, dicts, strings and numbers."""
@@ -65,6 +70,7 @@ class PruningReport(Shown):
             "scores": {name: list(scores) for name, scores in self.scores.items()},
             "stability": self.stability,
             "recovery": self.recovery.to_dict() if self.recovery else None,
+            "elsewhere": self.elsewhere,
         }
 
     def plot(self) -> "Figure":
@@ -76,6 +82,7 @@ class PruningReport(Shown):
     def __rich__(self) -> Group:
         lines = [] if self.stability is None else [f"Calibration: {stability_text(self.stability)}"]
         lines += [f"Recovery: {self.recovery}"] if self.recovery else []
+        lines += [] if self.elsewhere is None else [f"Elsewhere: {elsewhere_text(self.elsewhere)}"]
         costs = (cost_table(self.before, self.after), part_table(self.before.parts, self.after.parts))
         return Group(*costs, width_table(self.plan), *map(Text, lines))
 
@@ -115,6 +122,15 @@ def change_text(before: float, after: float, what: str) -> str:
     if change == 0:
         return f"as many {what}" if after == before else f"almost as many {what}"
     return f"{abs(change)} % {'fewer' if change > 0 else 'more'} {what}"
+
+
+def elsewhere_text(elsewhere: float) -> str:
+    """What the divergence on images that the recovery has not seen means, and what to do about it, for people."""
+    if elsewhere > CARRIED:
+        what = f"more than {CARRIED:g}: many objects are lost there; cut less, or pass more images="
+    else:
+        what = f"at most {CARRIED:g}: hardly any object is lost; more images= carry a larger cut"
+    return f"on images that the re-fit has not seen the predictions move by {elsewhere:.2g} ({what})"
 
 
 def stability_text(stability: float) -> str:

@@ -34,7 +34,7 @@ from depgraph_hsic_only.workflow.base import Yolov8SegPruner
 from depgraph_hsic_only.workflow.config import DEFAULTS
 from depgraph_hsic_only.workflow.exported import Exported, export_arguments, same_files, try_export, wants_int8
 from depgraph_hsic_only.workflow.prune_steps import FineTuning, PruneEvent, Step, keep_step, read_step
-from depgraph_hsic_only.yolo.device import select_device
+from depgraph_hsic_only.yolo.device import on_device, select_device
 from depgraph_hsic_only.yolo.fingerprint import fingerprint
 from depgraph_hsic_only.yolo.load import install, load_model
 from depgraph_hsic_only.yolo.types import Yolo
@@ -69,7 +69,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         for block in (self.config.train, self.config.fine_tune):
             if block.get("distill_model"):
                 load_model(block["distill_model"])
-        self._planner(model).check(model.model)
+        self._planner(model).check(on_device(model.model, self.config.device))
         if not same_files(self.config.export, DEFAULTS["export"]):
             try_export(model, self.config.export, self._export_imgsz(model))
         return model
@@ -101,12 +101,11 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         """
         self.open_folder()
         settings, planner = self.config.prune, self._planner(model)
-        measured = planner.scorer.needs_batches or planner.amount.is_target or settings.recover != "none"
         count, side = self.config.calibration["images"], self.imgsz_of(model)
         images = labelled_batches(self.dataset, images=count, imgsz=side, batch=min(self.config.batch, count))
-        batches = list(images) if measured else []
-        unpruned = planner.score(copy.deepcopy(model.model), batches)
-        sensitivity = self._sensitivity(planner, unpruned, batches) if planner.amount.is_target else None
+        batches = list(images) if planner.needs_images(settings.recover != "none") else []
+        unpruned = planner.ranked(copy.deepcopy(model.model), batches)
+        sensitivity = self._sensitivity(planner, unpruned, batches) if planner.amount.is_target and batches else None
         reference = None if settings.max_map_drop is None else self.evaluate(model)[PRIMARY].map50_95
         done, trajectory = Step(0, model), [self._point(0, model)]
         if (kept := read_step(self.folder, model)) is not None:
@@ -115,7 +114,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
             say(f"going on after step {done.number}")
         for number in range(done.number + 1, settings.steps + 1):
             said = len(self._notes)
-            scored = unpruned if number == 1 else planner.score(copy.deepcopy(done.model.model), batches)
+            scored = unpruned if number == 1 else planner.ranked(copy.deepcopy(done.model.model), batches)
             plan = planner.plan(scored, sensitivity, Fraction(number, settings.steps), unpruned)
             last_good = done if reference is None else replace(done, model=copy.deepcopy(done.model))
             step = self._cut(done, plan, scored, batches)
@@ -172,7 +171,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
 
     def _sensitivity(self, planner: Planner, scored: Scored, batches: Sequence[Mapping[str, Any]]) -> Sensitivity:
         """How much each width hurts: from the run folder where it was measured before on the same, else measured."""
-        network = scored.network.to(select_device(self.config.device))  # whose latency a target may be of
+        network = scored.network.to(select_device(self.config.device))  # its latency may be the target
         scores, images = scored.measured.scores, _images(batches)
         key = fingerprint(network, list(scores.values()), [images], repr(planner.limits))
         path = self.folder.path / _SENSITIVITY
@@ -194,13 +193,13 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         report = replace(report_cut(plan, original, found.network), scores=scores, stability=stability)
         install(model, found.network)
         details: dict[str, Any] = {"scores": scores, "stability": stability}
-        if settings.recover != "none":
+        if plan.cuts_nothing:
+            self.note("nothing was cut: no layer is re-fitted")
+        elif settings.recover != "none":
             if same_classes(model.names, self.dataset.names):
                 details["as_cut"] = self._as_cut(model)
-            seconds, seed = settings.distill_seconds, self.config.seed
-            recovery = recover(
-                model.model, original, found.kept, _images(batches), method=settings.recover, seconds=seconds, seed=seed
-            )
+            given: Any = {"method": settings.recover, "seconds": settings.distill_seconds, "seed": self.config.seed}
+            recovery = recover(model.model, original, found.kept, _images(batches), **given)
             details["recovery"] = recovery.to_dict()
             self.note(f"recovered by {recovery}")
             report = replace(report, recovery=recovery)

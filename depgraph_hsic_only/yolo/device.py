@@ -1,11 +1,13 @@
 """Where things run, and from which random state."""
 
+import copy
 from typing import Any
 
 import torch
 from ultralytics.utils import torch_utils
 
 from depgraph_hsic_only.errors import ConfigError, one_line
+from depgraph_hsic_only.yolo.types import Network
 
 
 def select_device(device: Any) -> torch.device:
@@ -17,6 +19,12 @@ def select_device(device: Any) -> torch.device:
 def set_seed(seed: int) -> None:
     """Seed every random state as Ultralytics does."""
     torch_utils.init_seeds(seed)
+
+
+def on_device(network: Network, device: Any) -> Network:
+    """A copy of a network on a device of this machine; a `ConfigError` where it has none of that name."""
+    check_device(device)
+    return copy.deepcopy(network).to(select_device(device))
 
 
 def check_device(device: Any) -> None:
