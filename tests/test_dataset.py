@@ -1,5 +1,7 @@
 """A data set is looked up once, says what it is without writing, and can be measured on other images of it."""
 
+import importlib.util
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -77,7 +79,7 @@ def test_images_are_those_that_ultralytics_trains_on(shapes: Path, tmp_path: Pat
         data.write_text(yaml.safe_dump({**keys, "path": str(split.parent), "train": train, "val": str(shapes.parent)}))
         found = training_images(data)
         named = check_det_dataset(str(data))["train"]
-        names = {"names": dict(enumerate(keys["names"])), "channels": 3}
+        names = {"names": keys["names"], "channels": 3}
         theirs = YOLODataset(named, data=names, task="segment", imgsz=64, augment=False)
         assert list(map(str, found)) == theirs.im_files and len(found) in (22, 2)
         assert image_files(named, 0.5) == found[: len(found) // 2]
@@ -85,3 +87,23 @@ def test_images_are_those_that_ultralytics_trains_on(shapes: Path, tmp_path: Pat
     for wrong in (split / "gone", split / "val" / "00000.png", split / "*", split.parent / "labels"):
         with pytest.raises(DataError, match="expected a folder of images, or a text file"):
             image_files(wrong)
+
+
+def test_an_ndjson_data_set_is_converted_by_ultralytics(shapes: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    keys, records = yaml.safe_load(shapes.read_text()), []
+    for split in ("train", "val"):
+        for image in sorted((shapes.parent / "images" / split).iterdir()):
+            lines = (shapes.parent / "labels" / split / f"{image.stem}.txt").read_text().splitlines()
+            rows = [[int(row[0]), *map(float, row[1:])] for row in map(str.split, lines)]
+            records.append({"file": image.name, "split": split, "annotations": {"segments": rows}})
+    head = {"task": "segment", "path": str(shapes.parent), "class_names": keys["names"]}
+    (tmp_path / "set.ndjson").write_text("\n".join(map(json.dumps, [head, *records])))
+    monkeypatch.setattr("ultralytics.data.converter.DATASETS_DIR", tmp_path / "converted")
+    if importlib.util.find_spec("aiohttp") is None:
+        with pytest.raises(DataError, match="pip install aiohttp"):
+            find_dataset(tmp_path / "set.ndjson")
+        pytest.skip("Ultralytics needs aiohttp to convert it")
+    data = find_dataset(tmp_path / "set.ndjson")
+    assert len(data.images("train")) == 16 and len(data.images("val")) == 6
+    assert list(data.names.values()) == list(find_dataset(shapes).names.values())
+    assert data.source is not None and Path(data.source).is_relative_to(tmp_path / "converted")

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from ultralytics.cfg import get_cfg
 from ultralytics.data import build_dataloader, build_yolo_dataset
-from ultralytics.data.utils import check_det_dataset
+from ultralytics.data.utils import check_det_dataset, convert_ndjson_to_yolo_if_needed
 
 from depgraph_hsic_only.data.images import image_files, spread
 from depgraph_hsic_only.data.labels import check_labels, label_files
@@ -86,8 +86,8 @@ def find_dataset(data: Any) -> Dataset:
     """Find a data set and check that it can be trained on; a known name that is not here is downloaded by Ultralytics.
 
     Args:
-        data: A name that Ultralytics knows, the path of a YAML, "shapes", or the keys themselves (`path`, `train`,
-            `val`, `names`).
+        data: A name that Ultralytics knows, the path of a YAML or NDJSON file, "shapes", or the keys themselves
+            (`path`, `train`, `val`, `names`).
 
     Raises:
         DataError: It is missing or malformed, a split has no images, or its labels hold no polygons.
@@ -101,7 +101,7 @@ def find_dataset(data: Any) -> Dataset:
             file.write_text(yaml.safe_dump({**data, **base}, allow_unicode=True), encoding="utf-8")
             keys = {k: v for k, v in _resolved(file, name).items() if k != "yaml_file"}
     else:
-        found = shapes_dataset() if name == SHAPES else Path(name).expanduser()
+        found = shapes_dataset() if name == SHAPES else Path(_converted(name)).expanduser()
         source = str(found.resolve() if found.is_file() else found)  # stages run from wherever Ultralytics puts them
         keys = _resolved(Path(source), name)
     files = {}
@@ -123,6 +123,17 @@ def training_images(data: str | Path) -> list[Path]:
     except Exception as error:  # Ultralytics raises many kinds
         raise DataError(
             f"{data}: expected a data set's YAML, but it can't be used ({one_line(error)}); pass a folder"
+        ) from error
+
+
+def _converted(name: str) -> str:
+    """The YAML that Ultralytics makes of an NDJSON file, in its own folder of data sets; any other name as it is."""
+    try:
+        return str(convert_ndjson_to_yolo_if_needed(name, split="val"))
+    except Exception as error:  # Ultralytics raises many kinds, as for a package or an image that is missing
+        raise DataError(
+            f"{name}: expected an NDJSON data set that Ultralytics can convert, but it can't ({one_line(error)}); "
+            "pip install aiohttp if that is missing, or convert it by ultralytics.data.converter and pass its data.yaml"
         ) from error
 
 

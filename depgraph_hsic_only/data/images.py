@@ -72,10 +72,9 @@ def image_files(paths: str | Path | Sequence[str | Path], fraction: Any = 1.0) -
         with _quiet():
             return [Path(file) for file in BaseDataset.get_img_files(listing, given)]
     except FileNotFoundError as error:
-        cause = one_line(error.__cause__ or error)
         raise DataError(
-            f"{', '.join(given)}: expected a folder of images, or a text file with a path in each line ({cause}); "
-            "pass such a folder or file"
+            f"{', '.join(given)}: expected a folder of images, or a text file with a path in each line, got no images "
+            f"({one_line(error.__cause__ or error, 120)}); pass such a folder or file"
         ) from error
 
 
