@@ -13,10 +13,12 @@ import torch
 import yaml
 from conftest import build
 from test_loading import saved
+from ultralytics.data.dataset import YOLODataset
 from ultralytics.nn.tasks import RTDETRDetectionModel, yaml_model_load
 
 from depgraph_hsic_only import load_model
 from depgraph_hsic_only.cli import main
+from depgraph_hsic_only.data.dataset import find_dataset
 from depgraph_hsic_only.data.shapes import shapes_dataset
 from depgraph_hsic_only.workflow.config import DEFAULTS, load_config
 
@@ -161,15 +163,18 @@ POLYGON = "0 0.1 0.1 0.9 0.1 0.9 0.9\n"
 @pytest.mark.parametrize(
     ("label", "image", "message"),
     [
-        ("9" + POLYGON[1:], None, "expected a class from 0 to 4, got 9"),
-        ("-1" + POLYGON[1:], None, "expected a class from 0 to 4, got -1"),
-        ("0.5" + POLYGON[1:], None, "expected a class from 0 to 4, got 0.5"),
-        ("0 0.5 0.5\n", None, "got boxes only"),
+        ("9" + POLYGON[1:], None, "Label class 9 exceeds dataset class count 5"),
+        ("-1" + POLYGON[1:], None, "negative label values"),
+        ("0.5" + POLYGON[1:], None, "non-integer class labels"),
+        ("0 0.5 0.5\n", None, "labels require 5 columns, 3 columns detected"),
+        ("0 0.5 0.5 0.2 0.2\n", None, "got boxes only in 2 of 2 label files"),
+        (POLYGON + "0 0.5 0.5 0.2 0.2\n", None, "labels mix segment and detection rows"),
         ("", None, "without labels"),
-        (POLYGON.replace("0.9", "90"), None, "expected pairs of coordinates in [0, 1]"),
-        (POLYGON.replace("0.9", "nan"), None, "expected pairs of coordinates in [0, 1]"),
-        (POLYGON.strip() + " 0.5\n", None, "expected pairs of coordinates in [0, 1]"),
-        (POLYGON.replace("0.9", "x"), None, "expected numbers"),
+        ("0 0.5 0.5 0.5 0.5 0.5 0.5\n", None, "without labels of any area"),
+        (POLYGON.replace("0.9", "90"), None, "non-normalized or out of bounds coordinates"),
+        (POLYGON.replace("0.9", "nan"), None, "non-normalized or out of bounds coordinates"),
+        (POLYGON.strip() + " 0.5\n", None, "cannot reshape array"),
+        (POLYGON.replace("0.9", "x"), None, "could not convert string to float"),
         (POLYGON, b"", "it is no readable image"),
         (POLYGON, b"not an image", "it is no readable image"),
     ],
@@ -186,6 +191,7 @@ def test_data_yaml(content: str, refused: Any, tmp_path: Path, checkpoint: Path)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Ultralytics leaves bad files open
+@pytest.mark.filterwarnings("always:.*Ultralytics leaves out")
 def test_a_data_set_with_some_of_everything_goes_through(
     checkpoint: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
 ) -> None:
@@ -219,7 +225,29 @@ def test_a_data_set_with_some_of_everything_goes_through(
     assert main([*plain(checkpoint, Path("data.yaml")), "--project", str(project), "--name", "été 1"]) == 0
     assert (project / "été 1" / "weights" / "best.onnx").is_file()
     assert snapshot(root) == before and not list(root.rglob("*.cache"))
-    assert "Traceback" not in capsys.readouterr().err
+    captured = capsys.readouterr()
+    said = captured.out + captured.err
+    assert "Traceback" not in captured.err
+    assert "Ultralytics leaves out 2 of 12 images in 'train'" in said and "1 of 6 images in 'val'" in said
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_boxes_among_polygons(split: str, refused: Any, tmp_path: Path, checkpoint: Path) -> None:
+    """Ultralytics counts boxes and outlines of a whole split; an image that it can't read doesn't count."""
+    data = shapes_dataset(tmp_path / "set", train=4, val=4, imgsz=64)
+    labels, images = (sorted((tmp_path / "set" / kind / split).iterdir()) for kind in ("labels", "images"))
+    for k in (1, 3):
+        labels[k].write_text("0 0.5 0.5 0.2 0.2\n")
+    images[1].write_bytes(b"not an image")
+    assert f"in '{split}'" in (said := refused(*plain(checkpoint, data))) and f"2 of 4 label files ({labels[3]}" in said
+    target = ["--dry-run", "--target", "params=0.9"]
+    assert str(labels[3]) in refused(*plain(checkpoint, data), *target)
+    assert str(labels[3]) in refused("compare", *plain(checkpoint, data)[:4], "--targets", "params=0.9")
+    with pytest.raises(ValueError, match="equal numbers of boxes and segments"):
+        YOLODataset(str(images[0].parent), data={"names": dict(enumerate(NAMES))}, task="segment", imgsz=64)
+    for k in (1, 3):
+        images[k].write_bytes(b"not an image")
+    find_dataset(data)
 
 
 WRONG = {"text": "\n?", "list": [[]], "number": -1.5, "mapping": {"a": {"b": 1}}, "null": None, "nan": float("nan")}

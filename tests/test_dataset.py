@@ -1,12 +1,19 @@
 """A data set is looked up once, says what it is without writing, and can be measured on other images of it."""
 
+import importlib.util
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from ultralytics.data.dataset import YOLODataset
+from ultralytics.data.utils import check_det_dataset
 
-from depgraph_hsic_only.data.dataset import find_dataset, image_files, labelled_batches
+from depgraph_hsic_only.data.dataset import find_dataset, labelled_batches, training_images
+from depgraph_hsic_only.data.images import image_files, list_images
+from depgraph_hsic_only.errors import DataError
 
 
 def files_of(folder: Path) -> set[Path]:
@@ -50,3 +57,53 @@ def test_only_keys_that_were_given_themselves_are_written(given: str, shapes: Pa
     named = data.write_keys(tmp_path)
     assert list(tmp_path.iterdir()) == ([] if given == "file" else [tmp_path / "data.yaml"])
     assert find_dataset(named).digest() == data.digest()
+
+
+def test_images_are_those_that_ultralytics_trains_on(shapes: Path, tmp_path: Path) -> None:
+    """Linked folders, hidden files, names that are patterns, and text files in every form, against its own data set."""
+    keys, outside, split = yaml.safe_load(shapes.read_text()), tmp_path / "outside", tmp_path / "a [1] #%" / "images"
+    shutil.copytree(shapes.parent / "images" / "train", outside)
+    shutil.copytree(shapes.parent / "images" / "val", split / "val")
+    shutil.copytree(shapes.parent / "images" / "val", split / "train")
+    for folder in (split, split.parent / "labels"):
+        (folder / "train").mkdir(parents=True, exist_ok=True)
+    (split / "train" / "part").symlink_to(outside)
+    shutil.copytree(shapes.parent / "labels" / "train", split.parent / "labels" / "train" / "part")
+    for hidden in ("._1.jpg", ".kept/2.jpg", "note.md"):
+        (split / "train" / hidden).parent.mkdir(exist_ok=True)
+        (split / "train" / hidden).write_bytes(b"x")
+    linked = sorted(map(str, (split / "train" / "part").iterdir()))
+    (split.parent / "list.txt").write_bytes(b"\xef\xbb\xbf./images/train/part/00001.png\r\n\r\n" + linked[0].encode())
+    for train in ("images/train", ["images/train/part", "images/val"], "list.txt"):
+        data = split.parent / "data.yaml"
+        data.write_text(yaml.safe_dump({**keys, "path": str(split.parent), "train": train, "val": str(shapes.parent)}))
+        found = training_images(data)
+        named = check_det_dataset(str(data))["train"]
+        names = {"names": keys["names"], "channels": 3}
+        theirs = YOLODataset(named, data=names, task="segment", imgsz=64, augment=False)
+        assert list(map(str, found)) == theirs.im_files and len(found) in (22, 2)
+        assert image_files(named, 0.5) == found[: len(found) // 2]
+    assert list_images(split / "train") == image_files(split / "train") and len(list_images(split / "train")) == 22
+    for wrong in (split / "gone", split / "val" / "00000.png", split / "*", split.parent / "labels"):
+        with pytest.raises(DataError, match="expected a folder of images, or a text file"):
+            image_files(wrong)
+
+
+def test_an_ndjson_data_set_is_converted_by_ultralytics(shapes: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    keys, records = yaml.safe_load(shapes.read_text()), []
+    for split in ("train", "val"):
+        for image in sorted((shapes.parent / "images" / split).iterdir()):
+            lines = (shapes.parent / "labels" / split / f"{image.stem}.txt").read_text().splitlines()
+            rows = [[int(row[0]), *map(float, row[1:])] for row in map(str.split, lines)]
+            records.append({"file": image.name, "split": split, "annotations": {"segments": rows}})
+    head = {"task": "segment", "path": str(shapes.parent), "class_names": keys["names"]}
+    (tmp_path / "set.ndjson").write_text("\n".join(map(json.dumps, [head, *records])))
+    monkeypatch.setattr("ultralytics.data.converter.DATASETS_DIR", tmp_path / "converted")
+    if importlib.util.find_spec("aiohttp") is None:
+        with pytest.raises(DataError, match="pip install aiohttp"):
+            find_dataset(tmp_path / "set.ndjson")
+        pytest.skip("Ultralytics needs aiohttp to convert it")
+    data = find_dataset(tmp_path / "set.ndjson")
+    assert len(data.images("train")) == 16 and len(data.images("val")) == 6
+    assert list(data.names.values()) == list(find_dataset(shapes).names.values())
+    assert data.source is not None and Path(data.source).is_relative_to(tmp_path / "converted")

@@ -12,9 +12,9 @@ from typing import Any
 import yaml
 from ultralytics.cfg import get_cfg
 from ultralytics.data import build_dataloader, build_yolo_dataset
-from ultralytics.data.utils import check_det_dataset
+from ultralytics.data.utils import check_det_dataset, convert_ndjson_to_yolo_if_needed
 
-from depgraph_hsic_only.data.images import is_image, spread
+from depgraph_hsic_only.data.images import image_files, spread
 from depgraph_hsic_only.data.labels import check_labels, label_files
 from depgraph_hsic_only.data.shapes import shapes_dataset
 from depgraph_hsic_only.errors import DataError, one_line
@@ -30,7 +30,7 @@ class Dataset:
     Attributes:
         source: What Ultralytics takes as `data`: a name or a path; None where the keys were given themselves.
         keys: The resolved data set: absolute `train` and `val`, `names`, `nc`.
-        files: The image files of each split, "train" and "val", sorted.
+        files: The image files of each split, "train" and "val", sorted by their paths as text.
     """
 
     source: str | None
@@ -43,7 +43,7 @@ class Dataset:
         return dict(self.keys["names"])
 
     def images(self, split: str) -> list[Path]:
-        """Image files of a split, "train" or "val", sorted."""
+        """Image files of a split, "train" or "val", in Ultralytics' order."""
         return list(self.files[split])
 
     def digest(self) -> str:
@@ -66,7 +66,7 @@ class Dataset:
 
     def with_training_images(self, files: Iterable[Path]) -> "Dataset":
         """The same data set to measure on other training images; what Ultralytics trains on is not changed by it."""
-        return replace(self, files={**self.files, "train": tuple(sorted(files))})
+        return replace(self, files={**self.files, "train": tuple(sorted(files, key=str))})
 
     def write_keys(self, folder: Path) -> str:
         """What Ultralytics takes as `data`; keys that were given themselves are written to `folder`/data.yaml."""
@@ -86,8 +86,8 @@ def find_dataset(data: Any) -> Dataset:
     """Find a data set and check that it can be trained on; a known name that is not here is downloaded by Ultralytics.
 
     Args:
-        data: A name that Ultralytics knows, the path of a YAML, "shapes", or the keys themselves (`path`, `train`,
-            `val`, `names`).
+        data: A name that Ultralytics knows, the path of a YAML or NDJSON file, "shapes", or the keys themselves
+            (`path`, `train`, `val`, `names`).
 
     Raises:
         DataError: It is missing or malformed, a split has no images, or its labels hold no polygons.
@@ -101,14 +101,17 @@ def find_dataset(data: Any) -> Dataset:
             file.write_text(yaml.safe_dump({**data, **base}, allow_unicode=True), encoding="utf-8")
             keys = {k: v for k, v in _resolved(file, name).items() if k != "yaml_file"}
     else:
-        found = shapes_dataset() if name == SHAPES else Path(name).expanduser()
+        found = shapes_dataset() if name == SHAPES else Path(_converted(name)).expanduser()
         source = str(found.resolve() if found.is_file() else found)  # stages run from wherever Ultralytics puts them
         keys = _resolved(Path(source), name)
-    dataset = Dataset(source, keys, {split: tuple(image_files(keys[split])) for split in _SPLITS})
-    for split, files in dataset.files.items():
-        expected = f"{name}: expected images with instance polygons in '{split}' ({keys[split]})"
-        check_labels(files, len(dataset.names), expected)
-    return dataset
+    files = {}
+    for split in _SPLITS:
+        try:
+            files[split] = tuple(image_files(keys[split]))
+        except DataError as error:
+            raise DataError(f"{name}: the split '{split}' can't be used: {error}") from error
+        check_labels(files[split], len(keys["names"]), name, f"'{split}' ({keys[split]})")
+    return Dataset(source, keys, files)
 
 
 def training_images(data: str | Path) -> list[Path]:
@@ -120,6 +123,17 @@ def training_images(data: str | Path) -> list[Path]:
     except Exception as error:  # Ultralytics raises many kinds
         raise DataError(
             f"{data}: expected a data set's YAML, but it can't be used ({one_line(error)}); pass a folder"
+        ) from error
+
+
+def _converted(name: str) -> str:
+    """The YAML that Ultralytics makes of an NDJSON file, in its own folder of data sets; any other name as it is."""
+    try:
+        return str(convert_ndjson_to_yolo_if_needed(name, split="val"))
+    except Exception as error:  # Ultralytics raises many kinds, as for a package or an image that is missing
+        raise DataError(
+            f"{name}: expected an NDJSON data set that Ultralytics can convert, but it can't ({one_line(error)}); "
+            "pip install aiohttp if that is missing, or convert it by ultralytics.data.converter and pass its data.yaml"
         ) from error
 
 
@@ -139,20 +153,6 @@ def _resolved(source: Path, name: str) -> dict[str, Any]:
             f"{name}: expected the splits train and val, got no {missing[0]}; add it to the data set's YAML"
         )
     return keys
-
-
-def image_files(paths: str | list[str]) -> list[Path]:
-    """The images of one split, as Ultralytics reads it: folders, text files that list images, or single images."""
-    files: list[Path] = []
-    for path in map(Path, paths if isinstance(paths, list) else [paths]):
-        if path.is_dir():
-            files += [p for p in path.rglob("*.*") if is_image(p)]
-        elif path.suffix == ".txt" and path.is_file():
-            lines = path.read_text(encoding="utf-8-sig").split("\n")
-            files += [path.parent / line if line.startswith("./") else Path(line) for line in lines if line.strip()]
-        elif path.is_file():
-            files.append(path)
-    return sorted(files)
 
 
 def labelled_batches(dataset: Dataset, *, images: int, imgsz: int, batch: int) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,12 @@
 """Images for measuring on: read, letterboxed as Ultralytics' validation does, in RGB and [0, 1]."""
 
-from collections.abc import Sequence
+import logging
+import random
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import cv2
@@ -10,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from ultralytics.data.augment import LetterBox
-from ultralytics.data.utils import IMG_FORMATS
+from ultralytics.data.base import BaseDataset
+from ultralytics.data.utils import get_split_fraction
 from ultralytics.utils import LOGGER
 from ultralytics.utils.patches import imread
 
-from depgraph_hsic_only.errors import DataError
+from depgraph_hsic_only.errors import DataError, one_line
 
 Images = str | Path | Sequence[str | Path] | torch.Tensor
 """A folder, an image file, a list of image files, or a tensor (n, 3, h, w) in RGB and [0, 1]."""
@@ -49,15 +55,58 @@ def load_images(
 
 
 def list_images(images: str | Path | Sequence[str | Path]) -> list[Path]:
-    """Image files of a folder (recursively, sorted), or the given ones; a `DataError` where there are none."""
+    """Image files of a folder (see `image_files`), or the given ones; a `DataError` where there are none."""
     if isinstance(images, (str, Path)):
-        source = Path(images)
-        files = sorted(p for p in source.rglob("*") if is_image(p)) if source.is_dir() else [source]
-    else:
-        source, files = Path("the given list"), [Path(p) for p in images]
-    missing = [p for p in files if not p.is_file()]
+        return image_files(images) if Path(images).is_dir() else _files([images])
+    return _files(images)
+
+
+def image_files(paths: str | Path | Sequence[str | Path], fraction: Any = 1.0) -> list[Path]:
+    """The images that Ultralytics finds, in its order: in folders, links in them followed, and in text files' lines.
+
+    Hidden files, such as macOS's `._1.jpg`, are none. Text files give a path a line; those that begin with "./" start
+    from the text file's folder. No image is checked.
+
+    Args:
+        paths: A folder, a text file, or a list of them.
+        fraction: Ultralytics' train argument: share or number of the training images.
+
+    Raises:
+        DataError: A path is missing or is no folder or text file, or there are no images.
+    """
+    given = [str(path) for path in ([paths] if isinstance(paths, (str, Path)) else paths)]
+    listing = SimpleNamespace(prefix="", fraction=get_split_fraction(fraction, "train"))
+    try:
+        with _quiet():
+            return [Path(file) for file in BaseDataset.get_img_files(listing, given)]
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{', '.join(given)}: expected a folder of images, or a text file with a path in each line, got no images "
+            f"({one_line(error.__cause__ or error, 120)}); pass such a folder or file"
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Ultralytics says nothing in this thread of how fast it has read some images, and its choice of them is undone."""
+    here, state = threading.get_ident(), random.getstate()
+
+    def elsewhere(record: logging.LogRecord) -> bool:
+        return record.thread != here
+
+    LOGGER.addFilter(elsewhere)
+    try:
+        yield
+    finally:
+        LOGGER.removeFilter(elsewhere)
+        random.setstate(state)
+
+
+def _files(paths: Sequence[str | Path]) -> list[Path]:
+    files = [Path(path) for path in paths]
+    missing = [path for path in files if not path.is_file()]
     if missing or not files:
-        got = f"{missing[0]}, which is no file" if missing else f"none in {source}"
+        got = f"{missing[0]}, which is no file" if missing else "none in the given list"
         raise DataError(f"expected image files, got {got}; pass a folder of images, a list of files or a tensor")
     return files
 
@@ -98,11 +147,6 @@ def spread(n: int, limit: int | None) -> list[int]:
     """Indices of at most `limit` of `n` things, evenly spaced; None for all."""
     count = n if limit is None else min(n, limit)
     return [k * n // count for k in range(count)] if count else []
-
-
-def is_image(path: Path) -> bool:
-    """Whether a file has the ending of an image that Ultralytics reads."""
-    return path.suffix.lower().lstrip(".") in IMG_FORMATS
 
 
 def _checked(images: torch.Tensor, channels: int) -> torch.Tensor:

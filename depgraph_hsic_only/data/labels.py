@@ -1,20 +1,29 @@
-"""Labels, checked before anything is written: at least one polygon that can be used, and no cache that runs code."""
+"""Labels, checked before anything is written: polygons that Ultralytics can use, and no cache that runs code."""
 
+import io
+import itertools
 import os
 import pickle
+import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ultralytics.data.utils import img2label_paths
+import cv2
+import numpy as np
+from ultralytics.data.utils import img2label_paths, verify_image_label
 
 from depgraph_hsic_only.data.images import is_readable
-from depgraph_hsic_only.errors import DataError
+from depgraph_hsic_only.errors import DataError, one_line
 
 _ARRAYS = {(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")} | {
     ("numpy", "ndarray"),
     ("numpy", "dtype"),
 }
+_NAMED = 3  # files that a message names
+_BLANK = cv2.imencode(".png", np.zeros((10, 10), np.uint8))[1].tobytes()  # for Ultralytics to look at labels alone
+_SAID = "ignoring corrupt image/label: "  # what Ultralytics says before a fault
 
 
 def label_files(images: Sequence[Path]) -> list[Path]:
@@ -22,50 +31,80 @@ def label_files(images: Sequence[Path]) -> list[Path]:
     return [Path(label) for label in img2label_paths([str(image) for image in images])]
 
 
-def check_labels(images: Sequence[Path], classes: int, expected: str) -> None:
-    """Refuse a split without images or without a polygon that can be used; reading stops at the first one.
+def check_labels(images: Sequence[Path], classes: int, name: str, split: str) -> None:
+    """Refuse a split that Ultralytics would not train on, and warn of images that it leaves out for their labels.
 
-    What was `expected` of which split begins the error.
+    All label files are read, by Ultralytics' own rules; images are opened only until one is readable.
+
+    Args:
+        images: Image files of the split.
+        classes: Number of classes.
+        name: Of the data set, for messages.
+        split: What the split is, for messages.
 
     Raises:
-        DataError: There is no usable polygon, or a label cache that would run code.
+        DataError: There is no usable polygon, some images have boxes only, or a label cache would run code.
     """
+    expected = f"{name}: expected images with instance polygons in {split}"
     if not images:
         raise DataError(f"{expected}, got no images; check the path in the data set's YAML")
     labels = label_files(images)
-    for cache in {label.parent.with_suffix(".cache") for label in labels}:
+    if not labels[0].parent.name:  # by which Ultralytics names its label cache
+        raise DataError(f"{expected}, got {images[0]}, which is in no folder; put a folder before the names of images")
+    for cache in {label.parent.with_suffix(".cache") for label in labels if label.parent.name}:
         if (code := code_in_cache(cache)) is not None:
             raise DataError(f"{cache}: expected a label cache of Ultralytics, got one that would run {code}; remove it")
-    boxes, fault = 0, None
+    outlined, boxed, faults = [], [], []
     for image, label in zip(images, labels, strict=True):
-        for line in label.read_text(encoding="utf-8", errors="replace").splitlines() if label.is_file() else ():
-            columns = line.split()
-            boxes += 0 < len(columns) < 7
-            if len(columns) >= 7:
-                found = _label_fault(columns, classes)
-                if found is None and is_readable(image):
-                    return
-                fault = fault or (f"{label}: {found}" if found else f"{image}: it is no readable image")
-    if fault is not None:
-        raise DataError(f"{expected}, got none that can be used (first {fault}); mend the labels or images")
-    if boxes:
-        raise DataError(f"{expected}, got boxes only ({boxes} lines); label outlines: class x1 y1 x2 y2 x3 y3 ...")
-    raise DataError(
-        f"{expected}, got {len(images)} images without labels; put them into a 'labels' folder beside 'images'"
+        found = _read(image, label, classes)
+        if found.fault is not None:
+            faults.append(found.fault)
+        elif found.boxes_only:
+            boxed.append((image, label))
+        elif found.usable:
+            outlined.append(image)
+    # Ultralytics leaves out images that it can't read, with whatever labels they have.
+    if named := [str(label) for _, label in itertools.islice(filter(lambda pair: is_readable(pair[0]), boxed), _NAMED)]:
+        raise DataError(
+            f"{expected}, got boxes only in {len(boxed)} of {len(images)} label files ({', '.join(named)}"
+            f"{', ...' if len(boxed) > len(named) else ''}); label outlines there (class x1 y1 x2 y2 x3 y3 ...), or "
+            "leave these images out"
+        )
+    if not any(map(is_readable, outlined)):
+        if faults or outlined:
+            first = faults[0] if faults else f"{outlined[0]}: it is no readable image"
+            raise DataError(f"{expected}, got none that can be used (first {first}); mend the labels or images")
+        raise DataError(
+            f"{expected}, got {len(images)} images without labels of any area; put outlines into a 'labels' folder "
+            "beside 'images'"
+        )
+    if faults:
+        warnings.warn(
+            f"{name}: Ultralytics leaves out {len(faults)} of {len(images)} images in {split} (first {faults[0]}); "
+            "mend their labels to train on them",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What Ultralytics makes of an image's labels."""
+
+    fault: str | None = None  # for which it leaves the image out
+    boxes_only: bool = False  # which it does not take among polygons
+    usable: bool = False  # whether there is an object of some width and height: others are no targets
+
+
+def _read(image: Path, label: Path, classes: int) -> _Found:
+    if not image.is_file():
+        return _Found(f"{image}: there is no such image")
+    _, rows, _, polygons, *_, corrupt, message = verify_image_label(
+        (io.BytesIO(_BLANK), str(label), "", False, classes, 0, 0, False)
     )
-
-
-def _label_fault(columns: Sequence[str], classes: int) -> str | None:
-    """What is wrong with a polygon's line, if anything."""
-    try:
-        cls, *points = map(float, columns)
-    except ValueError:
-        return f"expected numbers, got {' '.join(columns)[:40]!r}"
-    if cls not in range(classes):
-        return f"expected a class from 0 to {classes - 1}, got {columns[0]}"
-    if len(points) % 2 or not all(0 <= point <= 1 for point in points):
-        return "expected pairs of coordinates in [0, 1]"
-    return None
+    if corrupt:
+        return _Found(f"{label}: {one_line(message.partition(_SAID)[2] or message, 120)}")
+    return _Found(None, len(rows) > 0 and not polygons, bool((rows[:, 3:5] > 0).all(1).any()))
 
 
 class _CodeError(pickle.UnpicklingError):
