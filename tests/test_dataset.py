@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from depgraph_hsic_only.data.dataset import find_dataset, image_files, labelled_batches
+from depgraph_hsic_only.data.dataset import find_dataset, image_files, labelled_batches, same_classes
 
 
 def files_of(folder: Path) -> set[Path]:
@@ -50,3 +50,11 @@ def test_only_keys_that_were_given_themselves_are_written(given: str, shapes: Pa
     named = data.write_keys(tmp_path)
     assert list(tmp_path.iterdir()) == ([] if given == "file" else [tmp_path / "data.yaml"])
     assert find_dataset(named).digest() == data.digest()
+
+
+def test_classes_are_the_same_by_index_unless_a_name_stands_elsewhere() -> None:
+    def same(a: str, b: str) -> bool:
+        return same_classes(dict(enumerate(a.split())), dict(enumerate(b.split())))
+
+    assert same("cat dog", "Cat DOG") and same("cat dog", "cat hound") and same("item", "pothole")
+    assert not same("cat dog", "dog cat") and not same("cat dog", "cat") and not same("cat dog owl", "dog owl crow")

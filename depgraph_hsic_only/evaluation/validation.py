@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from depgraph_hsic_only.errors import UnsupportedModelError
 from depgraph_hsic_only.evaluation.bootstrap import Matches
 from depgraph_hsic_only.support.progress import begin_work, end_work, work_done
+from depgraph_hsic_only.yolo.architecture import list_layers
 from depgraph_hsic_only.yolo.load import as_loaded
 from depgraph_hsic_only.yolo.logs import heard
 from depgraph_hsic_only.yolo.patches import patient_nms
@@ -16,6 +18,7 @@ from depgraph_hsic_only.yolo.types import Yolo
 KINDS: Final = ("box", "mask")  # of predictions, in the order in which tables have them
 PRIMARY: Final = "mask"  # the kind that counts most: its mAP50-95 chooses checkpoints, sizes and criteria
 _LABEL = "validating"
+_STRIDE = 8  # of the scale that prototypes are made from, at half of it
 
 
 @dataclass(frozen=True)
@@ -27,15 +30,18 @@ class Validation:
         batch: Images per batch; rectangular batches make mAP depend on it.
         rect: Whether batches are rectangular.
         split: Split of the data set.
+        single_cls: Whether all objects count as one class.
     """
 
     imgsz: int
     batch: int
     rect: bool = True
     split: str = "val"
+    single_cls: bool = False
 
     def __str__(self) -> str:
-        return f"imgsz={self.imgsz}, batch={self.batch}, rect={self.rect}, {self.split}"
+        found = f"imgsz={self.imgsz}, batch={self.batch}, rect={self.rect}, {self.split}"
+        return f"{found}, single_cls" if self.single_cls else found
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,20 @@ class Metrics:
     def map50_95(self) -> dict[str, float]:
         """mAP50-95 by kind of prediction."""
         return {kind: accuracy.map50_95 for kind, accuracy in self.metrics.items()}
+
+
+def check_measurable(model: Yolo) -> None:
+    """Refuse a model whose masks Ultralytics can't validate, by an `UnsupportedModelError`.
+
+    Its validator, and so every epoch of its training, takes prototypes for a quarter of the image's size.
+    """
+    stride = list_layers(model.model)[-1].stride
+    if stride != _STRIDE:
+        raise UnsupportedModelError(
+            f"expected a segmentation model whose first scale has stride {_STRIDE}, got stride {stride}: Ultralytics "
+            "can neither validate nor train it (it takes prototypes for a quarter of the image); prune() cuts it in "
+            "memory, or start from a model such as yolov8n-seg.pt"
+        )
 
 
 def validate_model(
