@@ -143,8 +143,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         settings = dict(self.config.export)
         count, imgsz = settings.pop("images"), settings.pop("imgsz", None) or self.imgsz_of(model)
         path = export_onnx(model, self.open_folder().weights / "best.onnx", imgsz=imgsz, **settings)
-        half = settings.get("quantize") in (16, "16", "fp16")
-        limits = {"tolerance": 0.05, "min_mask_iou": 0.9} if half else {}
+        limits = {"tolerance": 0.05, "min_mask_iou": 0.9} if settings.get("quantize") in (16, "16", "fp16") else {}
         images = itertools.islice(filter(is_readable, self.dataset.images("val")), count)
         parity = verify_onnx(path, model, list(images), **limits)
         if not parity.ok:
