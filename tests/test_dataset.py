@@ -11,7 +11,7 @@ import yaml
 from ultralytics.data.dataset import YOLODataset
 from ultralytics.data.utils import check_det_dataset
 
-from depgraph_hsic_only.data.dataset import find_dataset, labelled_batches, training_images
+from depgraph_hsic_only.data.dataset import find_dataset, labelled_batches, same_classes, training_images
 from depgraph_hsic_only.data.images import image_files, list_images
 from depgraph_hsic_only.errors import DataError
 
@@ -107,3 +107,11 @@ def test_an_ndjson_data_set_is_converted_by_ultralytics(shapes: Path, tmp_path: 
     assert len(data.images("train")) == 16 and len(data.images("val")) == 6
     assert list(data.names.values()) == list(find_dataset(shapes).names.values())
     assert data.source is not None and Path(data.source).is_relative_to(tmp_path / "converted")
+
+
+def test_classes_are_the_same_by_index_unless_a_name_stands_elsewhere() -> None:
+    def same(a: str, b: str) -> bool:
+        return same_classes(dict(enumerate(a.split())), dict(enumerate(b.split())))
+
+    assert same("cat dog", "Cat DOG") and same("cat dog", "cat hound") and same("item", "pothole")
+    assert not same("cat dog", "dog cat") and not same("cat dog", "cat") and not same("cat dog owl", "dog owl crow")

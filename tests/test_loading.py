@@ -11,7 +11,9 @@ import torch
 from conftest import build
 from torch import nn
 from ultralytics import YOLO
-from ultralytics.nn.modules import C2f
+from ultralytics.cfg import get_cfg
+from ultralytics.nn.distill_model import DistillationModel
+from ultralytics.nn.modules import C2f, Conv, DWConv
 
 from depgraph_hsic_only import CheckpointError, PruningError, UnsupportedModelError, load_model, prune
 
@@ -38,6 +40,21 @@ def other_widths(folder: Path) -> Path:
     layer.conv, layer.bn = nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8)
     reader.conv = nn.Conv2d(8, 32, 3, 2, 1, bias=False)
     return saved(model, folder / "unlike_yaml.pt")
+
+
+def light_class_branch(folder: Path) -> Path:
+    """What Ultralytics 8.3.0 built from YOLOv8's YAML."""
+    model = build()
+    widths = [scale[0].conv.in_channels for scale in model.model[-1].cv3]
+    model.model[-1].cv3 = nn.ModuleList(
+        nn.Sequential(
+            nn.Sequential(DWConv(width, width, 3), Conv(width, 80, 1)),
+            nn.Sequential(DWConv(80, 80, 3), Conv(80, 80, 1)),
+            nn.Conv2d(80, 80, 1),
+        )
+        for width in widths
+    )
+    return saved(model, folder / "light.pt")
 
 
 def fused(folder: Path) -> Path:
@@ -90,6 +107,7 @@ def contents(name: str, data: bytes) -> Callable[[Path], Path]:
         (a_list, CheckpointError, "could not be loaded"),
         (foreign_class, CheckpointError, "could not be loaded"),
         (other_widths, UnsupportedModelError, "differ from its own YAML"),
+        (light_class_branch, UnsupportedModelError, "light one .* Ultralytics 8.3.0"),
         (fused, UnsupportedModelError, "fused for inference"),
         (other_family("yolov8n.yaml"), UnsupportedModelError, "task 'detect'"),
         (other_family("yolo11n-seg.yaml"), UnsupportedModelError, "layer 2 is .*C3k2"),
@@ -167,3 +185,20 @@ def test_spaces_and_unicode_in_the_path_and_a_model_pruned_by_us(tmp_path: Path)
     assert sum(p.numel() for p in yolo.model.parameters()) == parameters
     assert load_model("yolov8s-seg.yaml").task == "segment"
     assert load_model("yolov8n.yaml", task=None).task == "detect"
+
+
+def test_of_a_taught_training_that_was_cut_off_the_student_is_taken(tmp_path: Path) -> None:
+    student = build(nc=3)
+    student.args = get_cfg(overrides={"imgsz": 64, "task": "segment"})
+    taught = DistillationModel(build(nc=3), copy.deepcopy(student))
+    taught.teacher_model = None  # as Ultralytics' trainer saves it
+    taught.args, taught.task, taught.names, taught.yaml = student.args, "segment", student.names, student.yaml
+    torch.save(
+        {"model": None, "ema": taught.half(), "epoch": 0, "train_args": vars(student.args)}, tmp_path / "last.pt"
+    )
+    yolo = load_model(tmp_path / "last.pt")
+    wanted = student.half().float().state_dict()
+    assert all(torch.equal(value, wanted[key]) for key, value in yolo.model.state_dict().items())
+    report = prune(yolo, 0.5)
+    yolo.save(tmp_path / "cut.pt")
+    assert prune(load_model(tmp_path / "cut.pt"), 0.3).after.parameters < report.after.parameters  # pruned twice

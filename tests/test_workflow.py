@@ -15,6 +15,7 @@ from ultralytics import YOLO
 from ultralytics.engine.model import Model
 
 from depgraph_hsic_only import (
+    ConfigError,
     DefaultYolov8SegPruner,
     Exported,
     PruningPlan,
@@ -338,3 +339,21 @@ def test_a_pruner_from_scratch(checkpoint: Path, shapes: Path, tmp_path: Path) -
     assert report.widths_after["w7"] == 192 and report.onnx is not None and report.onnx[0] == "weights/mine.onnx"
     with pytest.raises(TypeError, match="abstract"):
         Yolov8SegPruner(checkpoint)  # type: ignore[abstract]
+
+
+def test_classes_of_other_names_are_taken_by_index(checkpoint: Path, shapes: Path, tmp_path: Path) -> None:
+    """A class that was renamed is said once; classes in another order, or one of five, are refused."""
+    yolo = YOLO(checkpoint)
+    yolo.model.names = dict(enumerate(["circle", "square", "triangle", "star", "plus"]))
+    yolo.save(tmp_path / "renamed.pt")
+    yolo.model.names = dict(enumerate(["square", "circle", "triangle", "star", "cross"]))
+    yolo.save(tmp_path / "permuted.pt")
+    none = {"train.epochs": 0, "fine_tune.epochs": 0, "prune.ratio": 0.25}
+    with pytest.raises(ConfigError, match="square -> circle, circle -> square"):
+        DefaultYolov8SegPruner(tmp_path / "permuted.pt", **settings(tmp_path, shapes, **none)).run()
+    with pytest.raises(ConfigError, match="5 classes and the data set 1 with single_cls"):
+        DefaultYolov8SegPruner(checkpoint, **settings(tmp_path, shapes, **none, single_cls=True)).run()
+    assert not (tmp_path / "run").exists()
+    report = DefaultYolov8SegPruner(tmp_path / "renamed.pt", **settings(tmp_path, shapes, **none)).run()
+    assert [note for note in report.stages[0].notes if "plus -> cross" in note] and report.stages[-1].metrics
+    assert "plus" not in str(YOLO(tmp_path / "run" / "weights" / "best.pt").names)

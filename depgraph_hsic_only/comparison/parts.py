@@ -30,6 +30,7 @@ from depgraph_hsic_only.report.stages import FINE_TUNED
 from depgraph_hsic_only.support.files import write_text_atomically
 from depgraph_hsic_only.training.train import Teacher
 from depgraph_hsic_only.workflow.default import DefaultYolov8SegPruner
+from depgraph_hsic_only.workflow.fit import single_cls
 from depgraph_hsic_only.workflow.prune_steps import FineTuning
 from depgraph_hsic_only.yolo.architecture import layer_widths
 from depgraph_hsic_only.yolo.cost import measure_cost
@@ -105,7 +106,8 @@ class Part(abc.ABC):
         chosen = [files[k] for k in sorted(order[:count])]
         _write(self.file.with_name(f"images-seed{self.seed}.txt"), "\n".join(map(str, chosen)))
         drawn = dataset.with_training_images(chosen)
-        return list(labelled_batches(drawn, images=count, imgsz=self._imgsz(model), batch=min(config.batch, count)))
+        settings: dict[str, Any] = {"imgsz": self._imgsz(model), "single_cls": single_cls(model, config)}
+        return list(labelled_batches(drawn, images=count, batch=min(config.batch, count), **settings))
 
     def _images(self, model: Yolo) -> torch.Tensor:
         return torch.cat([batch["img"] for batch in self._batches(model)])

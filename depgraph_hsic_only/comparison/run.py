@@ -18,11 +18,10 @@ from depgraph_hsic_only.comparison.table import Row
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.evaluation.latency import measure_latency, onnx_run
 from depgraph_hsic_only.evaluation.onnx import export_onnx
-from depgraph_hsic_only.evaluation.validation import Validation
 from depgraph_hsic_only.report.stages import TRAINED
 from depgraph_hsic_only.support.progress import say
 from depgraph_hsic_only.workflow.default import DefaultYolov8SegPruner
-from depgraph_hsic_only.workflow.recorder import check_classes
+from depgraph_hsic_only.workflow.fit import take_classes
 from depgraph_hsic_only.workflow.run_folder import RunFolder
 from depgraph_hsic_only.yolo.device import on_device
 from depgraph_hsic_only.yolo.input_shape import input_side
@@ -86,14 +85,16 @@ def compare(
         raise ConfigError(f"max_map_drop: expected a number in [0, 1], got {max_map_drop!r}")
     given = {key: value for key, value in {"pretrained": pretrained, "data": data}.items() if value is not None}
     study = make_study(criteria, targets, ratios, seeds, cfg, {**settings, **given})
-    pruner, model, identity = _checked(study)
-    validation = Validation(input_side(model, study.config.imgsz), study.config.batch)
+    pruner, model, identity, notes = _checked(study)
+    validation = pruner.validation_of(model)
     resources = {"task_cpus": task_cpus, "task_gpus": task_gpus, "device": study.config.device}
     with open_backend(backend, address=address, **resources) as do:  # nothing has been written yet
         folder = RunFolder.create(study.folder.parent, study.folder.name, exist_ok=True)
         with folder.locked(), run_display(0, folder.path / "run.log", verbose=study.config.verbose):
             try:
                 folder.write_json(_STUDY, identity)
+                for note in notes:
+                    say(note)
                 if not study.trained.is_file():
                     pruner.open_folder()
                     folder.save_model(TRAINED.weights, pruner.train(model))  # as it is, where there are no epochs
@@ -113,8 +114,8 @@ def compare(
     return found
 
 
-def _checked(study: Study) -> tuple[DefaultYolov8SegPruner, Any, dict[str, Any]]:
-    """The pruner that trains before everything, the loaded `YOLO`, and the study's identity: all are good.
+def _checked(study: Study) -> tuple[DefaultYolov8SegPruner, Any, dict[str, Any], list[str]]:
+    """The pruner that trains before everything, the loaded `YOLO`, the study's identity, and notes: all is good.
 
     Else, or where the folder holds a comparison of other settings, a `PruningError` says so.
     """
@@ -122,7 +123,7 @@ def _checked(study: Study) -> tuple[DefaultYolov8SegPruner, Any, dict[str, Any]]
     whole = {**config.to_dict(), "project": str(study.folder), "name": "training", "exist_ok": True}
     pruner = DefaultYolov8SegPruner(cfg=None, **whole)
     model = pruner.load()
-    check_classes(model, pruner.dataset, config)
+    notes = take_classes(model, pruner.dataset, config)
     network = on_device(model.model, config.device)
     if not model.ckpt and not config.train["epochs"]:
         raise ConfigError(
@@ -140,7 +141,7 @@ def _checked(study: Study) -> tuple[DefaultYolov8SegPruner, Any, dict[str, Any]]
             f"{study.folder}: expected the comparison of the same settings that it holds, but {differences}; pass "
             "another --name, or the settings that it was made with"
         )
-    return pruner, model, identity
+    return pruner, model, identity, notes
 
 
 def _short(value: object) -> str:

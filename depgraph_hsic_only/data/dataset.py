@@ -42,6 +42,15 @@ class Dataset:
         """Class names by index."""
         return dict(self.keys["names"])
 
+    @property
+    def channels(self) -> int:
+        """Number of channels of its images."""
+        return int(self.keys.get("channels", 3))
+
+    def classes(self, single: bool) -> dict[int, str]:
+        """Class names by index as Ultralytics trains on them, where `single_cls` makes one class of all."""
+        return {0: "item"} if single else self.names
+
     def images(self, split: str) -> list[Path]:
         """Image files of a split, "train" or "val", in Ultralytics' order."""
         return list(self.files[split])
@@ -78,8 +87,13 @@ class Dataset:
 
 
 def same_classes(a: Mapping[int, str], b: Mapping[int, str]) -> bool:
-    """Whether two sets of class names are the same, but for case."""
-    return [str(name).strip().lower() for name in a.values()] == [str(name).strip().lower() for name in b.values()]
+    """Whether two lists of classes are the same by index: as many, and no name of one elsewhere in the other.
+
+    Names alone may differ: a class may have been renamed, and with `single_cls` it is always an "item".
+    """
+    first, second = ([str(name).strip().lower() for name in names.values()] for names in (a, b))
+    renamed = [(old, new) for old, new in zip(first, second, strict=False) if old != new]
+    return len(first) == len(second) and not {old for old, _ in renamed} & {new for _, new in renamed}
 
 
 def find_dataset(data: Any) -> Dataset:
@@ -155,12 +169,15 @@ def _resolved(source: Path, name: str) -> dict[str, Any]:
     return keys
 
 
-def labelled_batches(dataset: Dataset, *, images: int, imgsz: int, batch: int) -> Iterator[dict[str, Any]]:
+def labelled_batches(
+    dataset: Dataset, *, images: int, imgsz: int, batch: int, single_cls: bool = False
+) -> Iterator[dict[str, Any]]:
     """Training images with their labels, letterboxed and not augmented, as Ultralytics' loaders give them.
 
-    At most so many `images`, evenly spaced over all, as squares of `imgsz` pixels, so many to a `batch`.
+    At most so many `images`, evenly spaced over all, as squares of `imgsz` pixels, so many to a `batch`; with
+    `single_cls` all objects are of class 0.
     """
-    args = get_cfg(overrides={"task": "segment", "imgsz": imgsz, "cache": False})
+    args = get_cfg(overrides={"task": "segment", "imgsz": imgsz, "cache": False, "single_cls": single_cls})
     files = dataset.files["train"]
     chosen = [str(files[k]) for k in spread(len(files), images)]
     with tempfile.TemporaryDirectory() as folder:

@@ -9,8 +9,10 @@ from typing import Any, Final
 
 from ultralytics import YOLO
 
+from depgraph_hsic_only.errors import UnsupportedModelError
 from depgraph_hsic_only.evaluation.bootstrap import Matches
 from depgraph_hsic_only.support.progress import begin_work, end_work, work_done
+from depgraph_hsic_only.yolo.architecture import list_layers
 from depgraph_hsic_only.yolo.input_shape import InputShape
 from depgraph_hsic_only.yolo.load import as_loaded
 from depgraph_hsic_only.yolo.logs import heard
@@ -20,6 +22,7 @@ from depgraph_hsic_only.yolo.types import Yolo
 KINDS: Final = ("box", "mask")  # of predictions, in the order in which tables have them
 PRIMARY: Final = "mask"  # the kind that counts most: its mAP50-95 chooses checkpoints, sizes and criteria
 _LABEL = "validating"
+_STRIDE = 8  # of the scale that prototypes are made from, at half of it
 
 
 @dataclass(frozen=True)
@@ -31,15 +34,18 @@ class Validation:
         batch: Images per batch; rectangular batches make mAP depend on it.
         rect: Whether batches are rectangular.
         split: Split of the data set.
+        single_cls: Whether all objects count as one class.
     """
 
     imgsz: int
     batch: int
     rect: bool = True
     split: str = "val"
+    single_cls: bool = False
 
     def __str__(self) -> str:
-        return f"imgsz={self.imgsz}, batch={self.batch}, rect={self.rect}, {self.split}"
+        found = f"imgsz={self.imgsz}, batch={self.batch}, rect={self.rect}, {self.split}"
+        return f"{found}, single_cls" if self.single_cls else found
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,20 @@ class Metrics:
         return {kind: accuracy.map50_95 for kind, accuracy in self.metrics.items()}
 
 
+def check_measurable(model: Yolo) -> None:
+    """Refuse a model whose masks Ultralytics can't validate, by an `UnsupportedModelError`.
+
+    Its validator, and so every epoch of its training, takes prototypes for a quarter of the image's size.
+    """
+    stride = list_layers(model.model)[-1].stride
+    if stride != _STRIDE:
+        raise UnsupportedModelError(
+            f"expected a segmentation model whose first scale has stride {_STRIDE}, got stride {stride}: Ultralytics "
+            "can neither validate nor train it (it takes prototypes for a quarter of the image); prune() cuts it in "
+            "memory, or start from a model such as yolov8n-seg.pt"
+        )
+
+
 def validate_model(
     model: Yolo, data: str, validation: Validation, *, device: Any, workers: int, draws: int = 0
 ) -> Metrics:
@@ -115,13 +135,14 @@ def validate_model(
     )
 
 
-def validate_onnx(path: Path, data: str, shape: InputShape) -> Metrics:
+def validate_onnx(path: Path, data: str, shape: InputShape, *, single_cls: bool = False) -> Metrics:
     """mAP of an ONNX file, which takes batches of that `shape`, as `YOLO(path).val()` measures it on the CPU."""
     with tempfile.TemporaryDirectory() as folder, patient_nms():
         yolo: Any = YOLO(str(path), task="segment")
         for event, function in _PROGRESS:
             yolo.add_callback(event, function)
-        arguments = {"data": data, "device": "cpu", "workers": 0, "plots": False, "verbose": False, "rect": False}
+        arguments = {"data": data, "device": "cpu", "workers": 0, "plots": False, "verbose": False}
+        arguments |= {"rect": False, "single_cls": single_cls}
         found = yolo.val(project=folder, imgsz=max(shape.size), batch=shape.batch, **arguments)
     return Metrics({kind: Accuracy(float(of.map50), float(of.map)) for kind, of in _by_kind(found).items()})
 

@@ -33,7 +33,7 @@ def trained_on(model: Yolo, dataset: Dataset) -> Mapping[str, Any] | None:
     """
     checkpoint = model.ckpt or {}
     told = checkpoint.get("train_args")
-    if not isinstance(told, dict) or not same_classes(model.names, dataset.names):
+    if not isinstance(told, dict) or not same_classes(model.names, dataset.classes(bool(told.get("single_cls")))):
         return None
     try:
         arguments = vars(get_cfg(overrides={key: told[key] for key in DEFAULT_CFG_DICT if key in told}))

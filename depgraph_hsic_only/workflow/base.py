@@ -21,7 +21,8 @@ from depgraph_hsic_only.support.yaml import read_yaml
 from depgraph_hsic_only.training.callbacks import Callbacks
 from depgraph_hsic_only.workflow.config import DEFAULT_CFG, Config, load_config
 from depgraph_hsic_only.workflow.exported import Exported
-from depgraph_hsic_only.workflow.recorder import Recorder, check_classes
+from depgraph_hsic_only.workflow.fit import single_cls, take_classes
+from depgraph_hsic_only.workflow.recorder import Recorder
 from depgraph_hsic_only.workflow.run_folder import Checkpoints, RunFolder
 from depgraph_hsic_only.workflow.state import STATE, RunState, read_state
 from depgraph_hsic_only.yolo.device import check_device, set_seed
@@ -103,7 +104,7 @@ class Yolov8SegPruner(abc.ABC):
         if resume is not None:
             self.open_folder(resume)
         model = self.load()
-        check_classes(model, self.dataset, self.config)
+        notes = take_classes(model, self.dataset, self.config)
         check_device(self.config.device)
         sources = {"checkpoint": fingerprint(model.model), "data": self.dataset.digest()}
         state, batch = RunState(self.config.to_dict(), sources), self.config.batch
@@ -123,22 +124,21 @@ class Yolov8SegPruner(abc.ABC):
                 folder.write_json(STATE, asdict(state))
                 if batch != self.config.batch:
                     self.note(f"batches of {self.config.batch} images from here on instead of {batch}")
-                return self._run(model, state)
+                return self._run(model, state, notes)
             except KeyboardInterrupt:
                 say(f"interrupted; to go on: --resume {folder.path}")
                 raise
 
-    def _run(self, model: Yolo, state: RunState) -> RunReport:
+    def _run(self, model: Yolo, state: RunState, notes: list[str]) -> RunReport:
         if EXPORTED in state.done:
             say("this run is complete")
             return RunReport.load(self.folder.path)
         if state.done:
             before = read_yaml(self.folder.path / "args.yaml")
             self._resolved = {s.block: before[s.block] for s in STAGES if s.block and s.name in state.done}
-        recorder = Recorder(
-            self.folder, self.checkpoints, self.dataset, self.config, state, self.imgsz_of(model), self.evaluate
-        )
-        recorder.begin(model)
+        validation = self.validation_of(model)
+        recorder = Recorder(self.folder, self.checkpoints, self.dataset, self.config, state, validation, self.evaluate)
+        recorder.begin(model, notes)
         for stage, run in ((TRAINED, self.train), (PRUNED, self.prune), (FINE_TUNED, self.fine_tune)):
             model = self._stage(stage, run, model, recorder)
         return recorder.finish(model, self.export)
@@ -220,6 +220,11 @@ class Yolov8SegPruner(abc.ABC):
         return input_side(model, self.config.imgsz)
 
     @final
+    def validation_of(self, model: Yolo) -> Validation:
+        """What a model is measured with in this run."""
+        return Validation(self.imgsz_of(model), self.config.batch, single_cls=single_cls(model, self.config))
+
+    @final
     def evaluate(self, model: Yolo, draws: int | None = None) -> Metrics:
         """mAP of a model on the validation split, as a fresh `YOLO(weights).val()` measures it from its file.
 
@@ -233,9 +238,8 @@ class Yolov8SegPruner(abc.ABC):
         key = fingerprint(model.model), draws
         if key not in self._evaluated:
             data = self.dataset.write_keys(self.open_folder().path)
-            validation = Validation(self.imgsz_of(model), config.batch)
             resources = {"device": config.device, "workers": config.workers}
-            self._evaluated[key] = validate_model(model, data, validation, draws=draws, **resources)
+            self._evaluated[key] = validate_model(model, data, self.validation_of(model), draws=draws, **resources)
         return self._evaluated[key]
 
 

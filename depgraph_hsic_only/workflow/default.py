@@ -14,12 +14,12 @@ import torch
 from depgraph_hsic_only.budget.sensitivity import Sensitivity
 from depgraph_hsic_only.channels.cut import cut, kept_channels
 from depgraph_hsic_only.channels.plan import PruningPlan
-from depgraph_hsic_only.data.dataset import labelled_batches, same_classes
+from depgraph_hsic_only.data.dataset import labelled_batches
 from depgraph_hsic_only.data.images import is_readable
 from depgraph_hsic_only.errors import ExportError
 from depgraph_hsic_only.evaluation.int8 import quantize_onnx
 from depgraph_hsic_only.evaluation.onnx import check_onnx, export_onnx, onnx_precision, verify_onnx
-from depgraph_hsic_only.evaluation.validation import PRIMARY
+from depgraph_hsic_only.evaluation.validation import PRIMARY, check_measurable
 from depgraph_hsic_only.pruning.api import report_cut
 from depgraph_hsic_only.pruning.planner import Planner, Scored
 from depgraph_hsic_only.recovery.recover import recover
@@ -33,6 +33,7 @@ from depgraph_hsic_only.training.train import Recipe, Teacher, Trained, make_rec
 from depgraph_hsic_only.workflow.base import Yolov8SegPruner
 from depgraph_hsic_only.workflow.config import DEFAULTS
 from depgraph_hsic_only.workflow.exported import Exported, export_arguments, same_files, try_export, wants_int8
+from depgraph_hsic_only.workflow.fit import works_on
 from depgraph_hsic_only.workflow.prune_steps import FineTuning, PruneEvent, Step, keep_step, read_step
 from depgraph_hsic_only.yolo.device import on_device, select_device
 from depgraph_hsic_only.yolo.fingerprint import fingerprint
@@ -66,9 +67,9 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         """
         check_onnx()
         model = load_model(self.config.pretrained, trust=self.config.trust)
-        for block in (self.config.train, self.config.fine_tune):
-            if block.get("distill_model"):
-                load_model(block["distill_model"])
+        for teacher in filter(None, (b.get("distill_model") for b in (self.config.train, self.config.fine_tune))):
+            load_model(teacher)
+        check_measurable(model)
         self._planner(model).check(on_device(model.model, self.config.device))
         if not same_files(self.config.export, DEFAULTS["export"]):
             try_export(model, self.config.export, self._export_imgsz(model))
@@ -101,9 +102,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         """
         self.open_folder()
         settings, planner = self.config.prune, self._planner(model)
-        count, side = self.config.calibration["images"], self.imgsz_of(model)
-        images = labelled_batches(self.dataset, images=count, imgsz=side, batch=min(self.config.batch, count))
-        batches = list(images) if planner.needs_images(settings.recover != "none") else []
+        batches = self._batches(model) if planner.needs_images(settings.recover != "none") else []
         unpruned = planner.ranked(copy.deepcopy(model.model), batches)
         sensitivity = self._sensitivity(planner, unpruned, batches) if planner.amount.is_target and batches else None
         reference = None if settings.max_map_drop is None else self.evaluate(model)[PRIMARY].map50_95
@@ -127,8 +126,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
                 trajectory.append(self._point(number, step.model))
             if reference is not None:
                 change = self.evaluate(step.model)[PRIMARY].map50_95 - reference
-                undone = -change > (settings.max_map_drop or 0)
-                if undone:
+                if undone := -change > (settings.max_map_drop or 0):
                     del self._notes[said:]
                 self.note(f"step {number} of {settings.steps}: mask mAP50-95 {change:+.4f} against the unpruned model")
                 if undone:
@@ -169,6 +167,11 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
     def _planner(self, model: Yolo) -> Planner:
         return self.config.planner(self.imgsz_of(model))
 
+    def _batches(self, model: Yolo) -> list[dict[str, Any]]:
+        count, of = self.config.calibration["images"], self.validation_of(model)
+        sizes: dict[str, Any] = {"imgsz": of.imgsz, "batch": min(of.batch, count), "single_cls": of.single_cls}
+        return list(labelled_batches(self.dataset, images=count, **sizes))
+
     def _sensitivity(self, planner: Planner, scored: Scored, batches: Sequence[Mapping[str, Any]]) -> Sensitivity:
         """How much each width hurts: from the run folder where it was measured before on the same, else measured."""
         network = scored.network.to(select_device(self.config.device))  # its latency may be the target
@@ -196,7 +199,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         if plan.cuts_nothing:
             self.note("nothing was cut: no layer is re-fitted")
         elif settings.recover != "none":
-            if same_classes(model.names, self.dataset.names):
+            if works_on(model, self.dataset, self.config):
                 details["as_cut"] = self._as_cut(model)
             given: Any = {"method": settings.recover, "seconds": settings.distill_seconds, "seed": self.config.seed}
             recovery = recover(model.model, original, found.kept, _images(batches), **given)
@@ -211,8 +214,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
     def _as_cut(self, model: Yolo) -> dict[str, float]:
         """What a cut model is worth before its recovery."""
         found = self.evaluate(model).map50_95
-        shown = ", ".join(f"{kind} {value:.4f}" for kind, value in found.items())
-        self.note(f"as cut, before the recovery: mAP50-95 {shown}")
+        self.note(f"as cut, before the recovery: mAP50-95 {', '.join(f'{k} {v:.4f}' for k, v in found.items())}")
         return {"parameters": _parameters(model), **{f"map50_95_{kind}": value for kind, value in found.items()}}
 
     def _write_plan(self, plan: PruningPlan | None) -> None:
@@ -224,9 +226,9 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
 
     def _point(self, step: int, model: Yolo) -> dict[str, Any]:
         """Where a model stands between the unpruned one and the last cut; it is measured where there are several."""
-        measured = self.config.prune.steps > 1 and same_classes(model.names, self.dataset.names)
-        found = self.evaluate(model)[PRIMARY].map50_95 if measured else None
-        return {"step": step, "parameters": _parameters(model), f"map50_95_{PRIMARY}": found}
+        measured = self.config.prune.steps > 1 and works_on(model, self.dataset, self.config)
+        worth = self.evaluate(model)[PRIMARY].map50_95 if measured else None
+        return {"step": step, "parameters": _parameters(model), f"map50_95_{PRIMARY}": worth}
 
     def _tuning(self, step: Step, after: int | None = None) -> FineTuning:
         """What a fine-tuning after a step is given."""
@@ -240,8 +242,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
 
     def _resumed_tuning(self, model: Yolo) -> FineTuning:
         """What the last fine-tuning is given in a run that goes on after the cut, from what that has written."""
-        file = self.folder.path / _PLAN
-        if not (self.checkpoints.path(TRAINED).is_file() and file.is_file()):
+        if not (self.checkpoints.path(TRAINED).is_file() and (file := self.folder.path / _PLAN).is_file()):
             return self._tuning(Step(0, model))
         plan, unpruned = PruningPlan.load(file), self.checkpoints.load(TRAINED)
         return self._tuning(Step(self.config.prune.steps, model, plan, kept_channels(unpruned.model, plan)))
@@ -255,14 +256,14 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         callbacks, given, scratch = self.callbacks, settings, self.open_folder().scratch / name
         learnt = stage is FINE_TUNED and self.config.train["epochs"] > 0
         learnt |= Path(self.config.pretrained).suffix not in {".yaml", ".yml"}
-        works = learnt and same_classes(model.names, self.dataset.names)
+        works = learnt and works_on(model, self.dataset, self.config)
         if works:
             recipe = self._recipe(model, settings, scratch, teacher, cut=stage is FINE_TUNED)
             settings = {**recipe.arguments, **settings}
             callbacks = callbacks.with_others(recipe.callbacks)
             self.note(f"trained with {', '.join(f'{key}={value}' for key, value in settings.items())}")
-        kept = {key: value for key, value in settings.items() if key != "distill_model" or key in given}
-        self.resolve(stage.block, kept)  # without the teacher, which another run has in its own folder
+        # without the teacher, which another run has in its own folder
+        self.resolve(stage.block, {k: v for k, v in settings.items() if k != "distill_model" or k in given})
         common = {key: getattr(self.config, key) for key in ("batch", "device", "workers", "seed")}
         arguments = {**common, "imgsz": self.imgsz_of(model), **settings}
         arguments["data"], place = self.dataset.write_keys(self.folder.path), self.folder.path / stage.folder
@@ -277,7 +278,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         """How to train on a model that works: one that was cut is taught by the one before, any other by itself."""
         batch = int(settings.get("batch", self.config.batch))
         known, images = trained_on(model, self.dataset), len(self.dataset.images("train"))
-        start = Start(images, batch, int(settings["epochs"]), trained_with=known, classes=len(self.dataset.names))
+        start = Start(images, batch, int(settings["epochs"]), trained_with=known, classes=len(model.names))
         if known is not None:
             self.note("the checkpoint was trained on this data set, and goes on as it was trained")
         own = "distill_model" in settings

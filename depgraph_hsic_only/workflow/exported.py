@@ -14,7 +14,7 @@ from depgraph_hsic_only.errors import ExportError
 from depgraph_hsic_only.evaluation.int8 import quantize_onnx
 from depgraph_hsic_only.evaluation.latency import Latency, onnx_run
 from depgraph_hsic_only.evaluation.onnx import OnnxParity, export_onnx, onnx_input, onnx_precision, open_session
-from depgraph_hsic_only.evaluation.validation import PRIMARY, validate_onnx
+from depgraph_hsic_only.evaluation.validation import PRIMARY, Validation, validate_onnx
 from depgraph_hsic_only.report.exported import ExportedFile
 from depgraph_hsic_only.support.progress import say
 from depgraph_hsic_only.training.arguments import canonical
@@ -88,28 +88,31 @@ Maps = Mapping[Path, tuple[Mapping[str, float], float | None]]
 """By file: its mAP50-95 by kind of prediction, and what it loses of the primary one against float32."""
 
 
-def measure_maps(exported: Exported, model: Yolo, data: str, side: int, arguments: Mapping[str, Any]) -> Maps:
-    """mAPs of the files in onnxruntime, unless they are proven to be the model's own at the validation's `side`.
+def measure_maps(
+    exported: Exported, model: Yolo, data: str, validation: Validation, arguments: Mapping[str, Any]
+) -> Maps:
+    """mAPs of the files in onnxruntime, unless they are proven to be the model's own at the size of its validation.
 
     They are measured where a file is in float16 or int8, or takes another size; losses are against a file in float32,
     which is made of the `model` by the same export `arguments` where there is none.
     """
     shape, precisions = file_shape(exported.path), {path: onnx_precision(path) for path in exported.files}
-    if set(precisions.values()) == {"float32"} and shape.size == (side, side):
+    if set(precisions.values()) == {"float32"} and shape.size == (validation.imgsz, validation.imgsz):
         return {path: ({}, None) for path in exported.files}
-    found = {path: _measured(path, data) for path in exported.files}
+    found = {path: _measured(path, data, validation) for path in exported.files}
     reference = found[exported.path][PRIMARY]
     if precisions[exported.path] != "float32":
         with tempfile.TemporaryDirectory() as folder:
             given = {**arguments, "quantize": None, "imgsz": shape.size}
-            reference = _measured(export_onnx(model, Path(folder) / "float32.onnx", **given), data)[PRIMARY]
+            float32 = export_onnx(model, Path(folder) / "float32.onnx", **given)
+            reference = _measured(float32, data, validation)[PRIMARY]
     reduced = {path for path, kind in precisions.items() if kind != "float32"}
     return {path: (maps, reference - maps[PRIMARY] if path in reduced else None) for path, maps in found.items()}
 
 
-def _measured(path: Path, data: str) -> dict[str, float]:
+def _measured(path: Path, data: str, validation: Validation) -> dict[str, float]:
     say(f"validating {path.name}")
-    return validate_onnx(path, data, file_shape(path)).map50_95
+    return validate_onnx(path, data, file_shape(path), single_cls=validation.single_cls).map50_95
 
 
 def describe_files(folder: Path, maps: Maps, latencies: Mapping[Path, Latency]) -> tuple[ExportedFile, ...]:

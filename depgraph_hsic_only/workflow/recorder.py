@@ -8,8 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from depgraph_hsic_only.data.dataset import Dataset, same_classes
-from depgraph_hsic_only.errors import ConfigError
+from depgraph_hsic_only.data.dataset import Dataset
 from depgraph_hsic_only.evaluation.agreement import Agreement, measure_agreement
 from depgraph_hsic_only.evaluation.latency import Latency, measure_latency, onnx_run, torch_run
 from depgraph_hsic_only.evaluation.onnx import export_onnx
@@ -32,23 +31,14 @@ from depgraph_hsic_only.support.progress import begin_stage, say
 from depgraph_hsic_only.training.callbacks import read_epochs
 from depgraph_hsic_only.workflow.config import Config
 from depgraph_hsic_only.workflow.exported import Exported, describe_files, export_arguments, file_shape, measure_maps
+from depgraph_hsic_only.workflow.fit import works_on
 from depgraph_hsic_only.workflow.run_folder import Checkpoints, RunFolder
 from depgraph_hsic_only.workflow.state import STATE, RunState
 from depgraph_hsic_only.yolo.architecture import layer_widths, list_layers
 from depgraph_hsic_only.yolo.cost import measure_cost
 from depgraph_hsic_only.yolo.device import select_device
-from depgraph_hsic_only.yolo.input_shape import InputShape
+from depgraph_hsic_only.yolo.input_shape import InputShape, input_channels
 from depgraph_hsic_only.yolo.types import Yolo
-
-
-def check_classes(model: Yolo, dataset: Dataset, config: Config) -> None:
-    """Refuse, by a `ConfigError`, to prune a model for a data set of another class count without training it."""
-    has, wants = len(model.names), len(dataset.names)
-    if has != wants and config.train["epochs"] == 0:
-        raise ConfigError(
-            f"train.epochs: expected at least 1, since the checkpoint has {has} classes and the data set {wants}, "
-            "got 0; train.epochs=50, say, transfers the model to the data set's classes"
-        )
 
 
 @dataclass(eq=False)
@@ -60,23 +50,23 @@ class Recorder:
     dataset: Dataset
     config: Config
     state: RunState  # the rows of what is done are taken from the report in the folder
-    imgsz: int  # side of the input image, pixels
+    validation: Validation
     evaluate: Callable[[Any], Metrics]
 
-    def begin(self, model: Yolo) -> None:
-        """Take down the loaded model, the baseline, or in a resumed run the rows of what is done."""
+    def begin(self, model: Yolo, notes: Sequence[str]) -> None:
+        """Take down the loaded model, the baseline, what there is to say of it, or in a resumed run what is done."""
         self._baseline, widths = copy.deepcopy(model), layer_widths(model.model)
         images = {split: len(self.dataset.images(split)) for split in ("train", "val")}
         found: dict[str, Any] = {"images": images, "sources": self.state.sources, "environment": environment()}
-        settings, validation = self.config.to_dict(), Validation(self.imgsz, self.config.batch)
-        self._report = RunReport(self.folder.path, settings, (), validation, widths, widths, **found)
+        settings = self.config.to_dict()
+        self._report = RunReport(self.folder.path, settings, (), self.validation, widths, widths, **found)
         if self.state.done:
             rows = RunReport.load(self.folder.path).stages
             done = tuple(row for row in rows if row.name in (BASELINE, *self.state.done))
             self._report = replace(self._report, stages=done)
         else:
             weights = Path(model.ckpt_path).resolve() if model.ckpt_path else None
-            self._write(model, stages=(self._row(BASELINE, model, weights),))
+            self._write(model, stages=(self._row(BASELINE, model, weights, notes),))
 
     def record(
         self, stage: Stage, model: Yolo, notes: Sequence[str], details: Mapping[str, Any], seconds: float, changed: bool
@@ -101,7 +91,7 @@ class Recorder:
         begin_stage("export")
         exported = export(model)
         data, arguments = self.dataset.write_keys(self.folder.path), export_arguments(self.config.export)
-        maps = measure_maps(exported, model, data, self.imgsz, arguments)
+        maps = measure_maps(exported, model, data, self.validation, arguments)
         begin_stage("latency")
         stages, latencies = self._with_latency(exported)
         files = describe_files(self.folder.path, maps, latencies)
@@ -122,12 +112,12 @@ class Recorder:
         self, name: str, model: Yolo, weights: Path | None, said: Sequence[str] = (), seconds: float = 0.0, **known: Any
     ) -> StageReport:
         """Measure a model; what is `known` of the stage is in the row too."""
-        cost, notes = measure_cost(model.model, self.imgsz), list(said)
+        cost, notes = measure_cost(model.model, self.validation.imgsz), list(said)
         row = StageReport(name, seconds, cost.parameters, cost.gmacs, parts=cost.parts, **known)
         if weights is None:
             notes.append("built from its YAML and not trained, so its mAP was not measured")
-        elif not same_classes(model.names, self.dataset.names):
-            notes.append("it has other classes than the data set, so its mAP was not measured")
+        elif not works_on(model, self.dataset, self.config):
+            notes.append("it has other classes, or in another order, or other channels than the data: mAP not measured")
         else:
             say(f"validating {weights.name}")
             found = self.evaluate(model)
@@ -152,7 +142,8 @@ class Recorder:
                 if row.weights is not None:
                     stages = (self.checkpoints.load(stage) for stage in STAGES if stage.name == row.name)
                     model = next(stages, self._baseline)
-                    runs[f"{row.name}/torch"] = torch_run(model, shape, self.config.device)
+                    takes = replace(shape, channels=input_channels(model.model))  # its own, before it was trained
+                    runs[f"{row.name}/torch"] = torch_run(model, takes, self.config.device)
                     if row is not self._report.after:
                         file = export_onnx(model, Path(scratch) / f"{row.name}.onnx", **arguments)
                         runs[f"{row.name}/onnxruntime"] = onnx_run(file)

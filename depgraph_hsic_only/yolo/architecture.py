@@ -85,6 +85,12 @@ def _check_matches_yaml(model: Network, expected: str) -> None:
             f"{has.get(name)} where the YAML builds {wants.get(name)}): another tool has changed it, and "
             "Ultralytics would train a different network; pass the checkpoint from before"
         )
+    if {n for n in has if n.startswith(classes)} != {n for n in wants if n.startswith(classes)}:
+        raise UnsupportedModelError(
+            f"{expected} with the class branch that its YAML builds, but its head has another one, such as the light "
+            "one of YOLO11 that Ultralytics 8.3.0 built into YOLOv8 too: the Ultralytics installed here would train "
+            "it without its class branch; train anew from yolov8n-seg.pt, say, with this version"
+        )
 
 
 def skeleton(yaml: dict[str, Any]) -> tuple[nn.Sequential, list[int]]:

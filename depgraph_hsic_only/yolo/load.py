@@ -9,6 +9,7 @@ import torch
 from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
 from ultralytics.engine.model import Model
+from ultralytics.nn.distill_model import DistillationModel
 from ultralytics.nn.tasks import yaml_model_load
 from ultralytics.utils.callbacks.base import get_default_callbacks
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
@@ -65,6 +66,8 @@ def load_model(path: str | Path, *, task: str | None = "segment", trust: bool = 
         raise CheckpointError(f"{expected}, but it could not be loaded ({reason}); pass another file") from error
     if task is not None and yolo.task != task:
         raise UnsupportedModelError(f"{expected}, got a model for the task '{yolo.task}'; pass one made to {task}")
+    if isinstance(yolo.model, DistillationModel):
+        _take_student(yolo)
     try:
         check_architecture(yolo.model)
     except UnsupportedModelError as error:
@@ -79,6 +82,16 @@ def load_model(path: str | Path, *, task: str | None = "segment", trust: bool = 
         yolo.ckpt = {"epoch": -1, "model": yolo.model, "train_args": dict(yolo.model.args)}  # the rest can't be saved
     loaded: Yolo = yolo
     return loaded
+
+
+def _take_student(yolo: Any) -> None:
+    """Of a training with a teacher that was cut off, the model that was taught: no teacher is in such a file."""
+    student, taught = yolo.model.student_model, yolo.model
+    student.args, student.task, student.names = taught.args, yolo.task, taught.names
+    student.pt_path = getattr(taught, "pt_path", None)
+    taught._remove_feature_hooks()  # which hold activations, and keep a network from being copied
+    yolo.model = student
+    yolo.ckpt = {**yolo.ckpt, "epoch": -1, "optimizer": None, "ema": None, "model": student}
 
 
 def network_of(model: Yolo | Network) -> Network:

@@ -1,0 +1,77 @@
+"""Whether a model fits the data set: its classes, as Ultralytics trains on them, and the channels of its images."""
+
+from depgraph_hsic_only.data.dataset import Dataset, same_classes
+from depgraph_hsic_only.errors import ConfigError
+from depgraph_hsic_only.workflow.config import Config
+from depgraph_hsic_only.yolo.input_shape import input_channels
+from depgraph_hsic_only.yolo.load import own_arguments
+from depgraph_hsic_only.yolo.types import Yolo
+
+
+def single_cls(model: Yolo, config: Config) -> bool:
+    """Whether all objects count as one class, by `single_cls` of a training, or as the checkpoint was trained.
+
+    Ultralytics keeps that argument of a checkpoint for its own trainings and validations, too.
+    """
+    return _single_cls(model, config)[0]
+
+
+def works_on(model: Yolo, dataset: Dataset, config: Config) -> bool:
+    """Whether a model's classes and channels are those of a run, so that it can be measured and trained on."""
+    fits = input_channels(model.model) == dataset.channels
+    return fits and same_classes(model.names, dataset.classes(single_cls(model, config)))
+
+
+def take_classes(model: Yolo, dataset: Dataset, config: Config) -> list[str]:
+    """Check a loaded model's classes, and give them the names of the data set, as a training does.
+
+    Returns:
+        What a reader of the report must know of it.
+
+    Raises:
+        ConfigError: It would be pruned with another number of classes, or the same in another order, or for images of
+            other channels; or its number of classes would change after the cut.
+    """
+    if len(set(_single_cls(model, config))) > 1:
+        raise ConfigError(
+            "single_cls: expected the same in train and fine_tune, since the number of classes would change after the "
+            f"cut, got {_single_cls(model, config)}; set it at the top level"
+        )
+    classes, trained = dataset.classes(single_cls(model, config)), config.train["epochs"] > 0
+    has, wants = list(map(str, model.names.values())), list(map(str, classes.values()))
+    if len(has) != len(wants) and not trained:
+        counted = f"{len(wants)} with single_cls" if len(wants) != len(dataset.names) else len(wants)
+        raise ConfigError(
+            f"train.epochs: expected at least 1, since the checkpoint has {len(has)} classes and the data set "
+            f"{counted}, got 0; train.epochs=50, say, transfers the model to the data set's classes"
+        )
+    channels = input_channels(model.model)
+    if channels != dataset.channels and not trained:
+        raise ConfigError(
+            f"train.epochs: expected at least 1, since the checkpoint takes images with {channels} channels and those "
+            f"of the data set have {dataset.channels}, got 0; train.epochs=50, say, trains a model for them"
+        )
+    if not model.ckpt or len(has) != len(wants):
+        return []
+    differ = [f"{a} -> {b}" for a, b in zip(has, wants, strict=True) if a != b]
+    if not same_classes(model.names, classes):
+        if not trained:
+            raise ConfigError(
+                "data: expected the checkpoint's classes in its order, but some stand elsewhere (checkpoint -> data "
+                f"set: {_few(differ)}); change the order of names and labels, or pass train.epochs=50, say, to learn "
+                "the new order"
+            )
+        return []
+    model.model.names = dict(classes)
+    return [f"its classes were taken by index, since their names differ: {_few(differ)}"] if differ else []
+
+
+def _single_cls(model: Yolo, config: Config) -> list[bool]:
+    """What holds in each training that there is; where there is none, for the run."""
+    own = own_arguments(model).get("single_cls")
+    blocks = [block for block in (config.train, config.fine_tune) if block["epochs"]]
+    return [bool(block.get("single_cls", own)) for block in blocks or [{**config.train, **config.fine_tune}]]
+
+
+def _few(items: list[str]) -> str:
+    return ", ".join(items[:5]) + (f" and {len(items) - 5} more" if len(items) > 5 else "")
