@@ -24,10 +24,10 @@ from depgraph_hsic_only.pruning.planner import Planner, Scored
 from depgraph_hsic_only.recovery.recover import recover
 from depgraph_hsic_only.report.pruning_report import stability_text
 from depgraph_hsic_only.report.stages import FINE_TUNED, TRAINED, Stage
-from depgraph_hsic_only.support.files import write_atomically
 from depgraph_hsic_only.support.progress import say
+from depgraph_hsic_only.training.arguments import check_training
 from depgraph_hsic_only.training.provenance import trained_on
-from depgraph_hsic_only.training.recipe import Start
+from depgraph_hsic_only.training.settle import settle, start_of
 from depgraph_hsic_only.training.train import Recipe, Teacher, Trained, make_recipe, train_model
 from depgraph_hsic_only.workflow.base import Yolov8SegPruner
 from depgraph_hsic_only.workflow.prune_steps import FineTuning, PruneEvent, Step, keep_step, read_step
@@ -57,14 +57,15 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
 
         Raises:
             CheckpointError, UnsupportedModelError: It can't be used, or a teacher (`distill_model`) can't.
-            ConfigError: It has no such layers, or the target is out of reach: said now rather than after the training.
+            ConfigError: No such layers, a target out of reach, or arguments that can't be trained with: said now.
             ExportError: onnx or onnxruntime is missing.
         """
         check_onnx()
         model = load_model(self.config.pretrained, trust=self.config.trust)
-        for block in (self.config.train, self.config.fine_tune):
-            if block.get("distill_model"):
-                load_model(block["distill_model"])
+        for stage in (TRAINED, FINE_TUNED):
+            settings = getattr(self.config, stage.block)
+            names = self.dataset.names if settings.get("classes") is not None else {}
+            check_training(stage.block, settings, model.model, len(names), self.config.device)
         self._planner(model).check(model.model)
         return model
 
@@ -241,6 +242,11 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         if settings["epochs"] == 0:
             return model
         callbacks, given, scratch = self.callbacks, settings, self.open_folder().scratch / name
+        common = {key: getattr(self.config, key) for key in ("batch", "device", "workers", "seed")}
+        common["imgsz"] = self.imgsz_of(model)
+        settings, notes = settle(settings, common, model, self.dataset)
+        for note in notes:
+            self.note(note)
         learnt = stage is FINE_TUNED and self.config.train["epochs"] > 0
         learnt |= Path(self.config.pretrained).suffix not in {".yaml", ".yml"}
         works = learnt and same_classes(model.names, self.dataset.names)
@@ -251,8 +257,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
             self.note(f"trained with {', '.join(f'{key}={value}' for key, value in settings.items())}")
         kept = {key: value for key, value in settings.items() if key != "distill_model" or key in given}
         self.resolve(stage.block, kept)  # without the teacher, which another run has in its own folder
-        common = {key: getattr(self.config, key) for key in ("batch", "device", "workers", "seed")}
-        arguments = {**common, "imgsz": self.imgsz_of(model), **settings}
+        arguments = {**common, **settings}
         arguments["data"], place = self.dataset.write_keys(self.folder.path), self.folder.path / stage.folder
         trained = train_model(model, place, arguments, callbacks, dataset=self.dataset, scratch=scratch)
         if 0 < trained.batch < arguments["batch"]:
@@ -263,19 +268,15 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         self, model: Yolo, settings: Mapping[str, Any], scratch: Path, teacher: Teacher | None, *, cut: bool
     ) -> Recipe:
         """How to train on a model that works: one that was cut is taught by the one before, any other by itself."""
-        batch = int(settings.get("batch", self.config.batch))
-        known, images = trained_on(model, self.dataset), len(self.dataset.images("train"))
-        start = Start(images, batch, int(settings["epochs"]), trained_with=known, classes=len(self.dataset.names))
-        if known is not None:
+        start = start_of(settings, self.config.batch, self.dataset, trained_on(model, self.dataset))
+        if start.trained_with is not None:
             self.note("the checkpoint was trained on this data set, and goes on as it was trained")
         own = "distill_model" in settings
         if teacher is not None and teacher.model is not None:
             reference = self.evaluate(teacher.model)[PRIMARY].map50_95
             start = replace(start, kept=self.evaluate(model)[PRIMARY].map50_95 / reference if reference > 0 else 1.0)
-        elif not (cut or own or known):
-            scratch.mkdir(parents=True, exist_ok=True)
-            write_atomically(scratch / "teacher.pt", model.save)
-            teacher = Teacher(scratch / "teacher.pt")
+        elif not (cut or own or start.trained_with):
+            teacher = Teacher.itself(model, scratch)
         return make_recipe(model.model, start, None if own else teacher)
 
     def _better(self, model: Yolo, trained: Trained, *, last: bool) -> Yolo:
