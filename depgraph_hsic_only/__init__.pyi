@@ -21,6 +21,7 @@ from .errors import OutOfMemoryError as OutOfMemoryError
 from .errors import PlanError as PlanError
 from .errors import PruningError as PruningError
 from .errors import StorageError as StorageError
+from .errors import UltralyticsError as UltralyticsError
 from .errors import UnsupportedModelError as UnsupportedModelError
 from .pruning.api import apply_plan as apply_plan
 from .pruning.api import plan_pruning as plan_pruning

@@ -8,6 +8,7 @@ PruningError
 ├── DataError              images or a data set that can't be used              (also ValueError)
 ├── StorageError           a file that can't be written                         (also OSError)
 ├── OutOfMemoryError       memory that is too small for the images              (also MemoryError)
+├── UltralyticsError       what Ultralytics refuses: its arguments, or the data (also RuntimeError)
 ├── ExportError            an exported file that does not do what the model does (also RuntimeError)
 └── ComparisonError        a comparison of which some parts failed              (also RuntimeError)
 
@@ -57,6 +58,10 @@ class StorageError(PruningError, OSError):
 
 class OutOfMemoryError(PruningError, MemoryError):
     """Memory, a GPU's or the machine's, that is too small for what was asked for."""
+
+
+class UltralyticsError(PruningError, RuntimeError):
+    """Arguments or data that Ultralytics refuses while it trains, validates or exports."""
 
 
 class ExportError(PruningError, RuntimeError):

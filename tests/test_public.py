@@ -19,7 +19,7 @@ ChannelGroup CheckpointError Comparison ComparisonError ConfigError Criterion Da
 ExportError Exported HsicLassoPruner ModelInfo OutOfMemoryError PlanError PruningError PruningPlan PruningReport
 Recovery RunReport SHAPES_RECIPE StorageError UnsupportedModelError Yolov8SegPruner __version__ apply_plan compare
 describe ensure_nms errors find_dataset hsic list_criteria load_images load_model plan_pruning prune recover
-register_criterion score_channels shapes_dataset write_html
+register_criterion score_channels UltralyticsError shapes_dataset write_html
 """
 
 

@@ -23,6 +23,7 @@ from depgraph_hsic_only.criteria import list_criteria
 from depgraph_hsic_only.errors import PruningError, one_line
 from depgraph_hsic_only.support.nearest import nearest
 from depgraph_hsic_only.support.progress import say, show
+from depgraph_hsic_only.support.refusals import refusal
 from depgraph_hsic_only.support.resource_errors import out_of_memory, storage_reason
 
 _CRITERIA = shtab.cmd(f"echo {' '.join(list_criteria())}")
@@ -148,6 +149,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             said = f"error: expected to write files, but {reason}; make room, or pass another folder"
         elif out_of_memory(error):
             said = f"error: expected more memory than there is ({what}); pass a smaller imgsz or batch, or fewer images"
+        elif (refused := refusal(error)) is not None:
+            said = f"error: Ultralytics says {refused}; change the setting or the data that this is about"
         else:
             prefix = f"{PROGRAM}-"
             with tempfile.NamedTemporaryFile("w", prefix=prefix, suffix=".txt", encoding="utf-8", delete=False) as file:

@@ -42,6 +42,7 @@ class Display:
     def __init__(self, stages: int = 0, *, bars: bool = True) -> None:
         self.console = Console()
         self.log: TextIO | None = None
+        self.activity = ""  # of the stage at hand
         self._stages, self._stage, self._title = stages, 0, ""
         self._work: dict[str, _Work] = {}
         # rich needs ipywidgets to draw a live line in a notebook
@@ -67,6 +68,7 @@ class Display:
     def stage(self, title: str) -> None:
         """The next stage begins."""
         self._stage += 1
+        self.activity = title
         self._title = f"{self._stage}/{self._stages} {title}"
         self.say(f"{title} (stage {self._stage} of {self._stages})")
 
@@ -108,6 +110,11 @@ class Display:
             self.say(f"{label}: {work.done:.4g} of {work.total:g}{', ' if figure else ''}{figure}{rest}")
             work.said = now
 
+    def stand(self, label: str, done: float, figure: str = "") -> None:
+        """So much of it is done in all (see `step`)."""
+        if label in self._work:
+            self.step(label, done - self._work[label].done, figure)
+
     def end(self, label: str) -> None:
         """It is done, or given up."""
         work = self._work.pop(label, None)
@@ -147,6 +154,12 @@ def work_done(label: str, amount: float, figure: str = "") -> None:
     """Some of it is done (see `Display.step`)."""
     if _open:
         _open[-1].step(label, amount, figure)
+
+
+def work_stands(label: str, done: float, figure: str = "") -> None:
+    """So much of it is done in all (see `Display.stand`)."""
+    if _open:
+        _open[-1].stand(label, done, figure)
 
 
 def end_work(label: str) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from ultralytics.utils.torch_utils import unwrap_model
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.support.files import write_atomically
 from depgraph_hsic_only.support.nearest import nearest
-from depgraph_hsic_only.support.progress import begin_work, end_work, work_done
+from depgraph_hsic_only.support.progress import begin_work, end_work, work_done, work_stands
 from depgraph_hsic_only.yolo.types import Yolo
 
 Hook = tuple[str, Callable[[Any], object]]
@@ -25,7 +26,7 @@ MASK_MAP = "metrics/mAP50-95(M)"  # as Ultralytics names it
 PRUNE_EVENTS = ("on_prune_start", "on_prune_end")
 _SHARE_OF_START, _LONGEST_DECAY = 0.4, 0.998
 _SHIFT = 1.0  # SiLU is never below -0.28
-_TRAINING = "epochs"
+_EPOCHS, _HOURS = "epochs", "hours"  # by which trainings are limited
 
 
 class Callbacks:
@@ -90,10 +91,18 @@ def remember_start(trainer: Any) -> None:
     from random weights must: after 200 steps it is as good as the last weights. Averaged with a start that works, what
     was learnt keeps what was known (Wortsman et al. 2022, Robust fine-tuning of zero-shot models). With a constant
     decay the start has a share of 0.4 at the end of a training of up to 460 steps, and less in a longer one.
+
+    Where the time is limited, Ultralytics counts after each epoch how many it is enough for, and the decay goes by
+    that; in the first, which may be the only one, by one.
     """
-    steps = len(trainer.train_loader) * trainer.epochs / trainer.accumulate
-    decay = min(_LONGEST_DECAY, _SHARE_OF_START ** (1 / steps))
-    trainer.ema.decay = lambda updates: decay
+    accumulate = trainer.accumulate
+
+    def decay(_: int) -> float:
+        known = not trainer.args.time or trainer.epoch > trainer.start_epoch
+        steps = len(trainer.train_loader) * (trainer.epochs if known else 1) / accumulate
+        return min(_LONGEST_DECAY, float(_SHARE_OF_START ** (1 / steps)))
+
+    trainer.ema.decay = decay
 
 
 def read_epochs(folder: str | Path) -> list[dict[str, float | None]]:
@@ -179,21 +188,33 @@ class IdentityProjectors:
 
 
 def _training_begins(trainer: Any) -> None:
-    begin_work(_TRAINING, trainer.epochs, trainer.start_epoch)
+    if trainer.args.time:
+        begin_work(_HOURS, trainer.args.time)
+    else:
+        begin_work(_EPOCHS, trainer.epochs, trainer.start_epoch)
 
 
 def _batch_done(trainer: Any) -> None:
-    work_done(_TRAINING, 1 / len(trainer.train_loader))
+    _tell(trainer, 1 / len(trainer.train_loader))
 
 
 def _epoch_done(trainer: Any) -> None:
     found = measured(trainer.metrics).get(MASK_MAP)
     loss = sum(trainer.label_loss_items(trainer.tloss).values())
-    work_done(_TRAINING, 0, f"loss {loss:.3f}" if found is None else f"mask mAP50-95 {found:.4f}")
+    _tell(trainer, 0, f"loss {loss:.3f}" if found is None else f"mask mAP50-95 {found:.4f}")
+
+
+def _tell(trainer: Any, epochs: float, figure: str = "") -> None:
+    """So many more epochs are done: told as the share of the time that is up, where that is what limits them."""
+    if trainer.args.time:
+        work_stands(_HOURS, (time.time() - trainer.train_time_start) / 3600, figure)
+    else:
+        work_done(_EPOCHS, epochs, figure)
 
 
 def _training_ends(_: Any) -> None:
-    end_work(_TRAINING)
+    end_work(_EPOCHS)
+    end_work(_HOURS)
 
 
 # Callbacks by event that show how far a training is. They are functions of a module, and what they tell

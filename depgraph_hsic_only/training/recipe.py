@@ -37,12 +37,13 @@ _DISTILLATION = 30.0  # weight of the features against the labels' losses: about
 class Start:
     """Where a training starts."""
 
-    images: int  # training images
+    images: int  # that it is trained on
     batch: int  # that the run is configured for; a short training may take fewer images
-    epochs: int  # to train for, at least 1
+    epochs: int  # to train for, at least 1, which stands for a number that is not known
     kept: float = 1.0  # share of the accuracy that the model once had, in [0, 1]; 1 for one that was not cut
     trained_with: Mapping[str, Any] | None = None  # arguments of its training on this very data set, if there was one
     classes: int = 80  # of the data set
+    own_batch: bool = False  # whether the batch was set for this training, so that it is taken as it is
 
     @property
     def settled(self) -> bool:
@@ -52,7 +53,8 @@ class Start:
 
 def continued(start: Start) -> dict[str, Any]:
     """Train arguments for a model that works, to be put under the user's own."""
-    batch = min(start.batch, max(_SMALLEST_BATCH, start.images * start.epochs // _STEPS))
+    fitting = max(_SMALLEST_BATCH, start.images * start.epochs // _STEPS)
+    batch = start.batch if start.own_batch else min(start.batch, fitting)
     lost = 1 - min(max(start.kept, 0.0), 1.0)
     if start.trained_with is None:
         least, share = _LEAST_RATE, lost**2

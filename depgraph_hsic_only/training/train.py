@@ -62,6 +62,13 @@ class Teacher:
     model: Yolo | None = None  # what is in it, where the model was cut from it
     kept: Kept = field(default_factory=dict)  # by the cut
 
+    @classmethod
+    def itself(cls, model: Yolo, folder: Path) -> "Teacher":
+        """What a model that was not cut learns from so that it doesn't forget: itself, written to a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "teacher.pt", model.save)
+        return cls(folder / "teacher.pt")
+
 
 def make_recipe(network: Network, start: Start, teacher: Teacher | None = None) -> Recipe:
     """How to train on a network that works (see `recipe.py`).
@@ -99,6 +106,7 @@ def train_model(
 
     Raises:
         CheckpointError: The snapshot is damaged.
+        Exception: Whatever Ultralytics raises for arguments or data that it can't use (see `refusals.py`).
     """
     scratch.mkdir(parents=True, exist_ok=True)
     best, state = KeepBest(scratch / "best.pt"), scratch / "snapshot.pt"
@@ -136,9 +144,11 @@ def _go_on(
     """Finish a training from its last snapshot."""
     last = snapshot.restore_files(folder)
     best.keep(folder, last)  # the kill may have come between the snapshot and this
-    left = arguments["epochs"] - snapshot.epoch - 1
-    say(f"going on after epoch {snapshot.epoch + 1} of {arguments['epochs']}")
-    if left > 0:
+    limit = arguments.get("time")
+    spent = max(epoch["time"] or 0.0 for epoch in read_epochs(folder)) / 3600
+    over = spent >= limit if limit else snapshot.epoch + 1 >= arguments["epochs"]
+    say(f"going on after epoch {snapshot.epoch + 1} of {f'{limit:g} hours' if limit else arguments['epochs']}")
+    if not over:
         trainee = YOLO(str(last))
         callbacks.with_others([("on_train_start", snapshot)]).attach(trainee)
         again = {key: value for key, value in arguments.items() if key in _CHANGEABLE_ON_RESUME}

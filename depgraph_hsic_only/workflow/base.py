@@ -10,12 +10,20 @@ from pathlib import Path
 from typing import Any, final
 
 from depgraph_hsic_only.data.dataset import Dataset, find_dataset
-from depgraph_hsic_only.errors import ExportError, OutOfMemoryError, PruningError, StorageError, one_line
+from depgraph_hsic_only.errors import (
+    ExportError,
+    OutOfMemoryError,
+    PruningError,
+    StorageError,
+    UltralyticsError,
+    one_line,
+)
 from depgraph_hsic_only.evaluation.bootstrap import draws_for_deviation
 from depgraph_hsic_only.evaluation.validation import Metrics, Validation, validate_model
 from depgraph_hsic_only.report.run_report import RunReport
 from depgraph_hsic_only.report.stages import ACTIVITIES, EXPORTED, FINE_TUNED, PRUNED, STAGES, TRAINED, Stage
 from depgraph_hsic_only.support.progress import begin_stage, say
+from depgraph_hsic_only.support.refusals import refusal
 from depgraph_hsic_only.support.resource_errors import out_of_memory, storage_reason
 from depgraph_hsic_only.support.yaml import read_yaml
 from depgraph_hsic_only.training.callbacks import Callbacks
@@ -97,6 +105,7 @@ class Yolov8SegPruner(abc.ABC):
         Raises:
             PruningError: A setting, the checkpoint or the data set can't be used (then nothing has been written), the
                 exported file differs from the model, or `resume` is of another run, or of one that is running.
+            UltralyticsError: Ultralytics refuses an argument or the data; the message says in which stage.
             StorageError, OutOfMemoryError: The disk or the memory is too small; what was done before is kept, and
                 `resume` goes on from it.
         """
@@ -115,7 +124,7 @@ class Yolov8SegPruner(abc.ABC):
         with (
             _resource_errors_explained(folder),
             folder.locked(),
-            run_display(len(ACTIVITIES), folder.path / "run.log", verbose=self.config.verbose),
+            run_display(len(ACTIVITIES), folder.path / "run.log", verbose=self.config.verbose) as display,
         ):
             try:
                 if resume is None:
@@ -128,6 +137,13 @@ class Yolov8SegPruner(abc.ABC):
             except KeyboardInterrupt:
                 say(f"interrupted; to go on: --resume {folder.path}")
                 raise
+            except Exception as error:
+                if (refused := refusal(error)) is None:
+                    raise
+                raise UltralyticsError(
+                    f"{display.activity or 'validation'}: Ultralytics says {refused}; change the setting or the data "
+                    f"that this is about and start anew; the traceback is in {folder.path / 'run.log'}"
+                ) from error
 
     def _run(self, model: Yolo, state: RunState, notes: list[str]) -> RunReport:
         if EXPORTED in state.done:

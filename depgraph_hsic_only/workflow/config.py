@@ -15,7 +15,7 @@ from depgraph_hsic_only.errors import ConfigError, one_line
 from depgraph_hsic_only.pruning.planner import Planner
 from depgraph_hsic_only.support.nearest import nearest
 from depgraph_hsic_only.support.yaml import read_yaml
-from depgraph_hsic_only.training.arguments import OWNED, TRAIN_ARGUMENTS, owned_elsewhere
+from depgraph_hsic_only.training.arguments import REFUSED, TRAIN_ARGUMENTS, refused
 from depgraph_hsic_only.workflow.config_checks import TRAININGS, amount_of, find_faults
 
 DEFAULT_CFG = "default.yaml"
@@ -149,9 +149,9 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 def _spread_flat(layer: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
     """A layer with its flat train arguments moved into both training stages, under the stages' own."""
     flat = {key: value for key, value in layer.items() if key not in DEFAULTS}
-    for key in [key for key in flat if key not in TRAIN_ARGUMENTS or key in OWNED]:
+    for key in [key for key in flat if key not in TRAIN_ARGUMENTS or key in REFUSED]:
         known = [*DEFAULTS, *TRAIN_ARGUMENTS]
-        faults.append(f"{key}: unknown setting{nearest(key, known)}" if key not in OWNED else owned_elsewhere(key, key))
+        faults.append(f"{key}: unknown setting{nearest(key, known)}" if key not in REFUSED else refused(key, key))
         del flat[key]
     spread = {key: value for key, value in layer.items() if key in DEFAULTS}
     for block in TRAININGS if flat else ():

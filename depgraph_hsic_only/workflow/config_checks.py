@@ -12,11 +12,20 @@ from depgraph_hsic_only.criteria import create_criterion, list_criteria
 from depgraph_hsic_only.errors import PruningError
 from depgraph_hsic_only.recovery.recover import check_method
 from depgraph_hsic_only.support.nearest import nearest
-from depgraph_hsic_only.training.arguments import OWNED, TRAIN_ARGUMENTS, canonical, value_fault
+from depgraph_hsic_only.training.arguments import (
+    REFUSED,
+    TRAIN_ARGUMENTS,
+    canonical,
+    is_device,
+    training_fault,
+    value_fault,
+)
 from depgraph_hsic_only.yolo.input_shape import is_side
 
 TRAININGS = ("train", "fine_tune")  # the blocks of train arguments
-_EXPORT_OWNED = dict.fromkeys(("format", "model", "data", "mode", "task", "project", "name"), "the workflow")
+_EXPORT_REFUSED = dict.fromkeys(
+    ("format", "model", "data", "mode", "task", "project", "name"), "it comes from the workflow"
+)
 _EXPORT_KEYS = ("imgsz", "batch", "opset", "dynamic", "simplify", "quantize", "device")
 
 
@@ -28,9 +37,11 @@ def find_faults(merged: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[
     faults += [f"{block}: expected a block of settings, got {merged[block]!r}" for block in broken]
     if not broken:
         for block in TRAININGS:
-            faults += _block_faults(block, merged[block], {"epochs": _NATURAL}, TRAIN_ARGUMENTS, OWNED)
+            faults += _block_faults(
+                block, merged[block], {"epochs": _NATURAL}, TRAIN_ARGUMENTS, REFUSED, training_fault
+            )
         faults += _prune_faults(merged["prune"], defaults["prune"])
-        faults += _block_faults("export", merged["export"], _EXPORT, _EXPORT_KEYS, _EXPORT_OWNED)
+        faults += _block_faults("export", merged["export"], _EXPORT, _EXPORT_KEYS, _EXPORT_REFUSED)
         faults += _block_faults("calibration", merged["calibration"], {"images": _POSITIVE}, (), {})
     return faults
 
@@ -45,11 +56,6 @@ def _is_text(value: Any) -> bool:
 
 def _is_data(value: Any) -> bool:
     return _is_text(value) or (isinstance(value, Mapping) and {"train", "val", "names"} <= set(value))
-
-
-def _is_device(value: Any) -> bool:
-    several = isinstance(value, (list, tuple)) and all(type(item) is int for item in value)
-    return value is None or type(value) in (int, str) or several
 
 
 def _is_share(value: Any) -> bool:
@@ -81,10 +87,10 @@ _TOP: _Checks = {
         lambda v: v is None or is_side(v),
         "a side in pixels of at least 32, or null; for a camera's height and width see export.imgsz",
     ),
-    "batch": _POSITIVE,
-    "device": (_is_device, "cpu, 0, [0, 1], mps or null"),
+    "batch": (_POSITIVE[0], "an integer of at least 1 (AutoBatch: train.batch=-1 fine_tune.batch=-1)"),
+    "device": (is_device, "cpu, 0, [0, 1], mps or null"),
     "workers": _NATURAL,
-    "seed": _NATURAL,
+    "seed": (lambda v: _at_least(0)(v) and v < 2**32 - 1, "an integer of at least 0 and below 4294967295"),
     "project": (_is_text, "a folder"),
     "name": (lambda v: _is_text(v) and Path(str(v)).name == str(v), "the name of a folder, without slashes"),
     "exist_ok": _SWITCH,
@@ -120,15 +126,20 @@ def _unknown(block: str, settings: Mapping[str, Any], known: Iterable[str]) -> l
 
 
 def _block_faults(
-    block: str, settings: Mapping[str, Any], checks: _Checks, arguments: Collection[str], owned: Mapping[str, str]
+    block: str,
+    settings: Mapping[str, Any],
+    checks: _Checks,
+    arguments: Collection[str],
+    refused: Mapping[str, str],
+    fault_of: Callable[[str, Any], str | None] = value_fault,
 ) -> list[str]:
-    """What is wrong with a block of settings of our own (`checks`) and of Ultralytics' arguments, but for those that a
-    run sets itself (`owned`)."""
-    faults = [f"{block}.{key}: not a setting here; it comes from {owned[key]}" for key in settings if key in owned]
-    rest = {key: value for key, value in settings.items() if key not in owned}
+    """What is wrong with a block of settings of our own (`checks`) and of Ultralytics' arguments, by the `fault_of`
+    their values; some of these are `refused`, for a reason."""
+    faults = [f"{block}.{key}: not a setting here; {refused[key]}" for key in settings if key in refused]
+    rest = {key: value for key, value in settings.items() if key not in refused}
     faults += _unknown(block, rest, {**dict.fromkeys(arguments), **checks})
     faults += _unexpected(f"{block}.", settings, checks)
-    found = {key: value_fault(key, value) for key, value in rest.items() if key in arguments and key not in checks}
+    found = {key: fault_of(key, value) for key, value in rest.items() if key in arguments and key not in checks}
     return faults + [f"{block}.{key}: {fault}" for key, fault in found.items() if fault is not None]
 
 

@@ -1,7 +1,6 @@
 """The workflow filled in: Ultralytics trains, DepGraph groups, any criterion ranks, onnxruntime proves the export."""
 
 import copy
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,24 +14,21 @@ from depgraph_hsic_only.budget.sensitivity import Sensitivity
 from depgraph_hsic_only.channels.cut import cut, kept_channels
 from depgraph_hsic_only.channels.plan import PruningPlan
 from depgraph_hsic_only.data.dataset import labelled_batches
-from depgraph_hsic_only.data.images import is_readable
-from depgraph_hsic_only.errors import ExportError
-from depgraph_hsic_only.evaluation.int8 import quantize_onnx
-from depgraph_hsic_only.evaluation.onnx import check_onnx, export_onnx, onnx_precision, verify_onnx
+from depgraph_hsic_only.evaluation.onnx import check_onnx
 from depgraph_hsic_only.evaluation.validation import PRIMARY, check_measurable
 from depgraph_hsic_only.pruning.api import report_cut
 from depgraph_hsic_only.pruning.planner import Planner, Scored
 from depgraph_hsic_only.recovery.recover import recover
 from depgraph_hsic_only.report.pruning_report import stability_text
 from depgraph_hsic_only.report.stages import FINE_TUNED, TRAINED, Stage
-from depgraph_hsic_only.support.files import write_atomically
 from depgraph_hsic_only.support.progress import say
+from depgraph_hsic_only.training.arguments import check_training
 from depgraph_hsic_only.training.provenance import trained_on
-from depgraph_hsic_only.training.recipe import Start
+from depgraph_hsic_only.training.settle import settle, start_of
 from depgraph_hsic_only.training.train import Recipe, Teacher, Trained, make_recipe, train_model
 from depgraph_hsic_only.workflow.base import Yolov8SegPruner
 from depgraph_hsic_only.workflow.config import DEFAULTS
-from depgraph_hsic_only.workflow.exported import Exported, export_arguments, same_files, try_export, wants_int8
+from depgraph_hsic_only.workflow.exported import Exported, export_result, same_files, try_export
 from depgraph_hsic_only.workflow.fit import works_on
 from depgraph_hsic_only.workflow.prune_steps import FineTuning, PruneEvent, Step, keep_step, read_step
 from depgraph_hsic_only.yolo.device import on_device, select_device
@@ -41,8 +37,6 @@ from depgraph_hsic_only.yolo.load import install, load_model
 from depgraph_hsic_only.yolo.types import Yolo
 
 _PLAN, _SENSITIVITY = "plan.json", "sensitivity.json"
-# Of a file in float16; a few pixels more or less are much of a small object's mask, so that its mAP tells more.
-_HALF = {"tolerance": 0.05, "min_mask_iou": 0.5}
 
 
 class DefaultYolov8SegPruner(Yolov8SegPruner):
@@ -62,14 +56,16 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
 
         Raises:
             CheckpointError, UnsupportedModelError: It can't be used, or a teacher (`distill_model`) can't.
-            ConfigError: It has no such layers, or the target is out of reach: said now rather than after the training.
+            ConfigError: No such layers, a target out of reach, or arguments that can't be trained with: said now.
             ExportError: onnx or onnxruntime is missing, or a setting of the export can't be used.
         """
         check_onnx()
         model = load_model(self.config.pretrained, trust=self.config.trust)
-        for teacher in filter(None, (b.get("distill_model") for b in (self.config.train, self.config.fine_tune))):
-            load_model(teacher)
         check_measurable(model)
+        for stage in (TRAINED, FINE_TUNED):
+            settings = getattr(self.config, stage.block)
+            names = self.dataset.names if settings.get("classes") is not None else {}
+            check_training(stage.block, settings, model.model, len(names), self.config.device)
         self._planner(model).check(on_device(model.model, self.config.device))
         if not same_files(self.config.export, DEFAULTS["export"]):
             try_export(model, self.config.export, self._export_imgsz(model))
@@ -145,20 +141,8 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         Raises:
             ExportError: The file does not do what the model does; the message has the figures.
         """
-        settings, weights = self.config.export, self.open_folder().weights
-        imgsz = self._export_imgsz(model)
-        path = export_onnx(model, weights / "best.onnx", imgsz=imgsz, **export_arguments(settings))
-        limits = _HALF if onnx_precision(path) == "float16" else {}
-        images = itertools.islice(filter(is_readable, self.dataset.images("val")), settings["images"])
-        parity = verify_onnx(path, model, list(images), **limits)
-        if not parity.ok:
-            path.unlink()
-            raise ExportError(f"{path}: expected the outputs of the model, got {parity}; the file was removed")
-        if not wants_int8(settings):
-            return Exported(path, parity)
-        say("quantising to int8")
-        training, count = self.dataset.images("train"), self.config.calibration["images"]
-        return Exported(path, parity, quantize_onnx(path, weights / "best_int8.onnx", training, limit=count))
+        weights, imgsz, config = self.open_folder().weights, self._export_imgsz(model), self.config
+        return export_result(model, weights, imgsz, config.export, self.dataset, config.calibration["images"])
 
     def _export_imgsz(self, model: Yolo) -> Any:
         """Side, or height and width, of the images that the result is exported for, pixels."""
@@ -254,6 +238,11 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         if settings["epochs"] == 0:
             return model
         callbacks, given, scratch = self.callbacks, settings, self.open_folder().scratch / name
+        common = {key: getattr(self.config, key) for key in ("batch", "device", "workers", "seed")}
+        common["imgsz"] = self.imgsz_of(model)
+        settings, notes = settle(settings, common, model, self.dataset)
+        for note in notes:
+            self.note(note)
         learnt = stage is FINE_TUNED and self.config.train["epochs"] > 0
         learnt |= Path(self.config.pretrained).suffix not in {".yaml", ".yml"}
         works = learnt and works_on(model, self.dataset, self.config)
@@ -264,8 +253,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
             self.note(f"trained with {', '.join(f'{key}={value}' for key, value in settings.items())}")
         # without the teacher, which another run has in its own folder
         self.resolve(stage.block, {k: v for k, v in settings.items() if k != "distill_model" or k in given})
-        common = {key: getattr(self.config, key) for key in ("batch", "device", "workers", "seed")}
-        arguments = {**common, "imgsz": self.imgsz_of(model), **settings}
+        arguments = {**common, **settings}
         arguments["data"], place = self.dataset.write_keys(self.folder.path), self.folder.path / stage.folder
         trained = train_model(model, place, arguments, callbacks, dataset=self.dataset, scratch=scratch)
         if 0 < trained.batch < arguments["batch"]:
@@ -276,19 +264,16 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         self, model: Yolo, settings: Mapping[str, Any], scratch: Path, teacher: Teacher | None, *, cut: bool
     ) -> Recipe:
         """How to train on a model that works: one that was cut is taught by the one before, any other by itself."""
-        batch = int(settings.get("batch", self.config.batch))
-        known, images = trained_on(model, self.dataset), len(self.dataset.images("train"))
-        start = Start(images, batch, int(settings["epochs"]), trained_with=known, classes=len(model.names))
+        known = trained_on(model, self.dataset)
+        start = start_of(settings, self.config.batch, self.dataset, known, classes=len(model.names))
         if known is not None:
             self.note("the checkpoint was trained on this data set, and goes on as it was trained")
         own = "distill_model" in settings
         if teacher is not None and teacher.model is not None:
             reference = self.evaluate(teacher.model)[PRIMARY].map50_95
             start = replace(start, kept=self.evaluate(model)[PRIMARY].map50_95 / reference if reference > 0 else 1.0)
-        elif not (cut or own or known):
-            scratch.mkdir(parents=True, exist_ok=True)
-            write_atomically(scratch / "teacher.pt", model.save)
-            teacher = Teacher(scratch / "teacher.pt")
+        elif not (cut or own or start.trained_with):
+            teacher = Teacher.itself(model, scratch)
         return make_recipe(model.model, start, None if own else teacher)
 
     def _better(self, model: Yolo, trained: Trained, *, last: bool) -> Yolo:

@@ -1,6 +1,7 @@
 """What the result is exported to, and how each file is measured."""
 
 import io
+import itertools
 import tempfile
 from collections.abc import Mapping
 from contextlib import redirect_stdout
@@ -10,10 +11,19 @@ from typing import Any
 
 import torch
 
+from depgraph_hsic_only.data.dataset import Dataset
+from depgraph_hsic_only.data.images import is_readable
 from depgraph_hsic_only.errors import ExportError
 from depgraph_hsic_only.evaluation.int8 import quantize_onnx
 from depgraph_hsic_only.evaluation.latency import Latency, onnx_run
-from depgraph_hsic_only.evaluation.onnx import OnnxParity, export_onnx, onnx_input, onnx_precision, open_session
+from depgraph_hsic_only.evaluation.onnx import (
+    OnnxParity,
+    export_onnx,
+    onnx_input,
+    onnx_precision,
+    open_session,
+    verify_onnx,
+)
 from depgraph_hsic_only.evaluation.validation import PRIMARY, Validation, validate_onnx
 from depgraph_hsic_only.report.exported import ExportedFile
 from depgraph_hsic_only.support.progress import say
@@ -22,6 +32,8 @@ from depgraph_hsic_only.yolo.input_shape import InputShape
 from depgraph_hsic_only.yolo.logs import silenced
 from depgraph_hsic_only.yolo.types import Yolo
 
+# Of a file in float16; a few pixels more or less are much of a small object's mask, so that its mAP tells more.
+_HALF = {"tolerance": 0.05, "min_mask_iou": 0.5}
 _MEASURED = ("images", "max_map_drop")  # export settings that change no file
 
 
@@ -60,6 +72,32 @@ def same_files(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
 def wants_int8(settings: Mapping[str, Any]) -> bool:
     """Whether the block `export` asks for int8, in any of Ultralytics' words for it."""
     return bool(canonical("quantize", settings.get("quantize")) == 8)
+
+
+def export_result(
+    model: Yolo, folder: Path, imgsz: Any, settings: Mapping[str, Any], dataset: Dataset, calibration: int
+) -> Exported:
+    """Export to best.onnx in a folder and compare it with PyTorch on validation images; int8 is beside it where asked.
+
+    Args:
+        settings: The block `export`.
+        calibration: At most so many training images, which int8 ranges are those on.
+
+    Raises:
+        ExportError: The file does not do what the model does; the message has the figures.
+    """
+    path = export_onnx(model, folder / "best.onnx", imgsz=imgsz, **export_arguments(settings))
+    limits = _HALF if onnx_precision(path) == "float16" else {}
+    images = itertools.islice(filter(is_readable, dataset.images("val")), settings["images"])
+    parity = verify_onnx(path, model, list(images), **limits)
+    if not parity.ok:
+        path.unlink()
+        raise ExportError(f"{path}: expected the outputs of the model, got {parity}; the file was removed")
+    if not wants_int8(settings):
+        return Exported(path, parity)
+    say("quantising to int8")
+    int8 = quantize_onnx(path, folder / "best_int8.onnx", dataset.images("train"), limit=calibration)
+    return Exported(path, parity, int8)
 
 
 def try_export(model: Yolo, settings: Mapping[str, Any], imgsz: Any) -> None:

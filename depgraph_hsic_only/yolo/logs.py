@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
@@ -16,7 +17,8 @@ from depgraph_hsic_only.yolo.patches import bars_in_file
 def run_display(stages: int, log: Path, *, verbose: bool) -> Iterator[Display]:
     """The display of a run of so many stages, and its log, which is added to.
 
-    With `verbose` Ultralytics writes to the terminal as it does by itself, and no live line is drawn.
+    With `verbose` Ultralytics writes to the terminal as it does by itself, and no live line is drawn. An error that
+    ends the run leaves its traceback in the log.
     """
     with ExitStack() as stack:
         file = stack.enter_context(log.open("a", encoding="utf-8"))
@@ -27,7 +29,11 @@ def run_display(stages: int, log: Path, *, verbose: bool) -> Iterator[Display]:
             stack.enter_context(silenced())
             stack.enter_context(bars_in_file(file))
             stack.enter_context(heard(display.warn, logging.WARNING))  # the log has them already
-        yield display
+        try:
+            yield display
+        except Exception:
+            traceback.print_exc(file=file)
+            raise
 
 
 @contextmanager
