@@ -110,10 +110,13 @@ class Yolov8SegPruner(abc.ABC):
             before.check_same(self.config.to_dict(), sources, self.folder.path)
             state, batch = replace(state, done=before.done), before.settings["batch"]
         folder = self.open_folder()
+        from depgraph_hsic_only.report.figures.fonts import fonts_for  # matplotlib loads slowly
+
         with (
             _resource_errors_explained(folder),
             folder.locked(),
             run_display(len(ACTIVITIES), folder.path / "run.log", verbose=self.config.verbose),
+            fonts_for(self.dataset.names),
         ):
             try:
                 if resume is None:
