@@ -1,6 +1,7 @@
 """The page of a run: whole, self-contained, escaped, and every figure on it is one that was measured."""
 
 import base64
+import errno
 import io
 import json
 import re
@@ -28,12 +29,14 @@ from ultralytics.nn.tasks import DetectionModel, SegmentationModel
 
 from depgraph_hsic_only import DataError, DefaultYolov8SegPruner, PruningReport, RunReport, load_model, prune
 from depgraph_hsic_only.data.dataset import find_dataset
+from depgraph_hsic_only.errors import StorageError
 from depgraph_hsic_only.evaluation import masks
 from depgraph_hsic_only.evaluation.agreement import measure_agreement, panoptic_quality
 from depgraph_hsic_only.evaluation.bootstrap import Matches, draws_for_deviation
 from depgraph_hsic_only.evaluation.latency import measure_latency
 from depgraph_hsic_only.evaluation.validation import Accuracy, ClassMetrics, Validation, validate_model
 from depgraph_hsic_only.report.figures.fonts import find_fonts, fonts_for, picture_labels
+from depgraph_hsic_only.report.figures.photographs import plot_pair
 from depgraph_hsic_only.report.page import render_html, write_html
 from depgraph_hsic_only.report.stages import StageReport
 from depgraph_hsic_only.report.warnings import find_warnings, headline
@@ -228,7 +231,7 @@ def test_an_installed_font_is_taken_for_what_matplotlib_has_not(tmp_path: Path) 
         plot_classes(rows, rows).savefig(io.BytesIO())
         with fonts_for({0: character}):
             figure = Figure()
-            figure.text(0.5, 0.5, character)  # as Ultralytics would
+            figure.text(0.5, 0.5, f"{character} $\\frac{{$")  # as Ultralytics would
             figure.savefig(io.BytesIO())
     finally:
         fontManager.ttflist[:] = before
@@ -436,6 +439,45 @@ def test_the_network_is_drawn_as_its_yaml_connects_it(build: Any, yaml: str, fee
     chain, joins = 9, 2 * sum(layer.kind == "Concat" for layer in layers)
     convolutions = sum(layer.kind == "Conv" and layer.part == "neck" for layer in layers)
     assert len(arrows) == chain + joins + convolutions + len(feeding)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_failure_in_pictures_costs_no_run(full: bool, run: RunReport, tmp_path: Path, monkeypatch: Any) -> None:
+    """Whatever drawing meets is said in the report; but a full disk ends the run, to go on when there is room."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device") if full else RuntimeError("no such font")
+
+    monkeypatch.setattr("depgraph_hsic_only.workflow.recorder.measure_agreement", fail)
+    monkeypatch.setattr("depgraph_hsic_only.report.figures.run.plot_stages", fail)
+    monkeypatch.setattr("depgraph_hsic_only.workflow.recorder.measure_latency", lambda runs: {})
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder)  # as a run that was cut off in its last stage
+    state = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps({**state, "done": state["done"][:-1]}))
+    pruner = DefaultYolov8SegPruner(cfg=None, **state["settings"])
+    if full:
+        with pytest.raises(StorageError, match="No space left"):
+            pruner.run(resume=folder)
+        return
+    report = pruner.run(resume=folder)
+    assert "no images before and after (RuntimeError: no such font)" in report.after.notes and report.onnx is not None
+    text = "".join(Reader((report.folder / "report.html").read_text(encoding="utf-8")).texts)
+    assert "The figures could not be drawn (RuntimeError: no such font)." in text and report.after.notes[-1] in text
+    assert json.loads((report.folder / "state.json").read_text())["done"][-1] == "exported"
+
+
+@pytest.mark.parametrize(("height", "width"), [(3000, 4000), (16, 16), (400, 8000), (8000, 400)])
+def test_pictures_of_any_shape_can_be_seen(height: int, width: int) -> None:
+    picture = np.zeros((height, width, 3), np.uint8)
+    figure = plot_pair(picture, picture, ("before: 300 found", "after: 300 found"))
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        box = axes.get_window_extent()
+        assert max(box.width, box.height) >= 3.5 * figure.dpi
+        title = axes.title.get_window_extent()
+        assert title.x0 >= 0 and title.x1 <= figure.bbox.x1
+    assert not figure.axes[0].title.get_window_extent().overlaps(figure.axes[1].title.get_window_extent())
 
 
 def test_texts_are_escaped(run: RunReport) -> None:

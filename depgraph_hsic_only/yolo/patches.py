@@ -158,7 +158,7 @@ def _font_at_hand() -> Iterator[None]:
         return _fonts[-1] if font == "Arial.Unicode.ttf" and _fonts else _check_font(font)
 
     data_utils.check_font = plotting.check_font = check_font
-    warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
+    warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from|Tight layout not applied", UserWarning)
     rule = warnings.filters[0]
     yield
     data_utils.check_font = plotting.check_font = checks.check_font
@@ -171,7 +171,8 @@ def figure_font(file: str) -> Iterator[None]:
     """Ultralytics draws class names that are not ASCII with a font of this machine; of nested ones, the innermost.
 
     It would download one, or without a network ask for it before every picture. Where a font lacks a character,
-    matplotlib draws a box and warns, once a character and figure; those warnings are left out.
+    matplotlib draws a box and warns, once a character and figure, as it does of names too long for a figure; those
+    warnings are left out.
     """
     _fonts.append(file)
     try:

@@ -65,14 +65,18 @@ def picture_labels(names: Mapping[int, str]) -> dict[int, str]:
 
 @contextmanager
 def fonts_for(names: Mapping[int, str]) -> Iterator[None]:
-    """Every figure that is drawn meanwhile, Ultralytics' too, has fonts for class names, where the machine has them."""
-    fonts, before = find_fonts(names.values()), list(matplotlib.rcParams["font.family"])
-    matplotlib.rcParams["font.family"] = list(dict.fromkeys([*before, *fonts.families]))
+    """Every figure that is drawn meanwhile, Ultralytics' too, has fonts for class names, where the machine has them.
+
+    A "$" in a name is a "$": as mathematics, a name such as "$\\frac{$" would end the training that draws it.
+    """
+    settings, fonts = matplotlib.rcParams, find_fonts(names.values())
+    family, mathematics = settings["font.family"], settings["text.parse_math"]
+    settings["font.family"], settings["text.parse_math"] = list(fonts.families), False
     try:
         with figure_font(fonts.file):
             yield
     finally:
-        matplotlib.rcParams["font.family"] = before
+        settings["font.family"], settings["text.parse_math"] = family, mathematics
 
 
 def _visible(texts: Iterable[str]) -> set[str]:
