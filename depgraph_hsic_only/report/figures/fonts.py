@@ -1,10 +1,11 @@
 """Class names in figures: in any script that a font of this machine has, on one line, and short enough to be read."""
 
+import threading
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import matplotlib
 from matplotlib import ft2font
@@ -15,6 +16,10 @@ from depgraph_hsic_only.yolo.patches import figure_font
 
 _MOST: Final = 40  # characters of a name
 _PLACEHOLDERS: Final = (".", "last resort", "adobe blank")  # fonts that have the same shape for every character
+
+_changing = threading.Lock()  # of matplotlib's settings, which all threads share
+_meanwhile: list[tuple[str, ...]] = []  # families of each `fonts_for` that is open
+_before: dict[Any, Any] = {}  # the settings when none was
 
 
 @dataclass(frozen=True)
@@ -69,14 +74,24 @@ def fonts_for(names: Mapping[int, str]) -> Iterator[None]:
 
     A "$" in a name is a "$": as mathematics, a name such as "$\\frac{$" would end the training that draws it.
     """
-    settings, fonts = matplotlib.rcParams, find_fonts(names.values())
-    family, mathematics = settings["font.family"], settings["text.parse_math"]
-    settings["font.family"], settings["text.parse_math"] = list(fonts.families), False
+    with _changing:
+        if not _meanwhile:
+            _before.update({key: matplotlib.rcParams[key] for key in ("font.family", "text.parse_math")})
+        fonts = find_fonts(names.values())
+        _meanwhile.append(fonts.families)
+        matplotlib.rcParams.update({"font.family": _families(), "text.parse_math": False})
     try:
         with figure_font(fonts.file):
             yield
     finally:
-        settings["font.family"], settings["text.parse_math"] = family, mathematics
+        with _changing:
+            _meanwhile.remove(fonts.families)
+            matplotlib.rcParams.update({"font.family": _families()} if _meanwhile else _before)
+
+
+def _families() -> list[str]:
+    """The families of all who are at it."""
+    return list(dict.fromkeys(family for families in _meanwhile for family in families))
 
 
 def _visible(texts: Iterable[str]) -> set[str]:
