@@ -29,7 +29,7 @@ from depgraph_hsic_only.comparison.table import Row, summarize
 from depgraph_hsic_only.data.shapes import shapes_dataset
 from depgraph_hsic_only.evaluation.bootstrap import Matches, mask_map, paired_interval
 from depgraph_hsic_only.report.figures.pareto import pareto_front, plot_pareto
-from depgraph_hsic_only.yolo.fingerprint import fingerprint
+from depgraph_hsic_only.support.fingerprint import fingerprint
 
 ROOT = Path(__file__).parents[1]
 SIZES = {None: 1000, "params=0.9": 900, "params=0.8": 800, "params=0.5": 500}

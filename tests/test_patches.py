@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -15,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib import rcParams
+from ultralytics.data import utils as data_utils
 from ultralytics.nn import tasks
-from ultralytics.utils import TQDM, nms
+from ultralytics.utils import TQDM, nms, plotting
 
+from depgraph_hsic_only.report.figures.fonts import fonts_for
 from depgraph_hsic_only.yolo.patches import bars_in_file, patient_nms, safe_load
 
 LOADS = "class ops:\n    nms = 'the real one'\n"
@@ -65,13 +69,23 @@ def test_leaves_a_torchvision_that_loads_alone(tmp_path: Path) -> None:
 
 def globals_() -> tuple[object, ...]:
     """Everything that is changed."""
-    return tasks.SAFE_LOAD, os.environ.get("ULTRALYTICS_SAFE_LOAD"), nms.non_max_suppression, TQDM.__init__
+    fonts = plotting.check_font, data_utils.check_font, rcParams["font.family"], rcParams["text.parse_math"]
+    rules = list(warnings.filters)
+    return (
+        tasks.SAFE_LOAD,
+        os.environ.get("ULTRALYTICS_SAFE_LOAD"),
+        nms.non_max_suppression,
+        TQDM.__init__,
+        fonts,
+        rules,
+    )
 
 
 PATCHES: dict[str, tuple[Callable[[], AbstractContextManager[None]], Callable[[], bool]]] = {  # and whether it is there
     "NMS": (patient_nms, lambda: "max_time_img" in getattr(nms.non_max_suppression, "keywords", {})),
     "safe load": (safe_load, lambda: bool(tasks.SAFE_LOAD) and os.environ.get("ULTRALYTICS_SAFE_LOAD") == "1"),
     "unsafe load": (lambda: safe_load(False), lambda: not tasks.SAFE_LOAD),
+    "fonts": (lambda: fonts_for({0: "cat"}), lambda: Path(plotting.check_font("Arial.Unicode.ttf")).is_file()),
     "bars": (lambda: bars_in_file(io.StringIO()), lambda: hasattr(TQDM.__init__, "__wrapped__")),
 }
 

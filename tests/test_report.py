@@ -1,6 +1,8 @@
 """The page of a run: whole, self-contained, escaped, and every figure on it is one that was measured."""
 
 import base64
+import errno
+import io
 import json
 import re
 import shutil
@@ -16,7 +18,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import COCO_MINI
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from matplotlib.patches import FancyArrowPatch
 from test_workflow import parameters, settings
 from ultralytics import YOLO
@@ -24,16 +29,20 @@ from ultralytics.nn.tasks import DetectionModel, SegmentationModel
 
 from depgraph_hsic_only import DataError, DefaultYolov8SegPruner, PruningReport, RunReport, load_model, prune
 from depgraph_hsic_only.data.dataset import find_dataset
+from depgraph_hsic_only.errors import StorageError
+from depgraph_hsic_only.evaluation import masks
 from depgraph_hsic_only.evaluation.agreement import measure_agreement, panoptic_quality
 from depgraph_hsic_only.evaluation.bootstrap import Matches, draws_for_deviation
 from depgraph_hsic_only.evaluation.latency import measure_latency
 from depgraph_hsic_only.evaluation.validation import Accuracy, ClassMetrics, Validation, validate_model
+from depgraph_hsic_only.report.figures.fonts import find_fonts, fonts_for, picture_labels
+from depgraph_hsic_only.report.figures.photographs import plot_pair
 from depgraph_hsic_only.report.page import render_html, write_html
 from depgraph_hsic_only.report.stages import StageReport
 from depgraph_hsic_only.report.warnings import find_warnings, headline
-from depgraph_hsic_only.utils.plots import plot_metrics, plot_network
+from depgraph_hsic_only.support.fingerprint import fingerprint
+from depgraph_hsic_only.utils.plots import plot_classes, plot_metrics, plot_network
 from depgraph_hsic_only.yolo.architecture import layer_widths, list_layers
-from depgraph_hsic_only.yolo.fingerprint import fingerprint
 from depgraph_hsic_only.yolo.input_shape import InputShape
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -172,6 +181,64 @@ def test_agreement_is_the_panoptic_quality() -> None:
     assert panoptic_quality(["cat"], three[:1], ["cat"], half) == 0.0  # an IoU of just a half is no match
 
 
+def test_masks_are_compared_in_blocks_as_at_once(monkeypatch: Any) -> None:
+    """In blocks of any size, of any type; ten thousand pixels do not fit a block of the small one."""
+    a, b = (torch.rand(count, 90, 110) > share for count, share in ((7, 0.5), (5, 0.3)))
+    both = (a[:, None] & b).sum((2, 3)).double()
+    expected = both / (a[:, None] | b).sum((2, 3))
+    for values in (2**24, 4096):
+        monkeypatch.setattr(masks, "_VALUES", values)
+        assert torch.equal(masks.pairwise_iou(a, b.byte()), expected)
+    assert float(masks.pairwise_iou(a[:1] & False, b[:1] & False)) == 0.0
+
+
+def test_classes_have_names_or_numbers_in_figures() -> None:
+    """Nothing is drawn that no font has: a glyph that is missing is a warning, which is an error here."""
+    nowhere = "\U000f0000"  # of private use
+    names = ["größe", "ножницы", "$x_1$ and $\\frac{", "two\nlines", "a" * 100, nowhere, f"{nowhere} too"]
+    rows = [{"name": name, "index": k, "instances": 3, "map50_95_mask": 0.5} for k, name in enumerate(names)]
+    rows[-1].pop("index")  # of an older version
+    figure = plot_classes(rows, rows)
+    figure.savefig(io.BytesIO())
+    shown = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    expected = ["größe", "ножницы", "$x_1$ and $\\frac{", "two lines", "a" * 37 + "...", "class 5", "class ?"]
+    assert shown == [f"{name} (3)" for name in expected]
+    assert picture_labels(dict(enumerate(names)))[5] == "class 5"
+
+
+def test_an_installed_font_is_taken_for_what_matplotlib_has_not(tmp_path: Path) -> None:
+    character = "翘"
+    builder = FontBuilder(1000, isTTF=True)
+    builder.setupGlyphOrder([".notdef", "one"])
+    builder.setupCharacterMap({ord(character): "one"})
+    pen = TTGlyphPen(None)
+    for point, draw in (((0, 0), pen.moveTo), ((0, 700), pen.lineTo), ((700, 0), pen.lineTo)):
+        draw(point)
+    pen.closePath()
+    glyph = pen.glyph()
+    builder.setupGlyf({".notdef": glyph, "one": glyph})
+    builder.setupHorizontalMetrics({".notdef": (800, 0), "one": (800, 0)})
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": "One Character", "styleName": "Regular"})
+    builder.setupOS2(usWeightClass=400)
+    builder.setupPost()
+    builder.save(tmp_path / "one.ttf")
+    before = list(fontManager.ttflist)
+    fontManager.addfont(tmp_path / "one.ttf")
+    try:
+        fonts = find_fonts([f"{character} and more"])
+        assert character not in fonts.missing and len(fonts.families) == 2
+        rows = [{"name": character, "index": 0, "instances": 3, "map50_95_mask": 0.5}]
+        plot_classes(rows, rows).savefig(io.BytesIO())
+        with fonts_for({0: character}):
+            figure = Figure()
+            figure.text(0.5, 0.5, f"{character} $\\frac{{$")  # as Ultralytics would
+            figure.savefig(io.BytesIO())
+    finally:
+        fontManager.ttflist[:] = before
+        fontManager._findfont_cached.cache_clear()
+
+
 @pytest.fixture(scope="module")
 def run(checkpoint: Path, shapes: Path, tmp_path_factory: Any) -> RunReport:
     """A small run to the end."""
@@ -266,6 +333,7 @@ def test_every_figure_of_the_page_is_that_of_the_report(run: RunReport, page: st
     by_class = {row[0]: row[1:] for row in tables["mAP50-95 by class"][1:]}
     assert by_class.keys() == after.keys()
     for name, cells in by_class.items():
+        assert int(cells.pop(0)) == after[name]["index"]
         assert same(cells[0], after[name]["instances"])
         assert same(cells[1], before[name]["map50_95_mask"]) and same(cells[2], after[name]["map50_95_mask"])
         assert same(cells[4], before[name]["map50_95_box"]) and same(cells[5], after[name]["map50_95_box"])
@@ -314,7 +382,9 @@ def test_report_json_keeps_its_keys(run: RunReport) -> None:
     assert [told[f"map50_{kind}"] for kind in ("box", "mask")] == [0.1, 0.3]
     assert [told[f"map50_95_{kind}"] for kind in ("box", "mask")] == [0.2, 0.4]
     assert told["resampled_mask"] == (0.5,)
-    assert told["classes"] == [{"name": "cat", "instances": 3, "map50_95_box": 0.5, "map50_95_mask": 0.25}]
+    assert told["classes"] == [
+        {"name": "cat", "index": None, "instances": 3, "map50_95_box": 0.5, "map50_95_mask": 0.25}
+    ]
 
 
 def test_a_report_of_an_older_version_keeps_its_picture_of_the_network(run: RunReport, tmp_path: Path) -> None:
@@ -370,6 +440,45 @@ def test_the_network_is_drawn_as_its_yaml_connects_it(build: Any, yaml: str, fee
     chain, joins = 9, 2 * sum(layer.kind == "Concat" for layer in layers)
     convolutions = sum(layer.kind == "Conv" and layer.part == "neck" for layer in layers)
     assert len(arrows) == chain + joins + convolutions + len(feeding)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_a_failure_in_pictures_costs_no_run(full: bool, run: RunReport, tmp_path: Path, monkeypatch: Any) -> None:
+    """Whatever drawing meets is said in the report; but a full disk ends the run, to go on when there is room."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device") if full else RuntimeError("no such font")
+
+    monkeypatch.setattr("depgraph_hsic_only.workflow.recorder.measure_agreement", fail)
+    monkeypatch.setattr("depgraph_hsic_only.report.figures.run.plot_stages", fail)
+    monkeypatch.setattr("depgraph_hsic_only.workflow.recorder.measure_latency", lambda runs: {})
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder)  # as a run that was cut off in its last stage
+    state = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps({**state, "done": state["done"][:-1]}))
+    pruner = DefaultYolov8SegPruner(cfg=None, **state["settings"])
+    if full:
+        with pytest.raises(StorageError, match="No space left"):
+            pruner.run(resume=folder)
+        return
+    report = pruner.run(resume=folder)
+    assert "no images before and after (RuntimeError: no such font)" in report.after.notes and report.onnx is not None
+    text = "".join(Reader((report.folder / "report.html").read_text(encoding="utf-8")).texts)
+    assert "The figures could not be drawn (RuntimeError: no such font)." in text and report.after.notes[-1] in text
+    assert json.loads((report.folder / "state.json").read_text())["done"][-1] == "exported"
+
+
+@pytest.mark.parametrize(("height", "width"), [(3000, 4000), (16, 16), (400, 8000), (8000, 400)])
+def test_pictures_of_any_shape_can_be_seen(height: int, width: int) -> None:
+    picture = np.zeros((height, width, 3), np.uint8)
+    figure = plot_pair(picture, picture, ("before: 300 found", "after: 300 found"))
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        box = axes.get_window_extent()
+        assert max(box.width, box.height) >= 3.5 * figure.dpi
+        title = axes.title.get_window_extent()
+        assert title.x0 >= 0 and title.x1 <= figure.bbox.x1
+    assert not figure.axes[0].title.get_window_extent().overlaps(figure.axes[1].title.get_window_extent())
 
 
 def test_texts_are_escaped(run: RunReport) -> None:

@@ -28,10 +28,10 @@ from depgraph_hsic_only import (
 from depgraph_hsic_only.criteria.hsic_lasso import HsicLasso
 from depgraph_hsic_only.data.dataset import find_dataset, labelled_batches
 from depgraph_hsic_only.evaluation.validation import Accuracy, Metrics
+from depgraph_hsic_only.support.fingerprint import fingerprint
 from depgraph_hsic_only.utils.conversion import export_onnx, verify_onnx
 from depgraph_hsic_only.utils.plots import plot_metrics
 from depgraph_hsic_only.yolo import architecture
-from depgraph_hsic_only.yolo.fingerprint import fingerprint
 
 CSV_HEADER = "stage,parameters,gmacs,size_mb,metrics/mAP50-95(B),metrics/mAP50-95(M),latency_ms"
 

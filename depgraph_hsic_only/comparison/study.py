@@ -15,11 +15,11 @@ from depgraph_hsic_only.criteria import create_criterion
 from depgraph_hsic_only.data.dataset import Dataset
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.pruning.planner import Planner
+from depgraph_hsic_only.support.fingerprint import fingerprint
 from depgraph_hsic_only.support.nearest import nearest
 from depgraph_hsic_only.support.yaml import flattened
 from depgraph_hsic_only.workflow.config import Config, load_config
 from depgraph_hsic_only.workflow.run_folder import RunFolder
-from depgraph_hsic_only.yolo.fingerprint import fingerprint
 from depgraph_hsic_only.yolo.types import Yolo
 
 REFERENCE = "reconstruction"  # whose channels the damage of the widths is measured with, for all criteria alike

@@ -68,6 +68,7 @@ class ClassMetrics:
     name: str
     instances: int  # number of its objects in the validation split, at least 1
     map50_95: Mapping[str, float]  # AP averaged over IoUs of 0.5 to 0.95, by kind of prediction (see `KINDS`)
+    index: int | None = None  # number of the class, from 0; None where an older version measured it
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def validate_model(
         complete=not any("NMS time limit" in line for line in warned),  # all that Ultralytics does about it
         classes=tuple(
             ClassMetrics(
-                found.names[k], int(found.nt_per_class[k]), {kind: float(of.maps[k]) for kind, of in kinds.items()}
+                found.names[k], int(found.nt_per_class[k]), {kind: float(of.maps[k]) for kind, of in kinds.items()}, k
             )
             for k in map(int, found.ap_class_index)
         ),

@@ -2,11 +2,12 @@
 
 import base64
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from depgraph_hsic_only.errors import one_line
 from depgraph_hsic_only.evaluation.agreement import ImageAgreement
 from depgraph_hsic_only.evaluation.validation import PRIMARY
 from depgraph_hsic_only.report.exported import exported_table
@@ -16,10 +17,13 @@ from depgraph_hsic_only.report.stages import PRIMARY_FIRST, TITLES, StageReport,
 from depgraph_hsic_only.report.tables import figure_text
 from depgraph_hsic_only.report.warnings import find_warnings
 from depgraph_hsic_only.support.files import write_text_atomically
+from depgraph_hsic_only.support.resource_errors import storage_reason
 
 
 def write_html(run_folder: str | Path) -> Path:
     """Draw the figures of a run anew and write `report.html` from what its folder holds.
+
+    Where they can't be drawn, the page is written without them, and says why.
 
     Args:
         run_folder: A folder that a run wrote.
@@ -34,23 +38,31 @@ def write_html(run_folder: str | Path) -> Path:
 
     report = RunReport.load(run_folder)
     pictures = [f"{name}.png" for kind in ("example", "difference") for name, _ in _pictures(report, kind)]
-    files = [*plot_metrics(report.folder), *(report.folder / "plots" / name for name in pictures)]
+    missing = []
+    try:
+        files = plot_metrics(report.folder)
+    except Exception as error:  # whatever matplotlib raises; but a full disk is for the user
+        if storage_reason(error) is not None:
+            raise
+        files, missing = [], [f"The figures could not be drawn ({type(error).__name__}: {one_line(error)})."]
+    files += [report.folder / "plots" / name for name in pictures]
     network = report.folder / "plots" / "network.png"
     if not report.layers and network.is_file():  # an earlier version's, from which it can't be drawn anew
         files.append(network)
-    page = render_html(report, {file.stem: file.read_bytes() for file in files})
+    page = render_html(report, {file.stem: file.read_bytes() for file in files}, missing)
     path = report.folder / "report.html"
     write_text_atomically(path, page)
     return path
 
 
-def render_html(report: RunReport, figures: Mapping[str, bytes]) -> str:
+def render_html(report: RunReport, figures: Mapping[str, bytes], missing: Sequence[str] = ()) -> str:
     """The page of a run: nothing in it is fetched from elsewhere, and all texts are escaped.
 
     Args:
         report: What the run measured.
         figures: PNG files by name, as in the run folder's `plots`: those of `utils.plots.plot_metrics`, and the
             pictures of both models' predictions, "example-1", ..., "difference-1", ...
+        missing: What the page says of figures that there should be.
     """
     before, after, data = report.before, report.after, report.args["data"]
     if isinstance(data, Mapping):  # of keys that were given themselves, where the run wrote them
@@ -61,7 +73,7 @@ def render_html(report: RunReport, figures: Mapping[str, bytes]) -> str:
         report=report,
         name=Path(report.args["pretrained"]).name,
         cards=[(title, figure, _figures(after)[title]) for title, figure in _figures(before).items()],
-        warnings=find_warnings(report.stages, report.images),
+        warnings=[*missing, *find_warnings(report.stages, report.images)],
         titles=TITLES,
         stages=stage_table(report.stages, report.validation, report.measured_on),
         parts=part_table(before.parts, after.parts),

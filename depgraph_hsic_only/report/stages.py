@@ -84,7 +84,7 @@ class StageReport:
         maps = {kind: (row.pop(f"map50_{kind}", None), row.pop(f"map50_95_{kind}", None)) for kind in KINDS}
         row["metrics"] = {kind: Accuracy(*pair) for kind, pair in maps.items() if None not in pair}
         row["classes"] = tuple(
-            ClassMetrics(c["name"], c["instances"], {kind: c[f"map50_95_{kind}"] for kind in KINDS})
+            ClassMetrics(c["name"], c["instances"], {kind: c[f"map50_95_{kind}"] for kind in KINDS}, c.get("index"))
             for c in row.get("classes", ())
         )
         row["resampled"] = tuple(row.pop(f"resampled_{PRIMARY}", ()))
@@ -100,7 +100,12 @@ class StageReport:
             found = row["metrics"].get(kind, {})
             row |= {f"{name}_{kind}": found.get(name) for name in ("map50_95", "map50")}
         row["classes"] = [
-            {"name": c.name, "instances": c.instances, **{f"map50_95_{kind}": c.map50_95[kind] for kind in KINDS}}
+            {
+                "name": c.name,
+                "index": c.index,
+                "instances": c.instances,
+                **{f"map50_95_{kind}": c.map50_95[kind] for kind in KINDS},
+            }
             for c in self.classes
         ]
         row[f"resampled_{PRIMARY}"] = row.pop("resampled")
@@ -182,7 +187,7 @@ def class_table(before: StageReport, after: StageReport) -> Sheet:
         for kind in PRIMARY_FIRST:
             was, now = b.map50_95[kind], a.map50_95[kind]
             cells += [f"{was:.3f}", f"{now:.3f}", f"{now - was:+.3f}"]
-        rows.append((a.name, f"{a.instances:,}", *cells))
+        rows.append((a.name, figure_text(a.index, "d"), f"{a.instances:,}", *cells))
     maps = (heading for kind in PRIMARY_FIRST for heading in (f"{kind}\nbefore", "\nafter", "\nchange"))
-    headings = ("class", "instances", *maps)
+    headings = ("class", "number", "instances", *maps)
     return Sheet("mAP50-95 by class", headings, tuple(rows), "l" + "r" * (len(headings) - 1))

@@ -22,6 +22,7 @@ from depgraph_hsic_only.evaluation.bootstrap import draws_for_deviation
 from depgraph_hsic_only.evaluation.validation import Metrics, Validation, validate_model
 from depgraph_hsic_only.report.run_report import RunReport
 from depgraph_hsic_only.report.stages import ACTIVITIES, EXPORTED, FINE_TUNED, PRUNED, STAGES, TRAINED, Stage
+from depgraph_hsic_only.support.fingerprint import fingerprint
 from depgraph_hsic_only.support.progress import begin_stage, say
 from depgraph_hsic_only.support.refusals import refusal
 from depgraph_hsic_only.support.resource_errors import out_of_memory, storage_reason
@@ -34,7 +35,6 @@ from depgraph_hsic_only.workflow.recorder import Recorder
 from depgraph_hsic_only.workflow.run_folder import Checkpoints, RunFolder
 from depgraph_hsic_only.workflow.state import STATE, RunState, read_state
 from depgraph_hsic_only.yolo.device import check_device, set_seed
-from depgraph_hsic_only.yolo.fingerprint import fingerprint
 from depgraph_hsic_only.yolo.input_shape import input_side
 from depgraph_hsic_only.yolo.logs import run_display
 from depgraph_hsic_only.yolo.types import Yolo
@@ -121,10 +121,13 @@ class Yolov8SegPruner(abc.ABC):
             before.check_same(self.config.to_dict(), sources, self.folder.path)
             state, batch = replace(state, done=before.done), before.settings["batch"]
         folder = self.open_folder()
+        from depgraph_hsic_only.report.figures.fonts import fonts_for  # matplotlib loads slowly
+
         with (
             _resource_errors_explained(folder),
             folder.locked(),
             run_display(len(ACTIVITIES), folder.path / "run.log", verbose=self.config.verbose) as display,
+            fonts_for(self.dataset.names),
         ):
             try:
                 if resume is None:

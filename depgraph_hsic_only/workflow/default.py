@@ -21,6 +21,7 @@ from depgraph_hsic_only.pruning.planner import Planner, Scored
 from depgraph_hsic_only.recovery.recover import recover
 from depgraph_hsic_only.report.pruning_report import stability_text
 from depgraph_hsic_only.report.stages import FINE_TUNED, TRAINED, Stage
+from depgraph_hsic_only.support.fingerprint import fingerprint
 from depgraph_hsic_only.support.progress import say
 from depgraph_hsic_only.training.arguments import check_training
 from depgraph_hsic_only.training.provenance import trained_on
@@ -32,7 +33,6 @@ from depgraph_hsic_only.workflow.exported import Exported, export_result, same_f
 from depgraph_hsic_only.workflow.fit import works_on
 from depgraph_hsic_only.workflow.prune_steps import FineTuning, PruneEvent, Step, keep_step, read_step
 from depgraph_hsic_only.yolo.device import on_device, select_device
-from depgraph_hsic_only.yolo.fingerprint import fingerprint
 from depgraph_hsic_only.yolo.load import install, load_model
 from depgraph_hsic_only.yolo.types import Yolo
 

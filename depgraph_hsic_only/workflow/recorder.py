@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from depgraph_hsic_only.data.dataset import Dataset
+from depgraph_hsic_only.errors import StorageError, one_line
 from depgraph_hsic_only.evaluation.agreement import Agreement, measure_agreement
 from depgraph_hsic_only.evaluation.latency import Latency, measure_latency, onnx_run, torch_run
 from depgraph_hsic_only.evaluation.onnx import export_onnx
@@ -28,6 +29,7 @@ from depgraph_hsic_only.report.stages import (
 )
 from depgraph_hsic_only.support.files import write_atomically
 from depgraph_hsic_only.support.progress import begin_stage, say
+from depgraph_hsic_only.support.resource_errors import storage_reason
 from depgraph_hsic_only.training.callbacks import read_epochs
 from depgraph_hsic_only.workflow.config import Config
 from depgraph_hsic_only.workflow.exported import Exported, describe_files, export_arguments, file_shape, measure_maps
@@ -97,7 +99,15 @@ class Recorder:
         files = describe_files(self.folder.path, maps, latencies)
         begin_stage("pictures")
         onnx = (str(exported.path.relative_to(self.folder.path)), exported.parity)
-        self._write(model, stages=stages, onnx=onnx, files=files, agreement=self._compare(files[0].input))
+        try:
+            agreement = self._compare(files[0].input)
+        except Exception as error:  # whatever drawing meets, the run has its result; but a full disk is for the user
+            if isinstance(error, StorageError) or storage_reason(error) is not None:
+                raise
+            agreement, why = None, f"no images before and after ({type(error).__name__}: {one_line(error)})"
+            say(why)
+            stages = (*stages[:-1], replace(stages[-1], notes=(*stages[-1].notes, why)))
+        self._write(model, stages=stages, onnx=onnx, files=files, agreement=agreement)
         write_html(self.folder.path)
         self._finished(EXPORTED)
         return self._report
@@ -159,12 +169,13 @@ class Recorder:
 
     def _compare(self, shape: InputShape) -> Agreement:
         """Measure the agreement of the model before the cut and the result, and write the pictures."""
-        from depgraph_hsic_only.report.figures.photographs import plot_pair, save_photograph  # matplotlib loads slowly
+        from depgraph_hsic_only.report.figures.fonts import picture_labels  # matplotlib loads slowly
+        from depgraph_hsic_only.report.figures.photographs import plot_pair, save_photograph
 
         before, after = self.checkpoints.copy(TRAINED), self.checkpoints.copy(FINE_TUNED)  # they will be fused
         device = select_device(self.config.device)
-        images = self.dataset.images("val")
-        agreement, pairs = measure_agreement(before, after, images, shape=shape, device=device)
+        images, labels = self.dataset.images("val"), picture_labels(before.names)
+        agreement, pairs = measure_agreement(before, after, images, shape=shape, device=device, labels=labels)
         for name, pair in pairs.items():
             titles = f"before: {pair.found.before} found", f"after: {pair.found.after} found"
             figure = plot_pair(pair.before, pair.after, titles)

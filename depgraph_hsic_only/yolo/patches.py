@@ -17,13 +17,14 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from types import ModuleType
 from typing import Any, TextIO
 
+from ultralytics.data import utils as data_utils
 from ultralytics.nn import tasks
-from ultralytics.utils import TQDM, nms
+from ultralytics.utils import TQDM, checks, nms, plotting
 from ultralytics.utils.nms import TorchNMS
 
 from depgraph_hsic_only.errors import one_line
@@ -144,6 +145,41 @@ def bars_in_file(file: TextIO) -> Iterator[None]:
             yield
     finally:
         _files.remove(file)
+
+
+_check_font = functools.cache(checks.check_font)  # without a network it waits for seconds, each time
+_fonts: list[str] = []  # of `figure_font`, the innermost last
+
+
+@_Shared
+@contextmanager
+def _font_at_hand() -> Iterator[None]:
+    def check_font(font: str = "Arial.ttf") -> Any:
+        return _fonts[-1] if font == "Arial.Unicode.ttf" and _fonts else _check_font(font)
+
+    data_utils.check_font = plotting.check_font = check_font
+    warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from|Tight layout not applied", UserWarning)
+    rule = warnings.filters[0]
+    yield
+    data_utils.check_font = plotting.check_font = checks.check_font
+    with suppress(ValueError):  # somebody has set the filters anew
+        warnings.filters.remove(rule)  # type: ignore[attr-defined]
+
+
+@contextmanager
+def figure_font(file: str) -> Iterator[None]:
+    """Ultralytics draws class names that are not ASCII with a font of this machine; of nested ones, the innermost.
+
+    It would download one, or without a network ask for it before every picture. Where a font lacks a character,
+    matplotlib draws a box and warns, once a character and figure, as it does of names too long for a figure; those
+    warnings are left out.
+    """
+    _fonts.append(file)
+    try:
+        with _font_at_hand:
+            yield
+    finally:
+        _fonts.remove(file)
 
 
 def ensure_nms() -> bool:

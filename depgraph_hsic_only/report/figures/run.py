@@ -12,6 +12,7 @@ from depgraph_hsic_only.budget.sensitivity import Sensitivity
 from depgraph_hsic_only.channels.plan import PruningPlan
 from depgraph_hsic_only.evaluation.validation import KINDS, PRIMARY
 from depgraph_hsic_only.report.figures.channels import plot_scores, plot_sensitivity
+from depgraph_hsic_only.report.figures.fonts import find_fonts
 from depgraph_hsic_only.report.figures.network import plot_network
 from depgraph_hsic_only.report.figures.style import BLUE, GREEN, GREY, ORANGE, add_legend, open_figure
 from depgraph_hsic_only.report.run_report import RunReport
@@ -152,6 +153,8 @@ def plot_training(stages: Sequence[Mapping[str, Any]]) -> Figure:
 def plot_classes(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], *, most: int = 10) -> Figure:
     """Mask mAP50-95 before and after of the classes that lost most and of those that gained most or lost least.
 
+    A name that no font of this machine can draw is given by the number of its class, and a long one is shortened.
+
     Args:
         before: `classes` of a stage of `report.json`.
         after: The same of another one.
@@ -169,8 +172,9 @@ def plot_classes(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[st
     axes.scatter([now for _, now, _ in shown], places, color=BLUE, label="after", zorder=3)
     if len(shown) < len(rows):
         axes.axhline(most - 0.5, color=GREY, linewidth=0.8, linestyle=":")
-    names = [f"{row['name']} ({row['instances']})" for _, _, row in shown]
-    axes.set_yticks(places, names, fontsize=8, parse_math=False)
+    fonts = find_fonts(row["name"] for _, _, row in shown)
+    names = [f"{fonts.label(row['name'], row.get('index'))} ({row['instances']})" for _, _, row in shown]
+    axes.set_yticks(places, names, fontsize=8, fontfamily=fonts.families, parse_math=False)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.05 * max([0.01, *(max(was, now) for was, now, _ in shown)]))
     axes.set_xlabel(f"{PRIMARY} mAP50-95 (instances in brackets)")

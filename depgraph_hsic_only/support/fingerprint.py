@@ -4,11 +4,10 @@ import hashlib
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 
-from depgraph_hsic_only.yolo.types import Network
 
-
-def fingerprint(network: Network, *others: Sequence[torch.Tensor] | str) -> str:
+def fingerprint(network: nn.Module, *others: Sequence[torch.Tensor] | str) -> str:
     """A digest of names, shapes and values of a network's tensors, and of other tensors and texts."""
     digest = hashlib.sha256()
     named = list(network.state_dict().items())
