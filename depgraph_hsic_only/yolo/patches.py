@@ -147,7 +147,6 @@ def bars_in_file(file: TextIO) -> Iterator[None]:
         _files.remove(file)
 
 
-_check_font = functools.cache(checks.check_font)  # without a network it waits for seconds, each time
 _fonts: list[str] = []  # of `figure_font`, the innermost last
 
 
@@ -155,7 +154,7 @@ _fonts: list[str] = []  # of `figure_font`, the innermost last
 @contextmanager
 def _font_at_hand() -> Iterator[None]:
     def check_font(font: str = "Arial.ttf") -> Any:
-        return _fonts[-1] if font == "Arial.Unicode.ttf" and _fonts else _check_font(font)
+        return _fonts[-1] if font == "Arial.Unicode.ttf" and _fonts else checks.check_font(font)
 
     data_utils.check_font = plotting.check_font = check_font
     warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from|Tight layout not applied", UserWarning)
@@ -170,7 +169,7 @@ def _font_at_hand() -> Iterator[None]:
 def figure_font(file: str) -> Iterator[None]:
     """Ultralytics draws class names that are not ASCII with a font of this machine; of nested ones, the innermost.
 
-    It would download one, or without a network ask for it before every picture. Where a font lacks a character,
+    It would download one of 23 MB, and without a network have none. Where a font lacks a character,
     matplotlib draws a box and warns, once a character and figure, as it does of names too long for a figure; those
     warnings are left out.
     """
