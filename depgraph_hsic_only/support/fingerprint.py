@@ -2,12 +2,16 @@
 
 import hashlib
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
-from torch import nn
 
 
-def fingerprint(network: nn.Module, *others: Sequence[torch.Tensor] | str) -> str:
+class _WithState(Protocol):
+    def state_dict(self) -> dict[str, torch.Tensor]: ...
+
+
+def fingerprint(network: _WithState, *others: Sequence[torch.Tensor] | str) -> str:
     """A digest of names, shapes and values of a network's tensors, and of other tensors and texts."""
     digest = hashlib.sha256()
     named = list(network.state_dict().items())
