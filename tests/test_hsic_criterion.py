@@ -19,6 +19,7 @@ from depgraph_hsic_only import (
     DataError,
     HsicLassoPruner,
     UnsupportedModelError,
+    ensure_nms,
     load_model,
     plan_pruning,
     prune,
@@ -140,6 +141,7 @@ def test_prunes_a_live_model_and_reports(kind: str) -> None:
         "detection": lambda: DetectionModel("yolov8n.yaml", nc=3, verbose=False),
     }[kind]()
     if kind == "YOLO":
+        ensure_nms()  # which predict needs
         model.predict(random_images(1), verbose=False)
     network = model.model if kind in ("YOLO", "yaml") else model
     before = copy.deepcopy(network.state_dict())
@@ -214,7 +216,7 @@ def test_bad_input_is_refused_and_the_model_unchanged(tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_text("no image")
     cases: list[tuple[Any, Any, type[Exception], str]] = [
         (broken, random_images(), DataError, "finite activations"),
-        (model, tmp_path / "empty", DataError, "expected image files"),
+        (model, tmp_path / "empty", DataError, "got no images"),
         (model, [tmp_path / "broken.jpg"], DataError, "none of 1 files"),
         (model, random_images()[0], DataError, r"\(n, 3, h, w\)"),
         (model, random_images() * 300, DataError, "divide by 255"),

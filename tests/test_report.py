@@ -33,7 +33,7 @@ from depgraph_hsic_only.errors import StorageError
 from depgraph_hsic_only.evaluation import masks
 from depgraph_hsic_only.evaluation.agreement import measure_agreement, panoptic_quality
 from depgraph_hsic_only.evaluation.bootstrap import Matches, draws_for_deviation
-from depgraph_hsic_only.evaluation.latency import measure_latency
+from depgraph_hsic_only.evaluation.latency import Latency, measure_latency
 from depgraph_hsic_only.evaluation.validation import Accuracy, ClassMetrics, Validation, validate_model
 from depgraph_hsic_only.report.figures.fonts import find_fonts, fonts_for, picture_labels
 from depgraph_hsic_only.report.figures.photographs import plot_pair
@@ -451,7 +451,10 @@ def test_a_failure_in_pictures_costs_no_run(full: bool, run: RunReport, tmp_path
 
     monkeypatch.setattr("depgraph_hsic_only.workflow.recorder.measure_agreement", fail)
     monkeypatch.setattr("depgraph_hsic_only.report.figures.run.plot_stages", fail)
-    monkeypatch.setattr("depgraph_hsic_only.workflow.recorder.measure_latency", lambda runs: {})
+    none = dict.fromkeys(("median", "p10", "p90"), 1.0)
+    monkeypatch.setattr(
+        "depgraph_hsic_only.workflow.recorder.measure_latency", lambda runs: {run: Latency(**none) for run in runs}
+    )
     folder = tmp_path / "run"
     shutil.copytree(run.folder, folder)  # as a run that was cut off in its last stage
     state = json.loads((folder / "state.json").read_text())

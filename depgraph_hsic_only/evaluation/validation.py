@@ -9,20 +9,17 @@ from typing import Any, Final
 
 from ultralytics import YOLO
 
-from depgraph_hsic_only.errors import UnsupportedModelError
 from depgraph_hsic_only.evaluation.bootstrap import Matches
 from depgraph_hsic_only.support.progress import begin_work, end_work, work_done
-from depgraph_hsic_only.yolo.architecture import list_layers
 from depgraph_hsic_only.yolo.input_shape import InputShape
 from depgraph_hsic_only.yolo.load import as_loaded
 from depgraph_hsic_only.yolo.logs import heard
-from depgraph_hsic_only.yolo.patches import patient_nms
+from depgraph_hsic_only.yolo.patches import any_prototypes, patient_nms
 from depgraph_hsic_only.yolo.types import Yolo
 
 KINDS: Final = ("box", "mask")  # of predictions, in the order in which tables have them
 PRIMARY: Final = "mask"  # the kind that counts most: its mAP50-95 chooses checkpoints, sizes and criteria
 _LABEL = "validating"
-_STRIDE = 8  # of the scale that prototypes are made from, at half of it
 
 
 @dataclass(frozen=True)
@@ -93,20 +90,6 @@ class Metrics:
         return {kind: accuracy.map50_95 for kind, accuracy in self.metrics.items()}
 
 
-def check_measurable(model: Yolo) -> None:
-    """Refuse a model whose masks Ultralytics can't validate, by an `UnsupportedModelError`.
-
-    Its validator, and so every epoch of its training, takes prototypes for a quarter of the image's size.
-    """
-    stride = list_layers(model.model)[-1].stride
-    if stride != _STRIDE:
-        raise UnsupportedModelError(
-            f"expected a segmentation model whose first scale has stride {_STRIDE}, got stride {stride}: Ultralytics "
-            "can neither validate nor train it (it takes prototypes for a quarter of the image); prune() cuts it in "
-            "memory, or start from a model such as yolov8n-seg.pt"
-        )
-
-
 def validate_model(
     model: Yolo, data: str, validation: Validation, *, device: Any, workers: int, draws: int = 0
 ) -> Metrics:
@@ -117,7 +100,12 @@ def validate_model(
     arguments = {"data": data, "device": device, "workers": workers, "plots": False, "verbose": False}
     matches = Matches()
     warned: list[str] = []
-    with tempfile.TemporaryDirectory() as folder, patient_nms(), heard(warned.append, logging.WARNING):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        patient_nms(),
+        any_prototypes(),
+        heard(warned.append, logging.WARNING),
+    ):
         fresh = as_loaded(model)
         for event, function in (*_PROGRESS, ("on_val_batch_end", matches)):
             fresh.add_callback(event, function)
@@ -138,7 +126,7 @@ def validate_model(
 
 def validate_onnx(path: Path, data: str, shape: InputShape, *, single_cls: bool = False) -> Metrics:
     """mAP of an ONNX file, which takes batches of that `shape`, as `YOLO(path).val()` measures it on the CPU."""
-    with tempfile.TemporaryDirectory() as folder, patient_nms():
+    with tempfile.TemporaryDirectory() as folder, patient_nms(), any_prototypes():
         yolo: Any = YOLO(str(path), task="segment")
         for event, function in _PROGRESS:
             yolo.add_callback(event, function)

@@ -29,7 +29,7 @@ from depgraph_hsic_only.training.provenance import provenance
 from depgraph_hsic_only.training.recipe import Start, continued, taught
 from depgraph_hsic_only.training.snapshot import Snapshot, TakeSnapshot, order_by_epoch
 from depgraph_hsic_only.yolo.load import load_model
-from depgraph_hsic_only.yolo.patches import patient_nms, safe_load
+from depgraph_hsic_only.yolo.patches import any_prototypes, patient_nms, safe_load
 from depgraph_hsic_only.yolo.types import Network, Yolo
 
 _CHANGEABLE_ON_RESUME = ("data", "device", "workers", "batch", "distill_model")  # where it runs, and where files are
@@ -119,7 +119,7 @@ def train_model(
         ]
     )
     snapshot = Snapshot.read(state)
-    with patient_nms(), safe_load():
+    with patient_nms(), any_prototypes(), safe_load():
         if snapshot is None:
             best.file.unlink(missing_ok=True)
             trainee = copy.deepcopy(model)

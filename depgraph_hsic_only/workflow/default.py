@@ -15,7 +15,7 @@ from depgraph_hsic_only.channels.cut import cut, kept_channels
 from depgraph_hsic_only.channels.plan import PruningPlan
 from depgraph_hsic_only.data.dataset import labelled_batches
 from depgraph_hsic_only.evaluation.onnx import check_onnx
-from depgraph_hsic_only.evaluation.validation import PRIMARY, check_measurable
+from depgraph_hsic_only.evaluation.validation import PRIMARY
 from depgraph_hsic_only.pruning.api import report_cut
 from depgraph_hsic_only.pruning.planner import Planner, Scored
 from depgraph_hsic_only.recovery.recover import recover
@@ -61,7 +61,6 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         """
         check_onnx()
         model = load_model(self.config.pretrained, trust=self.config.trust)
-        check_measurable(model)
         for stage in (TRAINED, FINE_TUNED):
             settings = getattr(self.config, stage.block)
             names = self.dataset.names if settings.get("classes") is not None else {}

@@ -22,6 +22,7 @@ from contextvars import ContextVar
 from types import ModuleType
 from typing import Any, TextIO
 
+import torch.nn.functional as F
 from ultralytics.data import utils as data_utils
 from ultralytics.nn import tasks
 from ultralytics.utils import TQDM, checks, nms, plotting
@@ -70,6 +71,40 @@ def patient_nms() -> AbstractContextManager[None]:
     that is too low: a busy machine is enough for that where NMS runs in Python.
     """
     return _patience
+
+
+@_Shared
+@contextmanager
+def _quartered() -> Iterator[None]:
+    from ultralytics.models.yolo.segment.val import SegmentationValidator  # it imports torchvision
+
+    begin, end = SegmentationValidator.preprocess, SegmentationValidator.postprocess
+
+    def preprocess(self: Any, batch: dict[str, Any]) -> Any:
+        batch = begin(self, batch)
+        self.quarter = tuple(side // 4 for side in batch["img"].shape[2:])
+        return batch
+
+    def postprocess(self: Any, predicted: Any) -> Any:
+        nested = isinstance(predicted[0], tuple)
+        boxes, prototypes = predicted[0] if nested else predicted[:2]
+        if tuple(prototypes.shape[2:]) != self.quarter:
+            prototypes = F.interpolate(prototypes, self.quarter, mode="area")
+            predicted = ((boxes, prototypes), *predicted[1:]) if nested else (boxes, prototypes, *predicted[2:])
+        return end(self, predicted)
+
+    SegmentationValidator.preprocess, SegmentationValidator.postprocess = preprocess, postprocess
+    yield
+    SegmentationValidator.preprocess, SegmentationValidator.postprocess = begin, end
+
+
+def any_prototypes() -> AbstractContextManager[None]:
+    """Let Ultralytics' validator compare masks whatever the stride of the prototypes, as of a head with a P2 scale.
+
+    It compares them at a quarter of the image's size, and takes prototypes to have that size: of others the mean over
+    each of a quarter's pixels is taken, which is a mask's own mean before its threshold.
+    """
+    return _quartered
 
 
 _safe: ContextVar[bool | None] = ContextVar("safe", default=None)  # None outside of any `safe_load`
