@@ -13,7 +13,7 @@ from depgraph_hsic_only.errors import ExportError
 from depgraph_hsic_only.evaluation.onnx import checked_path, input_images, onnx_input, onnx_precision, open_session
 from depgraph_hsic_only.yolo.blocks import BLOCKS
 
-_LEAST_OPSET = 13  # from there on weights may have a scale for each output channel
+LEAST_OPSET = 13  # from there on weights may have a scale for each output channel
 _INTEGER_OPS = ["Conv", "ConvTranspose", "Sigmoid", "Mul", "Add", "Concat", "Split", "MaxPool", "Resize"]
 _BLOCKS_OF_HEAD = re.compile("|".join(rf"/model\.\d+/({block.integer})/" for block in BLOCKS.values() if block.is_head))
 
@@ -45,9 +45,9 @@ def quantize_onnx(source: str | Path, path: str | Path, images: Images, *, limit
     path = checked_path(path)
     takes, network = onnx_input(open_session(source)), read_onnx(source)
     precision, opset = onnx_precision(source), max(o.version for o in network.opset_import if not o.domain)
-    if precision != "float32" or opset < _LEAST_OPSET:
+    if precision != "float32" or opset < LEAST_OPSET:
         raise ExportError(
-            f"{source}: expected a file in float32 of opset {_LEAST_OPSET} or later, got {precision} of opset {opset}; "
+            f"{source}: expected a file in float32 of opset {LEAST_OPSET} or later, got {precision} of opset {opset}; "
             "export it without quantize and with a later opset"
         )
     left = _decoding(node.name for node in network.graph.node)

@@ -158,10 +158,13 @@ def onnx_input(session: Any) -> OnnxInput:
 
 
 def onnx_precision(path: str | Path) -> str:
-    """What the weights of an ONNX file are in: "float32", "float16" or "int8"."""
+    """What the weights of an ONNX file are in, or rounded to when it is loaded: "float32", "float16" or "int8"."""
     import onnx  # it takes a while
 
-    types = {tensor.data_type for tensor in onnx.load(str(path)).graph.initializer}
+    graph = onnx.load(str(path)).graph
+    if any(node.op_type == "QuantizeLinear" for node in graph.node):
+        return "int8"
+    types = {tensor.data_type for tensor in graph.initializer}
     known = {"int8": onnx.TensorProto.INT8, "float16": onnx.TensorProto.FLOAT16}
     return next((name for name, kind in known.items() if kind in types), "float32")
 

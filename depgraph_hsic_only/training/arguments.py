@@ -47,10 +47,6 @@ REFUSED: Final = {  # those that a run sets itself, that do nothing in its train
     **dict.fromkeys(("format", "optimize", "workspace"), f"{_USE} YOLO('best.pt').export()"),
     "nms": "a YOLOv8 has no head without NMS; for a file with NMS in it, YOLO('best.pt').export(nms=True)",
     "split": "every figure of a run is of the split val; name other images as val in the data set's YAML",
-    "quantize": (
-        "such a training ends in a checkpoint that is no ordinary one: it loads with nvidia-modelopt only; set "
-        "export.quantize=8, or go on from the result with YOLO('best.pt').train(data=..., quantize=8)"
-    ),
     **dict.fromkeys(("dropout", "auto_augment", "erasing"), _OTHER_TASK.format("classification")),
     **dict.fromkeys(("pose", "kobj", "rle"), _OTHER_TASK.format("poses")),
     "angle": _OTHER_TASK.format("oriented boxes"),
@@ -144,10 +140,16 @@ def check_training(block: str, settings: Mapping[str, Any], network: Network, cl
     Raises:
         CheckpointError, UnsupportedModelError: A teacher (`distill_model`) can't be used.
         ConfigError: All layers are frozen, a class is not in the data set, or the device, which this machine may not
-            have, can't do what is asked of it.
+            have, can't do what is asked of it; or it is to be quantised, which takes epochs and goes without `compile`.
     """
     if settings.get("distill_model"):
         load_model(settings["distill_model"])
+    quantized = settings.get("quantize") is not None
+    for key, good, expected in (("epochs", True, "at least 1"), ("compile", False, "false")) if quantized else ():
+        if bool(settings.get(key)) is not good:
+            raise ConfigError(
+                f"{block}.{key}: expected {expected} with {block}.quantize, got {settings.get(key)}; change either"
+            )
     if not settings["epochs"]:
         return
     device = settings.get("device", device)

@@ -95,6 +95,20 @@ def train_model(
 ) -> Trained:
     """Train a copy of a `YOLO`; the model itself is left as it is.
 
+    Arguments and what is raised are those of `train_to_file`.
+    """
+    result, scores = train_to_file(model, folder, arguments, callbacks, dataset=dataset, scratch=scratch)
+    known = [score for score in scores if score is not None]
+    epoch = 1 + scores.index(max(known)) if known else len(scores)
+    trained = load_model(result)
+    return Trained(trained, epoch, len(scores), scores[-1], int(trained.ckpt["train_args"]["batch"]))
+
+
+def train_to_file(
+    model: Yolo, folder: Path, arguments: Mapping[str, Any], callbacks: Callbacks, *, dataset: Dataset, scratch: Path
+) -> tuple[Path, list[float | None]]:
+    """Train a copy of a `YOLO`, and write the checkpoint of its best epoch by mask mAP50-95, or of the last one.
+
     A training that was cut off, and whose snapshot is in `scratch`, goes on from the last epoch that was finished.
 
     Args:
@@ -103,6 +117,9 @@ def train_model(
         dataset: What the argument `data` stands for: the resulting checkpoint says so (see `provenance.py`).
         scratch: Folder for what the training goes on from when it is cut off: its snapshot, and the best checkpoint.
             It is made where it is missing, and is the caller's to remove when the result is safe.
+
+    Returns:
+        The checkpoint, in `scratch`, and the mask mAP50-95 of each epoch, None where it was not measured.
 
     Raises:
         CheckpointError: The snapshot is damaged.
@@ -133,9 +150,7 @@ def train_model(
     with safe_load():
         YOLO(str(kept))  # refuses code in it, which the next line would run
     write_atomically(result, lambda temporary: strip_optimizer(kept, str(temporary), provenance(dataset)))
-    epoch = 1 + scores.index(max(known)) if known else len(scores)
-    trained = load_model(result)
-    return Trained(trained, epoch, len(scores), scores[-1], int(trained.ckpt["train_args"]["batch"]))
+    return result, scores
 
 
 def _go_on(

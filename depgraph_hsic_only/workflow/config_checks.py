@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterable, Mapping
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from depgraph_hsic_only.channels.amount import Amount, is_number
 from depgraph_hsic_only.channels.groups import check_layers
@@ -22,7 +22,6 @@ from depgraph_hsic_only.training.arguments import (
 )
 from depgraph_hsic_only.yolo.input_shape import is_side
 
-TRAININGS = ("train", "fine_tune")  # the blocks of train arguments
 _EXPORT_REFUSED = dict.fromkeys(
     ("format", "model", "data", "mode", "task", "project", "name"), "it comes from the workflow"
 )
@@ -36,10 +35,8 @@ def find_faults(merged: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[
     broken = [block for block in blocks if not isinstance(merged[block], Mapping)]
     faults += [f"{block}: expected a block of settings, got {merged[block]!r}" for block in broken]
     if not broken:
-        for block in TRAININGS:
-            faults += _block_faults(
-                block, merged[block], {"epochs": _NATURAL}, TRAIN_ARGUMENTS, REFUSED, training_fault
-            )
+        for block, checks in TRAININGS.items():
+            faults += _block_faults(block, merged[block], checks, TRAIN_ARGUMENTS, REFUSED, training_fault)
         faults += _prune_faults(merged["prune"], defaults["prune"])
         faults += _block_faults("export", merged["export"], _EXPORT, _EXPORT_KEYS, _EXPORT_REFUSED)
         faults += _block_faults("calibration", merged["calibration"], {"images": _POSITIVE}, (), {})
@@ -67,8 +64,8 @@ def _is_size(value: Any) -> bool:
     return value is None or is_side(value) or pair
 
 
-def _is_precision(value: Any) -> bool:
-    return value_fault("quantize", value) is None and canonical("quantize", value) in (None, 8, 16, 32)
+def _is_precision(*known: int) -> Callable[[Any], bool]:
+    return lambda value: value_fault("quantize", value) is None and canonical("quantize", value) in (None, *known)
 
 
 def _is_options(value: Any) -> bool:
@@ -97,6 +94,16 @@ _TOP: _Checks = {
     "trust": _SWITCH,
     "verbose": _SWITCH,
 }
+TRAININGS: Final[Mapping[str, _Checks]] = {  # the blocks of train arguments, with what is ours or other than elsewhere
+    "train": {
+        "epochs": _NATURAL,
+        "quantize": (lambda v: v is None, "null, since only the pruned model is deployed: set fine_tune.quantize=8"),
+    },
+    "fine_tune": {
+        "epochs": _NATURAL,
+        "quantize": (_is_precision(8), "8, for an int8 file of a training of its own, or null"),
+    },
+}
 _PRUNE: _Checks = {
     "distill_seconds": (lambda v: is_number(v) and 0 < v < inf, "a number of seconds above 0"),
     "steps": _POSITIVE,
@@ -109,7 +116,10 @@ _EXPORT: _Checks = {
     "images": _POSITIVE,
     "imgsz": (_is_size, "a side in pixels of at least 32, such as 640, or [height, width]"),
     "batch": (lambda v: v is None or _at_least(1)(v), _POSITIVE[1]),
-    "quantize": (_is_precision, "32, 16 for float16, 8 for int8 beside the float file, or null"),
+    "quantize": (
+        lambda v: _is_precision(v, 8, 16, 32),
+        "32, 16 for float16, 8 for int8 beside the float file, or null",
+    ),
     "max_map_drop": (_is_share, "a number in [0, 1]"),
 }
 

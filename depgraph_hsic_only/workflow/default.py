@@ -5,7 +5,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,18 +19,23 @@ from depgraph_hsic_only.pruning.api import report_cut
 from depgraph_hsic_only.pruning.planner import Planner, Scored
 from depgraph_hsic_only.recovery.recover import recover
 from depgraph_hsic_only.report.pruning_report import stability_text
-from depgraph_hsic_only.report.stages import FINE_TUNED, TRAINED, Stage
+from depgraph_hsic_only.report.stages import FINE_TUNED, TRAINED
 from depgraph_hsic_only.support.fingerprint import fingerprint
 from depgraph_hsic_only.support.progress import say
 from depgraph_hsic_only.training.arguments import check_training
-from depgraph_hsic_only.training.provenance import trained_on
-from depgraph_hsic_only.training.settle import settle, start_of
-from depgraph_hsic_only.training.train import Recipe, Teacher, Trained, make_recipe, train_model
-from depgraph_hsic_only.workflow.base import Yolov8SegPruner
+from depgraph_hsic_only.training.train import Teacher
 from depgraph_hsic_only.workflow.config import DEFAULTS
-from depgraph_hsic_only.workflow.exported import Exported, export_result, same_files, try_export
+from depgraph_hsic_only.workflow.exported import (
+    Exported,
+    export_result,
+    same_files,
+    try_export,
+    wants_int8,
+    with_quantized,
+)
 from depgraph_hsic_only.workflow.fit import works_on
 from depgraph_hsic_only.workflow.prune_steps import FineTuning, PruneEvent, Step, keep_step, read_step
+from depgraph_hsic_only.workflow.trainings import TrainingPruner
 from depgraph_hsic_only.yolo.device import on_device, select_device
 from depgraph_hsic_only.yolo.load import install, load_model
 from depgraph_hsic_only.yolo.types import Yolo
@@ -39,7 +43,7 @@ from depgraph_hsic_only.yolo.types import Yolo
 _PLAN, _SENSITIVITY = "plan.json", "sensitivity.json"
 
 
-class DefaultYolov8SegPruner(Yolov8SegPruner):
+class DefaultYolov8SegPruner(TrainingPruner):
     """`DefaultYolov8SegPruner(pretrained_path="yolov8n-seg.pt", cfg="default.yaml").run()`.
 
     Every stage can be replaced by a subclass.
@@ -66,8 +70,9 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
             names = self.dataset.names if settings.get("classes") is not None else {}
             check_training(stage.block, settings, model.model, len(names), self.config.device)
         self._planner(model).check(on_device(model.model, self.config.device))
-        if not same_files(self.config.export, DEFAULTS["export"]):
-            try_export(model, self.config.export, self._export_imgsz(model))
+        quantized = wants_int8(self.config.fine_tune)
+        if quantized or not same_files(self.config.export, DEFAULTS["export"]):
+            try_export(model, self.config.export, self._export_imgsz(model), quantized=quantized)
         return model
 
     def train(self, model: Yolo) -> Yolo:
@@ -137,11 +142,17 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
     def export(self, model: Yolo) -> Exported:
         """Export to ONNX by Ultralytics and compare the file with PyTorch on validation images; int8 beside it.
 
+        With `fine_tune.quantize` a copy is trained on by the same settings, with itself as teacher, for one in int8.
+
         Raises:
             ExportError: The file does not do what the model does; the message has the figures.
         """
         weights, imgsz, config = self.open_folder().weights, self._export_imgsz(model), self.config
-        return export_result(model, weights, imgsz, config.export, self.dataset, config.calibration["images"])
+        found = export_result(model, weights, imgsz, config.export, self.dataset, config.calibration["images"])
+        if not wants_int8(config.fine_tune):
+            return found
+        say("training for int8")
+        return with_quantized(found, self._quantized(model), imgsz, config.export)
 
     def _export_imgsz(self, model: Yolo) -> Any:
         """Side, or height and width, of the images that the result is exported for, pixels."""
@@ -229,63 +240,6 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
             return self._tuning(Step(0, model))
         plan, unpruned = PruningPlan.load(file), self.checkpoints.load(TRAINED)
         return self._tuning(Step(self.config.prune.steps, model, plan, kept_channels(unpruned.model, plan)))
-
-    def _trained(
-        self, model: Yolo, stage: Stage, settings: dict[str, Any], name: str, teacher: Teacher | None = None
-    ) -> Yolo:
-        """The better of a model and the best epoch of its training by the user's arguments, by mask mAP50-95."""
-        if settings["epochs"] == 0:
-            return model
-        callbacks, given, scratch = self.callbacks, settings, self.open_folder().scratch / name
-        common = {key: getattr(self.config, key) for key in ("batch", "device", "workers", "seed")}
-        common["imgsz"] = self.imgsz_of(model)
-        settings, notes = settle(settings, common, model, self.dataset)
-        for note in notes:
-            self.note(note)
-        learnt = stage is FINE_TUNED and self.config.train["epochs"] > 0
-        learnt |= Path(self.config.pretrained).suffix not in {".yaml", ".yml"}
-        works = learnt and works_on(model, self.dataset, self.config)
-        if works:
-            recipe = self._recipe(model, settings, scratch, teacher, cut=stage is FINE_TUNED)
-            settings = {**recipe.arguments, **settings}
-            callbacks = callbacks.with_others(recipe.callbacks)
-            self.note(f"trained with {', '.join(f'{key}={value}' for key, value in settings.items())}")
-        # without the teacher, which another run has in its own folder
-        self.resolve(stage.block, {k: v for k, v in settings.items() if k != "distill_model" or k in given})
-        arguments = {**common, **settings}
-        arguments["data"], place = self.dataset.write_keys(self.folder.path), self.folder.path / stage.folder
-        trained = train_model(model, place, arguments, callbacks, dataset=self.dataset, scratch=scratch)
-        if 0 < trained.batch < arguments["batch"]:
-            self.note(f"the memory was too small for batch={arguments['batch']}: trained with batch={trained.batch}")
-        return self._better(model, trained, last=name == stage.folder) if works else trained.model
-
-    def _recipe(
-        self, model: Yolo, settings: Mapping[str, Any], scratch: Path, teacher: Teacher | None, *, cut: bool
-    ) -> Recipe:
-        """How to train on a model that works: one that was cut is taught by the one before, any other by itself."""
-        known = trained_on(model, self.dataset)
-        start = start_of(settings, self.config.batch, self.dataset, known, classes=len(model.names))
-        if known is not None:
-            self.note("the checkpoint was trained on this data set, and goes on as it was trained")
-        own = "distill_model" in settings
-        if teacher is not None and teacher.model is not None:
-            reference = self.evaluate(teacher.model)[PRIMARY].map50_95
-            start = replace(start, kept=self.evaluate(model)[PRIMARY].map50_95 / reference if reference > 0 else 1.0)
-        elif not (cut or own or start.trained_with):
-            teacher = Teacher.itself(model, scratch)
-        return make_recipe(model.model, start, None if own else teacher)
-
-    def _better(self, model: Yolo, trained: Trained, *, last: bool) -> Yolo:
-        """The better of what went into a training and what came out."""
-        before, after = self.evaluate(model)[PRIMARY].map50_95, self.evaluate(trained.model)[PRIMARY].map50_95
-        if last:
-            self.detail(selection={"input": before, "best": after, "best_epoch": trained.epoch, "last": trained.last})
-        found = f"epoch {trained.epoch} of {trained.epochs} has the best mask mAP50-95, {after:.4f}"
-        if after > before:
-            self.note(f"{found}; it was {before:.4f} before")
-            return trained.model
-        self.note(f"{found}, which is no better than the {before:.4f} before: the model is kept as it was")
-        return model
 
 
 def _images(batches: Sequence[Mapping[str, Any]]) -> torch.Tensor:

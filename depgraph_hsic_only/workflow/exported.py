@@ -14,7 +14,7 @@ import torch
 from depgraph_hsic_only.data.dataset import Dataset
 from depgraph_hsic_only.data.images import is_readable
 from depgraph_hsic_only.errors import ExportError
-from depgraph_hsic_only.evaluation.int8 import quantize_onnx
+from depgraph_hsic_only.evaluation.int8 import LEAST_OPSET, quantize_onnx
 from depgraph_hsic_only.evaluation.latency import Latency, onnx_run
 from depgraph_hsic_only.evaluation.onnx import (
     OnnxParity,
@@ -28,9 +28,10 @@ from depgraph_hsic_only.evaluation.validation import PRIMARY, Validation, valida
 from depgraph_hsic_only.report.exported import ExportedFile
 from depgraph_hsic_only.support.progress import say
 from depgraph_hsic_only.training.arguments import canonical
+from depgraph_hsic_only.training.quantized import quantized_trial
 from depgraph_hsic_only.yolo.input_shape import InputShape
 from depgraph_hsic_only.yolo.logs import silenced
-from depgraph_hsic_only.yolo.types import Yolo
+from depgraph_hsic_only.yolo.types import Network, Yolo
 
 # Of a file in float16; a few pixels more or less are much of a small object's mask, so that its mAP tells more.
 _HALF = {"tolerance": 0.05, "min_mask_iou": 0.5}
@@ -44,17 +45,17 @@ class Exported:
     Attributes:
         path: The file, in the run folder.
         parity: The comparison with PyTorch on validation images.
-        int8: The same file quantised to int8, beside it; None where none was asked for.
+        int8: The same in int8, beside it: by calibration, by a training; as far as asked for.
     """
 
     path: Path
     parity: OnnxParity
-    int8: Path | None = None
+    int8: tuple[Path, ...] = ()
 
     @property
     def files(self) -> tuple[Path, ...]:
         """All files."""
-        return (self.path,) if self.int8 is None else (self.path, self.int8)
+        return (self.path, *self.int8)
 
 
 def export_arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,7 +71,7 @@ def same_files(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
 
 
 def wants_int8(settings: Mapping[str, Any]) -> bool:
-    """Whether the block `export` asks for int8, in any of Ultralytics' words for it."""
+    """Whether a block, `export` or `fine_tune`, asks for int8, in any of Ultralytics' words for it."""
     return bool(canonical("quantize", settings.get("quantize")) == 8)
 
 
@@ -97,17 +98,39 @@ def export_result(
         return Exported(path, parity)
     say("quantising to int8")
     int8 = quantize_onnx(path, folder / "best_int8.onnx", dataset.images("train"), limit=calibration)
-    return Exported(path, parity, int8)
+    return Exported(path, parity, (int8,))
 
 
-def try_export(model: Yolo, settings: Mapping[str, Any], imgsz: Any) -> None:
-    """Export a model by the block `export`, for nothing but to know at the start that its settings can be used.
+def with_quantized(exported: Exported, trained: Yolo, imgsz: Any, settings: Mapping[str, Any]) -> Exported:
+    """The same with best_qat.onnx beside it, of a quantisation-aware training; `settings` is the block `export`.
 
     Raises:
+        ExportError: The export failed.
+    """
+    path = _quantized_file(trained, exported.path.with_name("best_qat.onnx"), imgsz, settings)
+    return replace(exported, int8=(*exported.int8, path))
+
+
+def _quantized_file(trained: Yolo | Network, path: Path, imgsz: Any, settings: Mapping[str, Any]) -> Path:
+    """The file of a network that rounds to int8 already, whatever the other files of the block `export` are in."""
+    if (opset := settings.get("opset") or LEAST_OPSET) < LEAST_OPSET:
+        raise ExportError(f"int8 takes an opset of {LEAST_OPSET} or later, got {opset}")
+    return export_onnx(trained, path, imgsz=imgsz, **{**export_arguments(settings), "quantize": None})
+
+
+def try_export(model: Yolo, settings: Mapping[str, Any], imgsz: Any, *, quantized: bool) -> None:
+    """Export a model by the block `export`, for nothing but to know at the start that its settings can be used.
+
+    It is exported as after a quantisation-aware training, too, if there is to be one (`quantized`).
+
+    Raises:
+        ConfigError: That can't be trained here.
         ExportError: They can't.
     """
     try:
         with tempfile.TemporaryDirectory() as folder, silenced(), redirect_stdout(io.StringIO()):  # torch prints graphs
+            if quantized:
+                onnx_run(_quantized_file(quantized_trial(model), Path(folder) / "trial_qat.onnx", imgsz, settings))()
             path = export_onnx(model, Path(folder) / "trial.onnx", imgsz=imgsz, **export_arguments(settings))
             onnx_run(path)()
             if wants_int8(settings):

@@ -10,6 +10,7 @@ one change that stays, since what was imported with it stays too.
 """
 
 import functools
+import importlib
 import importlib.machinery
 import importlib.metadata
 import os
@@ -25,7 +26,7 @@ from typing import Any, TextIO
 import torch.nn.functional as F
 from ultralytics.data import utils as data_utils
 from ultralytics.nn import tasks
-from ultralytics.utils import TQDM, checks, nms, plotting
+from ultralytics.utils import LOGGER, TQDM, checks, nms, plotting
 from ultralytics.utils.nms import TorchNMS
 
 from depgraph_hsic_only.errors import one_line
@@ -183,6 +184,22 @@ def bars_in_file(file: TextIO) -> Iterator[None]:
 
 
 _fonts: list[str] = []  # of `figure_font`, the innermost last
+
+
+@_Shared
+@contextmanager
+def _quantizers_in_log() -> Iterator[None]:
+    conversion: Any = importlib.import_module("modelopt.torch.quantization.conversion")
+    conversion.print = LOGGER.info  # before the built-in function
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Could not identify the device for TensorQuantizer")  # Ultralytics sets it
+        yield
+    del conversion.print
+
+
+def quantizers_in_log() -> AbstractContextManager[None]:
+    """What nvidia-modelopt, which has to be there, prints of each network that it prepares goes to Ultralytics' log."""
+    return _quantizers_in_log
 
 
 @_Shared

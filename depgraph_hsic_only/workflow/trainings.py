@@ -1,0 +1,101 @@
+"""The trainings of a run: with which arguments, and which model comes out of them."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from depgraph_hsic_only.evaluation.validation import PRIMARY
+from depgraph_hsic_only.report.stages import FINE_TUNED, Stage
+from depgraph_hsic_only.training.callbacks import Callbacks
+from depgraph_hsic_only.training.provenance import trained_on
+from depgraph_hsic_only.training.quantized import train_quantized
+from depgraph_hsic_only.training.settle import settle, start_of
+from depgraph_hsic_only.training.train import Recipe, Teacher, Trained, make_recipe, train_model
+from depgraph_hsic_only.workflow.base import Yolov8SegPruner
+from depgraph_hsic_only.workflow.fit import works_on
+from depgraph_hsic_only.yolo.types import Yolo
+
+_QUANTIZED = "qat"  # folder of a quantisation-aware training
+_COMMON = ("batch", "device", "workers", "seed")  # settings of all trainings
+_BUILT = (".yaml", ".yml")  # of a model that has learnt nothing yet
+
+
+class TrainingPruner(Yolov8SegPruner):
+    """The workflow with what its stages train by."""
+
+    def _trained(
+        self, model: Yolo, stage: Stage, given: dict[str, Any], name: str, teacher: Teacher | None = None
+    ) -> Yolo:
+        """The better of a model and the best epoch of its training by the user's arguments, by mask mAP50-95."""
+        if given["epochs"] == 0:
+            return model
+        scratch, cut = self.open_folder().scratch / name, stage is FINE_TUNED
+        learnt = (cut and self.config.train["epochs"] > 0) or Path(self.config.pretrained).suffix not in _BUILT
+        works = learnt and works_on(model, self.dataset, self.config)
+        settings, arguments, callbacks = self._settled(model, given, scratch, teacher, works=works, cut=cut)
+        # without the teacher, which another run has in its own folder
+        used = {**given, **settings}
+        self.resolve(stage.block, {k: v for k, v in used.items() if k != "distill_model" or k in given})
+        place = self.folder.path / stage.folder
+        trained = train_model(model, place, arguments, callbacks, dataset=self.dataset, scratch=scratch)
+        if 0 < trained.batch < arguments["batch"]:
+            self.note(f"the memory was too small for batch={arguments['batch']}: trained with batch={trained.batch}")
+        return self._better(model, trained, last=name == stage.folder) if works else trained.model
+
+    def _quantized(self, model: Yolo) -> Yolo:
+        """The best epoch of a training of the result, by the user's arguments of the fine-tuning, that rounds to int8.
+
+        It can be exported, and is no stock model.
+        """
+        place, scratch = self.folder.path / _QUANTIZED, self.folder.scratch / _QUANTIZED
+        _, arguments, callbacks = self._settled(model, self.config.fine_tune, scratch, None, works=True, cut=False)
+        return train_quantized(model, place, arguments, callbacks, dataset=self.dataset, scratch=scratch)
+
+    def _settled(
+        self, model: Yolo, given: Mapping[str, Any], scratch: Path, teacher: Teacher | None, *, works: bool, cut: bool
+    ) -> tuple[dict[str, Any], dict[str, Any], Callbacks]:
+        """A user's settings as a training in floating point uses them, all its arguments, and its callbacks.
+
+        Where the model works, the recipe's settings are under the user's.
+        """
+        callbacks, common = self.callbacks, {key: getattr(self.config, key) for key in _COMMON}
+        common["imgsz"] = self.imgsz_of(model)
+        own = {key: value for key, value in given.items() if key != "quantize"}
+        settings, notes = settle(own, common, model, self.dataset)
+        for note in notes:
+            self.note(note)
+        if works:
+            recipe = self._recipe(model, settings, scratch, teacher, cut=cut)
+            settings = {**recipe.arguments, **settings}
+            callbacks = callbacks.with_others(recipe.callbacks)
+            self.note(f"trained with {', '.join(f'{key}={value}' for key, value in settings.items())}")
+        return settings, {**common, **settings, "data": self.dataset.write_keys(self.folder.path)}, callbacks
+
+    def _recipe(
+        self, model: Yolo, settings: Mapping[str, Any], scratch: Path, teacher: Teacher | None, *, cut: bool
+    ) -> Recipe:
+        """How to train on a model that works: one that was cut is taught by the one before, any other by itself."""
+        known = trained_on(model, self.dataset)
+        start = start_of(settings, self.config.batch, self.dataset, known, classes=len(model.names))
+        if known is not None:
+            self.note("the checkpoint was trained on this data set, and goes on as it was trained")
+        own = "distill_model" in settings
+        if teacher is not None and teacher.model is not None:
+            reference = self.evaluate(teacher.model)[PRIMARY].map50_95
+            start = replace(start, kept=self.evaluate(model)[PRIMARY].map50_95 / reference if reference > 0 else 1.0)
+        elif not (cut or own or start.trained_with):
+            teacher = Teacher.itself(model, scratch)
+        return make_recipe(model.model, start, None if own else teacher)
+
+    def _better(self, model: Yolo, trained: Trained, *, last: bool) -> Yolo:
+        """The better of what went into a training and what came out."""
+        before, after = self.evaluate(model)[PRIMARY].map50_95, self.evaluate(trained.model)[PRIMARY].map50_95
+        if last:
+            self.detail(selection={"input": before, "best": after, "best_epoch": trained.epoch, "last": trained.last})
+        found = f"epoch {trained.epoch} of {trained.epochs} has the best mask mAP50-95, {after:.4f}"
+        if after > before:
+            self.note(f"{found}; it was {before:.4f} before")
+            return trained.model
+        self.note(f"{found}, which is no better than the {before:.4f} before: the model is kept as it was")
+        return model
