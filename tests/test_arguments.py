@@ -40,6 +40,7 @@ HANDLED = {  # by what, beside being passed on
     "workers": "checked at the start",
     "seed": "checked at the start",
     "imgsz": "the run's where it is not set",
+    "quantize": "of the fine-tuning alone: a training of its own, for an int8 file",
 }
 PASSED: dict[str, Any] = {  # to Ultralytics' trainer, with a value other than the default
     **{"patience": 7, "verbose": False, "deterministic": False, "single_cls": True, "rect": True, "cos_lr": True},

@@ -116,10 +116,7 @@ _EXPORT: _Checks = {
     "images": _POSITIVE,
     "imgsz": (_is_size, "a side in pixels of at least 32, such as 640, or [height, width]"),
     "batch": (lambda v: v is None or _at_least(1)(v), _POSITIVE[1]),
-    "quantize": (
-        lambda v: _is_precision(v, 8, 16, 32),
-        "32, 16 for float16, 8 for int8 beside the float file, or null",
-    ),
+    "quantize": (_is_precision(8, 16, 32), "32, 16 for float16, 8 for int8 beside the float file, or null"),
     "max_map_drop": (_is_share, "a number in [0, 1]"),
 }
 
