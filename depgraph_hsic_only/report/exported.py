@@ -15,7 +15,7 @@ class ExportedFile:
 
     Attributes:
         path: Relative to the run folder.
-        precision: "float32", "float16" or "int8": what its weights are in.
+        precision: "float32", "float16" or "int8": what its weights are in, or rounded to when it is loaded.
         input: What it takes at once, and its latency is of.
         size_mb: Its size, 10^6 bytes.
         map50_95: mAP50-95 of the file in onnxruntime by kind of prediction, at its own input size; empty where it was
