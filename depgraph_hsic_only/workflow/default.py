@@ -67,7 +67,7 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
             check_training(stage.block, settings, model.model, len(names), self.config.device)
         self._planner(model).check(on_device(model.model, self.config.device))
         if not same_files(self.config.export, DEFAULTS["export"]):
-            try_export(model, self.config.export, self._export_imgsz(model))
+            try_export(model, self.config.export, self.config.deployed(model).size)
         return model
 
     def train(self, model: Yolo) -> Yolo:
@@ -140,15 +140,11 @@ class DefaultYolov8SegPruner(Yolov8SegPruner):
         Raises:
             ExportError: The file does not do what the model does; the message has the figures.
         """
-        weights, imgsz, config = self.open_folder().weights, self._export_imgsz(model), self.config
+        weights, imgsz, config = self.open_folder().weights, self.config.deployed(model).size, self.config
         return export_result(model, weights, imgsz, config.export, self.dataset, config.calibration["images"])
 
-    def _export_imgsz(self, model: Yolo) -> Any:
-        """Side, or height and width, of the images that the result is exported for, pixels."""
-        return self.config.export.get("imgsz") or self.imgsz_of(model)
-
     def _planner(self, model: Yolo) -> Planner:
-        return self.config.planner(self.imgsz_of(model))
+        return self.config.planner(model)
 
     def _batches(self, model: Yolo) -> list[dict[str, Any]]:
         count, of = self.config.calibration["images"], self.validation_of(model)
