@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+import ultralytics
 import yaml
 from conftest import COCO_MINI, build
 from PIL import Image
@@ -236,3 +237,20 @@ def test_prototypes_of_another_stride_measure_the_same(real_weights: Path) -> No
     given = (str(COCO_MINI), Validation(160, 16))
     a, b = (validate_model(model, *given, device="cpu", workers=0) for model in (plain, finer))
     assert a.metrics == b.metrics and a["mask"].map50_95 > 0.05
+
+
+@pytest.mark.slow
+def test_a_model_with_a_scale_of_stride_4_goes_through(shapes: Path, tmp_path: Path) -> None:
+    rows = yaml.safe_load((Path(ultralytics.__file__).parent / "cfg" / "models" / "v8" / "yolov8-p2.yaml").read_text())
+    rows["head"][-1] = [rows["head"][-1][0], 1, "Segment", ["nc", 32, 256]]
+    (tmp_path / "yolov8n-p2.yaml").write_text(yaml.safe_dump({**rows, "nc": 5}))
+    given = settings(tmp_path, shapes, **{"train.epochs": 1, "fine_tune.epochs": 1, "prune.ratio": 0.25})
+    report = DefaultYolov8SegPruner(tmp_path / "yolov8n-p2.yaml", **given, **{"prune.layers": "all"}).run()
+    assert report.after.map50_95.keys() == {"box", "mask"} and report.onnx is not None and report.onnx[1].ok
+    before, after = report.widths_before, report.widths_after
+    assert after["w24"] < before["w24"] and after["w27"] < before["w27"] and after["npr"] < before["npr"]
+    found = YOLO(report.folder / "weights" / "best.pt").model
+    assert (
+        found.stride.tolist() == [4, 8, 16, 32]
+        and sum(p.numel() for p in found.parameters()) == report.after.parameters
+    )
