@@ -8,6 +8,7 @@ import yaml
 from test_bad_input import plain
 from ultralytics.cfg import get_cfg
 from ultralytics.engine.trainer import BaseTrainer
+from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils import DEFAULT_CFG_DICT
 
 from depgraph_hsic_only import ConfigError, load_model
@@ -157,9 +158,13 @@ def test_what_ultralytics_refuses_is_told_from_our_faults(checkpoint: Path) -> N
 def test_a_refusal_in_a_run_is_one_line_with_the_stage(
     checkpoint: Path, shapes: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
 ) -> None:
+    def refuse(*_: Any) -> None:
+        raise ValueError("an argument that is found out late")
+
     monkeypatch.chdir(tmp_path)
-    words = [*plain(checkpoint, shapes), "train.epochs=1", "train.mask_ratio=1000", "--project", str(tmp_path)]
+    monkeypatch.setattr(DetectionTrainer, "set_model_attributes", refuse)
+    words = [*plain(checkpoint, shapes), "train.epochs=1", "--project", str(tmp_path)]
     assert main([*words, "--name", "run"]) == 2
     said = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
-    assert len(said) == 1 and "error: training: Ultralytics says ValueError: mask_ratio=1000" in said[0]
+    assert len(said) == 1 and "error: training: Ultralytics says ValueError: an argument that is" in said[0]
     assert "Traceback" in (tmp_path / "run" / "run.log").read_text()

@@ -184,6 +184,7 @@ def test_settings_come_from_yaml(tmp_path: Path) -> None:
     [
         ({"threshold": 0.1, "ratio": 0.5}, "a ratio, a threshold or a target"),
         ({"threshold": float("nan")}, "threshold: expected"),
+        ({"threshold": 2}, r"threshold: expected a score of HSIC-Lasso, in \[0, 1\], got 2"),
         ({"ratio": 1.5}, "ratio: expected"),
         ({"gama": 1}, "unknown option 'gama'"),
         ({"layers": "neck"}, "'backbone', 'all' or a list"),

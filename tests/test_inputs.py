@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+import ultralytics
 import yaml
 from conftest import COCO_MINI, build
 from PIL import Image
@@ -114,7 +115,7 @@ def test_files_are_read_as_ultralytics_reads_them(tmp_path: Path) -> None:
         for image in (folder / "images" / "train").iterdir():
             (folder / "labels" / "train" / f"{image.stem}.txt").write_text("0 0.1 0.1 0.9 0.1 0.9 0.9")
         (folder / "labels" / "val" / "a.txt").write_text("0 0.1 0.1 0.9 0.1 0.9 0.9")
-        assert cv2.imwrite(str(folder / "images" / "val" / "a.png"), colours)
+        assert cv2.imwrite(str(folder / "images" / "val" / "a.tif"), next(reversed(files.values())))
         data = folder / "data.yaml"
         splits = {"path": str(folder), "train": "images/train", "val": "images/val"}
         data.write_text(yaml.safe_dump({**keys, **splits, "channels": channels}))
@@ -126,6 +127,28 @@ def test_files_are_read_as_ultralytics_reads_them(tmp_path: Path) -> None:
         )
     with pytest.raises(DataError, match="expected an image with 10 channels, as the data set or the model says, got 4"):
         load_images(tmp_path / "4" / "images" / "train", 64, channels=10)
+
+
+def test_channels_that_can_not_be(shapes: Path, tmp_path: Path) -> None:
+    """What Ultralytics would meet in a training is refused before it."""
+    data = with_channels(shapes, tmp_path, 4)
+    keys = yaml.safe_load(data.read_text())
+    for wrong in (0, -1, 3.0, "three", True, None):
+        with pytest.raises(DataError, match="channels to be a number of at least 1, such as 1, 3 or 10, got"):
+            find_dataset({**keys, "channels": wrong})
+    file = find_dataset(data).images("train")[3]
+    assert cv2.imwrite(str(file), cv2.imread(str(file)))
+    with pytest.raises(DataError, match=f"{file.name}: expected an image with 4 channels, .* got 3; save it as a TIFF"):
+        find_dataset(data)
+
+
+@pytest.mark.parametrize("images", [np.zeros((8, 3, 64, 64), np.float32), torch.rand(8, 3, 0, 0), [1, 2], None])
+def test_calibration_images_that_can_not_be(images: Any, checkpoint: Path) -> None:
+    if images is None:  # a tensor that a gradient is wanted of is as good as any other
+        HsicLassoPruner(images=torch.rand(40, 3, 64, 64, requires_grad=True), layers=[2]).score(load_model(checkpoint))
+        return
+    with pytest.raises(DataError, match="expected"):
+        HsicLassoPruner(images=images, ratio=0.25).prune(load_model(checkpoint))
 
 
 def test_sides_are_rounded_up_everywhere_alike(checkpoint: Path) -> None:
@@ -236,3 +259,20 @@ def test_prototypes_of_another_stride_measure_the_same(real_weights: Path) -> No
     given = (str(COCO_MINI), Validation(160, 16))
     a, b = (validate_model(model, *given, device="cpu", workers=0) for model in (plain, finer))
     assert a.metrics == b.metrics and a["mask"].map50_95 > 0.05
+
+
+@pytest.mark.slow
+def test_a_model_with_a_scale_of_stride_4_goes_through(shapes: Path, tmp_path: Path) -> None:
+    rows = yaml.safe_load((Path(ultralytics.__file__).parent / "cfg" / "models" / "v8" / "yolov8-p2.yaml").read_text())
+    rows["head"][-1] = [rows["head"][-1][0], 1, "Segment", ["nc", 32, 256]]
+    (tmp_path / "yolov8n-p2.yaml").write_text(yaml.safe_dump({**rows, "nc": 5}))
+    given = settings(tmp_path, shapes, **{"train.epochs": 1, "fine_tune.epochs": 1, "prune.ratio": 0.25})
+    report = DefaultYolov8SegPruner(tmp_path / "yolov8n-p2.yaml", **given, **{"prune.layers": "all"}).run()
+    assert report.after.map50_95.keys() == {"box", "mask"} and report.onnx is not None and report.onnx[1].ok
+    before, after = report.widths_before, report.widths_after
+    assert after["w24"] < before["w24"] and after["w27"] < before["w27"] and after["npr"] < before["npr"]
+    found = YOLO(report.folder / "weights" / "best.pt").model
+    assert (
+        found.stride.tolist() == [4, 8, 16, 32]
+        and sum(p.numel() for p in found.parameters()) == report.after.parameters
+    )

@@ -555,3 +555,21 @@ def test_the_report_says_what_it_was_made_from(run: RunReport, checkpoint: Path,
     assert run.sources["data"] == find_dataset(shapes).digest()
     assert RunReport.load(run.folder).sources == run.sources
     assert run.environment["commit"] is None or len(run.environment["commit"].partition("-")[0]) >= 7
+
+
+def test_a_file_that_loses_too_much_is_warned_of(run: RunReport) -> None:
+    (plain,) = run.files
+    assert (plain.precision, plain.loss, plain.map50_95) == ("float32", None, {}) and run.losses() == []
+    int8 = [
+        replace(plain, path=f"{k}.onnx", precision="int8", loss=loss) for k, loss in enumerate((0.03, 0.01, -0.001))
+    ]
+    report = replace(run, files=(plain, *int8), agreement=None)
+    assert [line.partition(" of ")[0] for line in report.losses()] == [
+        "0.onnx in int8 loses 0.0300",
+        "1.onnx in int8 loses 0.0100",
+        "2.onnx in int8 gains 0.0010",
+    ]
+    page = render_html(report, {})
+    (warned,) = re.findall(r"<li>([^<]*\.onnx[^<]*)</li>", page)
+    assert warned.startswith("0.onnx in int8 loses 0.0300") and "more than 0.02" in warned
+    assert RunReport.load(run.folder).files == run.files

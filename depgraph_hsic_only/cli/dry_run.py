@@ -12,7 +12,6 @@ from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.pruning.api import report_cut
 from depgraph_hsic_only.workflow.config import Config
 from depgraph_hsic_only.yolo.device import on_device
-from depgraph_hsic_only.yolo.input_shape import input_side
 from depgraph_hsic_only.yolo.load import load_model
 
 _QUICK_IMAGES = 16
@@ -32,7 +31,7 @@ def dry_run(config: Config) -> Group:
             "scores that images have to be read for, got a threshold; leave out --dry-run"
         )
     model = load_model(config.pretrained, trust=config.trust)
-    network, planner = on_device(model.model, config.device), config.planner(input_side(model, config.imgsz))
+    network, planner = on_device(model.model, config.device), config.planner(model)
     planner.check(network)
     said = []
     if planner.amount.is_target and not planner.amount.is_nothing:

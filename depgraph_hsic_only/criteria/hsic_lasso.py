@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from depgraph_hsic_only.channels.amount import is_number
 from depgraph_hsic_only.channels.groups import ChannelGraph, ChannelGroup
 from depgraph_hsic_only.criteria.registry import Batches, Criterion, Measured, register_criterion
-from depgraph_hsic_only.errors import ConfigError, DataError
+from depgraph_hsic_only.errors import ConfigError, DataError, one_line
 from depgraph_hsic_only.hsic import CENTERINGS, KernelLike, LassoPath, hsic_system, kernel_names, nonnegative_lasso_path
 from depgraph_hsic_only.recovery.samples import Samples, gather_samples
 from depgraph_hsic_only.support.progress import track
@@ -148,7 +148,12 @@ def _weighted(
 
 
 def _path(A: NDArray[np.float64], b: NDArray[np.float64]) -> LassoPath:
-    return nonnegative_lasso_path(A, b, min_lambda=_FLOOR * max(float(b.max()), 0.0))
+    try:
+        return nonnegative_lasso_path(A, b, min_lambda=_FLOOR * max(float(b.max()), 0.0))
+    except ArithmeticError as error:  # from a few tiny images, whose channels can't be told apart
+        raise DataError(
+            f"expected images that tell the channels of a layer apart, but {one_line(error)}; pass more or larger ones"
+        ) from error
 
 
 def _entries(

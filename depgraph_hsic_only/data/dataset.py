@@ -14,13 +14,14 @@ from ultralytics.cfg import get_cfg
 from ultralytics.data import build_dataloader, build_yolo_dataset
 from ultralytics.data.utils import check_det_dataset, convert_ndjson_to_yolo_if_needed
 
-from depgraph_hsic_only.data.images import image_files, spread
+from depgraph_hsic_only.data.images import image_files, read_image, spread
 from depgraph_hsic_only.data.labels import check_labels, label_files
 from depgraph_hsic_only.data.shapes import shapes_dataset
 from depgraph_hsic_only.errors import DataError, one_line
 
 SHAPES = "shapes"
 _SPLITS = ("train", "val")
+_CONVERTED = (1, 3)  # numbers of channels that any image is read with
 
 
 @dataclass(frozen=True)
@@ -118,13 +119,18 @@ def find_dataset(data: Any) -> Dataset:
         found = shapes_dataset() if name == SHAPES else Path(_converted(name)).expanduser()
         source = str(found.resolve() if found.is_file() else found)  # stages run from wherever Ultralytics puts them
         keys = _resolved(Path(source), name)
-    files = {}
+    files, channels = {}, keys.get("channels", 3)
+    if type(channels) is not int or channels < 1:
+        raise DataError(f"{name}: expected channels to be a number of at least 1, such as 1, 3 or 10, got {channels!r}")
     for split in _SPLITS:
         try:
             files[split] = tuple(image_files(keys[split]))
         except DataError as error:
             raise DataError(f"{name}: the split '{split}' can't be used: {error}") from error
         check_labels(files[split], len(keys["names"]), name, f"'{split}' ({keys[split]})")
+        if channels not in _CONVERTED:
+            for file in files[split]:
+                read_image(file, channels)  # refuses one with others, which Ultralytics would meet in a training
     return Dataset(source, keys, files)
 
 

@@ -46,7 +46,7 @@ def load_images(
         DataError: There are no readable images, or the images have another shape or range.
     """
     if isinstance(images, torch.Tensor):
-        return _checked(images, channels)[spread(len(images), limit)]
+        return _checked(images.detach(), channels)[spread(len(images), limit)]
     files, size = list_images(images), imgsz if isinstance(imgsz, tuple) else (imgsz, imgsz)
     tensors = [t for t in (_read(files[k], size, channels) for k in spread(len(files), limit)) if t is not None]
     if not tensors:
@@ -58,6 +58,11 @@ def list_images(images: str | Path | Sequence[str | Path]) -> list[Path]:
     """Image files of a folder (see `image_files`), or the given ones; a `DataError` where there are none."""
     if isinstance(images, (str, Path)):
         return image_files(images) if Path(images).is_dir() else _files([images])
+    if not isinstance(images, Sequence) or not all(isinstance(image, (str, Path)) for image in images):
+        raise DataError(
+            "expected a folder of images, a list of files or a tensor (n, c, h, w) in [0, 1], got "
+            f"{type(images).__name__}; pass one of these"
+        )
     return _files(images)
 
 
@@ -151,7 +156,7 @@ def spread(n: int, limit: int | None) -> list[int]:
 
 def _checked(images: torch.Tensor, channels: int) -> torch.Tensor:
     expected = f"expected images (n, {channels}, h, w), float in [0, 1]"
-    if images.ndim != 4 or images.shape[1] != channels or not images.is_floating_point() or not len(images):
+    if images.ndim != 4 or images.shape[1] != channels or not images.is_floating_point() or not images.numel():
         raise DataError(f"{expected}, got {tuple(images.shape)} {images.dtype}; stack and scale them")
     if not bool(torch.isfinite(images).all()) or float(images.min()) < 0 or float(images.max()) > 1:
         raise DataError(f"{expected}, got values from {float(images.min())} to {float(images.max())}; divide by 255")

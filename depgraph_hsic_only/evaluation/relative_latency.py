@@ -43,23 +43,25 @@ class TimeShare:
         return f"{self.median:.3f} of the unpruned model's time ({self.low:.3f} to {self.high:.3f})"
 
 
-def relative_latency(network: Network, graph: ChannelGraph, imgsz: int) -> Callable[[Mapping[str, int]], TimeShare]:
+def relative_latency(
+    network: Network, graph: ChannelGraph, shape: InputShape
+) -> Callable[[Mapping[str, int]], TimeShare]:
     """A function of the widths that measures the latency of the cut network as a share of the full one's.
 
-    Both run in turns on one image, so that the machine's drift hits both: in onnxruntime where the network is on the
-    CPU, else fused in PyTorch. Which channels stay makes no difference to it. The network is the unpruned one, on the
-    device to measure on, the graph its channel groups, and `imgsz` the side of the square image, pixels.
+    Both run in turns on images of one `shape`, so that the machine's drift hits both: in onnxruntime where the network
+    is on the CPU, else fused in PyTorch. Which channels stay makes no difference to it. The network is the unpruned
+    one, on the device to measure on, and the graph its channel groups.
     """
     scores = {group.name: torch.zeros(group.channels) for group in graph.groups}
-    full = _run(network, imgsz)
+    full = _run(network, shape)
 
     def share(widths: Mapping[str, int]) -> TimeShare:
         widths = follow_ties(graph, widths)
         plan = make_plan(graph, scores, widths, criterion="none", reasons=dict.fromkeys(widths, ""))
-        seconds = time_rounds({"full": full, "cut": _run(cut(network, plan).network, imgsz)})
+        seconds = time_rounds({"full": full, "cut": _run(cut(network, plan).network, shape)})
         found = TimeShare.of(seconds["full"], seconds["cut"])
         before, after = (1e3 * statistics.median(seconds[name]) for name in ("full", "cut"))
-        say(f"latency {before:.1f} -> {after:.1f} ms at {imgsz} px on {runtime_of(network)}: {found}")
+        say(f"latency {before:.1f} -> {after:.1f} ms for {shape} on {runtime_of(network)}: {found}")
         return found
 
     return share
@@ -71,9 +73,9 @@ def runtime_of(network: Network) -> str:
     return f"{device.type} ({'onnxruntime' if device.type == 'cpu' else 'PyTorch'})"
 
 
-def _run(network: Network, imgsz: int) -> Callable[[], object]:
+def _run(network: Network, shape: InputShape) -> Callable[[], object]:
     device = next(network.parameters()).device
     if device.type != "cpu":
-        return fused_run(network, InputShape.of(network, imgsz), device)
+        return fused_run(network, shape, device)
     with tempfile.TemporaryDirectory() as folder, silenced():
-        return onnx_run(export_onnx(network, Path(folder) / "model.onnx", imgsz=imgsz))
+        return onnx_run(export_onnx(network, Path(folder) / "model.onnx", imgsz=shape.size, batch=shape.batch))

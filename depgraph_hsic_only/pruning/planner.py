@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from depgraph_hsic_only.budget.allocation import allocate, check_latency, check_reachable
+from depgraph_hsic_only.budget.allocation import Clock, allocate, check_latency, check_reachable
 from depgraph_hsic_only.budget.cost_model import CostModel
 from depgraph_hsic_only.budget.sensitivity import Sensitivity, measure_sensitivity
 from depgraph_hsic_only.channels.amount import NOTHING, Amount
@@ -18,6 +18,7 @@ from depgraph_hsic_only.channels.widths import Scores, threshold_widths, uniform
 from depgraph_hsic_only.criteria.registry import Batches, Criterion, Measured, create_criterion, option_names
 from depgraph_hsic_only.errors import DataError
 from depgraph_hsic_only.evaluation.relative_latency import relative_latency, runtime_of
+from depgraph_hsic_only.yolo.input_shape import InputShape
 from depgraph_hsic_only.yolo.types import Network
 
 
@@ -46,7 +47,8 @@ class Planner:
         layers: "backbone", "all", or a list (see `groups.choose_layers`).
         options: Options of the criterion.
         seed: Of every random choice, the criterion's too where it has a seed that `options` don't set.
-        imgsz: Side of the square image that multiply-adds and latency are of, pixels.
+        imgsz: Side of the square image that multiply-adds are of, pixels.
+        timed: What a target of latency is measured on; None for one image of that side.
     """
 
     criterion: str
@@ -56,6 +58,7 @@ class Planner:
     options: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     imgsz: int = 640
+    timed: InputShape | None = None
 
     def __post_init__(self) -> None:
         check_layers(self.layers)
@@ -86,8 +89,11 @@ class Planner:
             costs = CostModel(network, graph, self.imgsz)
             check_reachable(graph, costs, self.amount, self.limits)
             if self.amount.metric == "latency" and not self.amount.is_nothing:
-                clock = relative_latency(network, graph, self.imgsz)
+                clock = self._clock(network, graph)
                 check_latency(graph, costs, self.amount, self.limits, clock, runtime_of(network))
+
+    def _clock(self, network: Network, graph: ChannelGraph) -> Clock:
+        return relative_latency(network, graph, self.timed or InputShape.of(network, self.imgsz))
 
     def score(self, network: Network, batches: Batches | None = None) -> Scored:
         """Find the channel groups of a checked network, and rank their channels by `batches`, where it takes any."""
@@ -145,7 +151,7 @@ class Planner:
             raise DataError(f"target: expected the sensitivity of the widths for {amount}, got none; measure it first")
         else:
             by_latency = amount.metric == "latency"
-            latency = relative_latency(whole.network, whole.graph, self.imgsz) if by_latency else None
+            latency = self._clock(whole.network, whole.graph) if by_latency else None
             given = whole.graph, sensitivity, whole.costs, amount, self.limits
             found = allocate(*given, start=scored.graph.full, latency=latency)
             widths, reasons = found.widths, dict(found.reasons)

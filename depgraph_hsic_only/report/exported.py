@@ -53,5 +53,6 @@ def exported_table(files: Sequence[ExportedFile]) -> Sheet:
 def loss_text(file: ExportedFile, most: float) -> str:
     """What a file of less than float32 loses, and whether that is within what it may lose."""
     loss = file.loss or 0.0
-    within = f"within {most:g}" if loss <= most else f"MORE than {most:g}"
-    return f"{file.path} in {file.precision} loses {loss:.4f} of {PRIMARY} mAP50-95 against float32, {within}"
+    change = f"loses {loss:.4f}" if loss >= 0 else f"gains {-loss:.4f}"
+    within = f"within {most:g}" if loss <= most else f"more than {most:g}: do not deploy it unseen"
+    return f"{file.path} in {file.precision} {change} of {PRIMARY} mAP50-95 against float32, {within}"

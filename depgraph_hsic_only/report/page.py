@@ -67,13 +67,14 @@ def render_html(report: RunReport, figures: Mapping[str, bytes], missing: Sequen
     before, after, data = report.before, report.after, report.args["data"]
     if isinstance(data, Mapping):  # of keys that were given themselves, where the run wrote them
         data = "data.yaml of the run folder"
+    lost = [f"{line}." for line in report.losses(report.args["export"]["max_map_drop"])] if report.files else []
     loader = PackageLoader("depgraph_hsic_only", "report")
     pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return pages.get_template("page.html.jinja").render(
         report=report,
         name=Path(report.args["pretrained"]).name,
         cards=[(title, figure, _figures(after)[title]) for title, figure in _figures(before).items()],
-        warnings=[*missing, *find_warnings(report.stages, report.images)],
+        warnings=[*missing, *lost, *find_warnings(report.stages, report.images)],
         titles=TITLES,
         stages=stage_table(report.stages, report.validation, report.measured_on),
         parts=part_table(before.parts, after.parts),

@@ -109,9 +109,10 @@ class RunReport(Shown):
         """What every latency is of; None where none was measured, or an older version did not say."""
         return self.files[0].input if self.files else None
 
-    def losses(self) -> list[str]:
-        """What the files of less than float32 lose, a line each."""
-        return [loss_text(file, self.args["export"]["max_map_drop"]) for file in self.files if file.loss is not None]
+    def losses(self, least: float = -1.0) -> list[str]:
+        """What the files of less than float32 lose, a line for each that loses more than the `least` of mAP50-95."""
+        files = [file for file in self.files if file.loss is not None and file.loss > least]
+        return [loss_text(file, self.args["export"]["max_map_drop"]) for file in files]
 
     def summary(self) -> str:
         """What the run cost and gained, in one line."""

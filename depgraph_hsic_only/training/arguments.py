@@ -80,6 +80,9 @@ def _are_classes(value: Any) -> bool:
     return value is None or (bool(several) and all(type(item) is int and item >= 0 for item in several))
 
 
+_COMPILERS = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # modes of torch.compile
+_MOST_MASK_RATIO = 32  # pixels of the smallest images, whose masks would vanish
+
 _EXPECTED: Final[Mapping[str, _Expected]] = {  # what Ultralytics finds out late, or passes over in silence
     "batch": (_is_batch, "an integer of at least 1, or for AutoBatch -1 or a share of the GPU's memory in (0, 1)"),
     "time": (lambda v: v is None or v > 0, "hours above 0, or null"),
@@ -89,6 +92,8 @@ _EXPECTED: Final[Mapping[str, _Expected]] = {  # what Ultralytics finds out late
     "freeze": (_are_layers, "a number of layers, a list of layers such as [0, 1] or '22.cv2', or null"),
     "classes": (_are_classes, "a class or a list of classes by number, such as [0, 2], or null"),
     "device": (is_device, "cpu, 0, [0, 1], mps or null"),
+    "compile": (lambda v: v in (False, True, *_COMPILERS), f"true, false or one of {', '.join(_COMPILERS)}"),
+    "mask_ratio": (lambda v: 1 <= v <= _MOST_MASK_RATIO, f"an integer of 1 to {_MOST_MASK_RATIO}"),
     "workers": (lambda v: v >= 0, "an integer of at least 0"),
     "seed": (lambda v: v < 2**32 - 1, "an integer of at least 0 and below 4294967295"),
 }

@@ -17,6 +17,8 @@ from depgraph_hsic_only.support.nearest import nearest
 from depgraph_hsic_only.support.yaml import read_yaml
 from depgraph_hsic_only.training.arguments import REFUSED, TRAIN_ARGUMENTS, refused
 from depgraph_hsic_only.workflow.config_checks import TRAININGS, amount_of, find_faults
+from depgraph_hsic_only.yolo.input_shape import InputShape, input_side
+from depgraph_hsic_only.yolo.types import Yolo
 
 DEFAULT_CFG = "default.yaml"
 _VALUES = ("data", "target", "max_ratio")  # mappings that are one value: replaced, not merged
@@ -75,10 +77,15 @@ class Config:
         default_factory=lambda: {"simplify": True, "dynamic": False, "images": 8, "max_map_drop": 0.02}
     )
 
-    def planner(self, imgsz: int) -> Planner:
-        """What plans the cut, for images of that side."""
+    def deployed(self, model: Yolo) -> InputShape:
+        """What the exported file takes at once."""
+        return InputShape.of(model, self.export.get("imgsz") or self.imgsz, self.export.get("batch") or 1)
+
+    def planner(self, model: Yolo) -> Planner:
+        """What plans the cut of a model; latency is of what is deployed."""
         prune = self.prune
-        return Planner(prune.criterion, prune.amount, prune.limits, prune.layers, prune.options, self.seed, imgsz)
+        settings = prune.criterion, prune.amount, prune.limits, prune.layers, prune.options, self.seed
+        return Planner(*settings, input_side(model, self.imgsz), self.deployed(model))
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as `args.yaml` holds it: a file that `cfg` takes again."""

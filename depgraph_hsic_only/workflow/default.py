@@ -70,9 +70,9 @@ class DefaultYolov8SegPruner(TrainingPruner):
             names = self.dataset.names if settings.get("classes") is not None else {}
             check_training(stage.block, settings, model.model, len(names), self.config.device)
         self._planner(model).check(on_device(model.model, self.config.device))
-        quantized = wants_int8(self.config.fine_tune)
+        quantized, size = wants_int8(self.config.fine_tune), self.config.deployed(model).size
         if quantized or not same_files(self.config.export, DEFAULTS["export"]):
-            try_export(model, self.config.export, self._export_imgsz(model), quantized=quantized)
+            try_export(model, self.config.export, size, quantized=quantized)
         return model
 
     def train(self, model: Yolo) -> Yolo:
@@ -147,19 +147,15 @@ class DefaultYolov8SegPruner(TrainingPruner):
         Raises:
             ExportError: The file does not do what the model does; the message has the figures.
         """
-        weights, imgsz, config = self.open_folder().weights, self._export_imgsz(model), self.config
+        weights, imgsz, config = self.open_folder().weights, self.config.deployed(model).size, self.config
         found = export_result(model, weights, imgsz, config.export, self.dataset, config.calibration["images"])
         if not wants_int8(config.fine_tune):
             return found
         say("training for int8")
         return with_quantized(found, self._quantized(model), imgsz, config.export)
 
-    def _export_imgsz(self, model: Yolo) -> Any:
-        """Side, or height and width, of the images that the result is exported for, pixels."""
-        return self.config.export.get("imgsz") or self.imgsz_of(model)
-
     def _planner(self, model: Yolo) -> Planner:
-        return self.config.planner(self.imgsz_of(model))
+        return self.config.planner(model)
 
     def _batches(self, model: Yolo) -> list[dict[str, Any]]:
         count, of = self.config.calibration["images"], self.validation_of(model)

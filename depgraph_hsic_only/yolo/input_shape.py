@@ -77,8 +77,9 @@ def input_channels(network: Network) -> int:
 
 
 def own_imgsz(model: Yolo | Network) -> int:
-    """Side of the input image that a `YOLO` or its network was trained for, pixels; 640 where it doesn't say."""
-    return int(own_arguments(model).get("imgsz") or 640)
+    """Side of the input image that a `YOLO` or its network was trained for, pixels; 640 where it says none."""
+    told = own_arguments(model).get("imgsz")
+    return told if is_side(told) else 640
 
 
 def input_side(model: Yolo | Network, imgsz: object = None) -> int:

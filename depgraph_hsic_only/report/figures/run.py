@@ -200,7 +200,7 @@ def plot_latency(stages: Sequence[Mapping[str, Any]]) -> Figure:
                 axes.plot(median, k, "o", color=color)
                 axes.annotate(f"{median:.1f}", (median, k), (0, 7), textcoords="offset points", ha="center", fontsize=8)
         axes.set(title=title, xlim=(0, None), ylim=(len(stages) - 0.5, -0.7))
-        axes.set_xlabel("ms for one image: median, and 10th to 90th percentile")
+        axes.set_xlabel("ms: median, and 10th to 90th percentile")
     panels[0].set_yticks(range(len(stages)), [TITLES[stage["name"]] for stage in stages])
     return figure
 
