@@ -11,6 +11,7 @@ from depgraph_hsic_only.data.images import load_images
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.pruning.api import report_cut
 from depgraph_hsic_only.workflow.config import Config
+from depgraph_hsic_only.workflow.fit import take_classes
 from depgraph_hsic_only.yolo.device import on_device
 from depgraph_hsic_only.yolo.load import load_model
 
@@ -40,8 +41,9 @@ def dry_run(config: Config) -> Group:
                 f"prune.criterion: expected one without labels for a target with --dry-run, got {planner.criterion}, "
                 "whose labels Ultralytics would cache on the disk; leave out --dry-run, or pass another criterion"
             )
-        files = find_dataset(config.data).images("train")
-        images = load_images(files, planner.imgsz, limit=min(_QUICK_IMAGES, config.calibration["images"]))
+        dataset, limit = find_dataset(config.data), min(_QUICK_IMAGES, config.calibration["images"])
+        take_classes(model, dataset, config)
+        images = load_images(dataset.images("train"), planner.imgsz, limit=limit, channels=dataset.channels)
         scored = planner.score(network, in_batches(images, 8))
         plan = planner.plan(scored, planner.sensitivity(scored, images, quick=True))
         said.append(

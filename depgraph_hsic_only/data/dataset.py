@@ -114,11 +114,12 @@ def find_dataset(data: Any) -> Dataset:
             file = Path(folder) / "data.yaml"
             base = {"path": str(Path(str(data.get("path") or ".")).expanduser().resolve())}
             file.write_text(yaml.safe_dump({**data, **base}, allow_unicode=True), encoding="utf-8")
-            keys = {k: v for k, v in _resolved(file, name).items() if k != "yaml_file"}
+            keys = {k: v for k, v in _resolved(str(file), name).items() if k != "yaml_file"}
     else:
         found = shapes_dataset() if name == SHAPES else Path(_converted(name)).expanduser()
         source = str(found.resolve() if found.is_file() else found)  # stages run from wherever Ultralytics puts them
-        keys = _resolved(Path(source), name)
+        source = name if "://" in name else source  # of which a path would make another address
+        keys = _resolved(source, name)
     files, channels = {}, keys.get("channels", 3)
     if type(channels) is not int or channels < 1:
         raise DataError(f"{name}: expected channels to be a number of at least 1, such as 1, 3 or 10, got {channels!r}")
@@ -157,11 +158,11 @@ def _converted(name: str) -> str:
         ) from error
 
 
-def _resolved(source: Path, name: str) -> dict[str, Any]:
+def _resolved(source: str, name: str) -> dict[str, Any]:
     try:
         # A file's own `download` may be a script, so only that of Ultralytics' own YAML files is followed.
         own = "://" in name or any(Path(f"{source}{ending}").exists() for ending in ("", ".yaml", ".yml"))
-        keys: dict[str, Any] = check_det_dataset(str(source), autodownload=not own)
+        keys: dict[str, Any] = check_det_dataset(source, autodownload=not own)
     except Exception as error:  # Ultralytics raises many kinds for malformed YAML, missing paths and failed downloads
         raise DataError(
             f"{name}: expected a data set in Ultralytics' format, but it can't be used ({one_line(error)}); pass "

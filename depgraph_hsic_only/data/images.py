@@ -14,9 +14,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from ultralytics.data.augment import LetterBox
 from ultralytics.data.base import BaseDataset
-from ultralytics.data.utils import get_split_fraction
+from ultralytics.data.utils import IMG_FORMATS, get_split_fraction
 from ultralytics.utils import LOGGER
 from ultralytics.utils.patches import imread
 
@@ -26,6 +27,7 @@ Images = str | Path | Sequence[str | Path] | torch.Tensor
 """A folder, an image file, a list of image files, or a tensor (n, 3, h, w) in RGB and [0, 1]."""
 Picture = NDArray[np.uint8]  # (h, w, c), of three channels blue, green and red
 _BORDER = 114  # grey of letterboxes
+_FORMATS, _SMALLEST = IMG_FORMATS | {"mpo"}, 10  # and sides in pixels, that Ultralytics' data sets take
 
 
 def load_images(
@@ -144,8 +146,14 @@ def padded(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def is_readable(path: Path) -> bool:
-    """Whether a file is an image that can be read."""
-    return imread(str(path)) is not None
+    """Whether a file is an image that Ultralytics trains on: of a format and size that it takes, and not damaged."""
+    try:
+        with Image.open(path) as image:
+            taken = (image.format or "").lower() in _FORMATS and min(image.size) >= _SMALLEST
+            image.verify()
+    except Exception:  # a damaged file raises anything
+        return False
+    return taken and imread(str(path)) is not None
 
 
 def spread(n: int, limit: int | None) -> list[int]:

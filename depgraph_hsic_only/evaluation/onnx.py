@@ -14,11 +14,11 @@ from ultralytics.engine.exporter import Exporter
 from ultralytics.utils import ops
 from ultralytics.utils.nms import non_max_suppression
 
-from depgraph_hsic_only.data.images import Images, load_images
+from depgraph_hsic_only.data.images import Images, load_images, padded
 from depgraph_hsic_only.errors import DataError, ExportError, one_line
 from depgraph_hsic_only.evaluation.masks import in_a_block
 from depgraph_hsic_only.yolo.architecture import task_of
-from depgraph_hsic_only.yolo.input_shape import InputShape
+from depgraph_hsic_only.yolo.input_shape import InputShape, multiple_of
 from depgraph_hsic_only.yolo.load import bare_network
 from depgraph_hsic_only.yolo.types import Network, Yolo
 
@@ -124,7 +124,8 @@ class OnnxInput:
 
     name: str
     shape: InputShape  # of a free axis, what the file was exported at
-    free: bool  # whether some axis is: other sizes and batches can be given
+    free: bool  # whether some axis is: other sizes, in steps of the stride, and batches can be given
+    stride: int  # of the network, pixels
     half: bool  # whether it takes float16, else float32
 
     def feed(self, images: torch.Tensor) -> dict[str, Any]:
@@ -152,9 +153,8 @@ def onnx_input(session: Any) -> OnnxInput:
     exported = (int(told.get("batch", 1)), int(told.get("channels", 3)), height, width)
     axes = [axis if isinstance(axis, int) else None for axis in entry.shape]
     batch, channels, height, width = (axis or default for axis, default in zip(axes, exported, strict=True))
-    return OnnxInput(
-        entry.name, InputShape(height, width, channels, batch), None in axes, entry.type == "tensor(float16)"
-    )
+    shape, stride = InputShape(height, width, channels, batch), int(told.get("stride", 32))
+    return OnnxInput(entry.name, shape, None in axes, stride, entry.type == "tensor(float16)")
 
 
 def onnx_precision(path: str | Path) -> str:
@@ -179,7 +179,7 @@ def input_images(takes: OnnxInput, images: Images, limit: int | None = None) -> 
     if not takes.free and tuple(found.shape[2:]) != takes.shape.size:
         sides = "{}x{}".format(*found.shape[2:])
         raise DataError(f"expected {takes.shape}, which the ONNX file takes, got {sides} px; pass images of its size")
-    return found
+    return padded(found, (multiple_of(takes.stride, found.shape[2]), multiple_of(takes.stride, found.shape[3])))
 
 
 def verify_onnx(

@@ -39,9 +39,12 @@ def touched_convolutions(pruned: Network, original: Network) -> list[str]:
 
 
 def untouched_layers(pruned: Network, original: Network) -> list[int]:
-    """Indices of the layers with weights that a cut has left as they were, but for the weights' values."""
+    """Indices of the layers with weights that a cut has left as they were, but for the weights' values.
+
+    They are none where nothing was cut.
+    """
     touched = {int(name.split(".")[1]) for name in touched_convolutions(pruned, original)}
-    return [i for i, layer in enumerate(original.model) if i not in touched and list(layer.parameters())]
+    return [i for i, layer in enumerate(original.model) if touched and i not in touched and list(layer.parameters())]
 
 
 def head_channels(original: Network, kept: Kept) -> tuple[tuple[int, ...] | None, ...]:

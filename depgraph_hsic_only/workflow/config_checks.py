@@ -24,7 +24,11 @@ from depgraph_hsic_only.yolo.input_shape import is_side
 
 _EXPORT_REFUSED = dict.fromkeys(
     ("format", "model", "data", "mode", "task", "project", "name"), "it comes from the workflow"
-)
+) | {
+    "half": "pass export.quantize=16",
+    "int8": "pass export.quantize=8",
+    "nms": "the file is compared with the model's raw outputs; export best.pt with nms by YOLO(...).export",
+}
 _EXPORT_KEYS = ("imgsz", "batch", "opset", "dynamic", "simplify", "quantize", "device")
 
 

@@ -109,5 +109,9 @@ def say_rounded(given: str, used: str, stride: int) -> None:
 
 def rounded_up(network: Network, side: int) -> int:
     """A side of an image, pixels, rounded up to a multiple of the stride of the coarsest scale of a network."""
-    stride = int(network.stride.max())
+    return multiple_of(int(network.stride.max()), side)
+
+
+def multiple_of(stride: int, side: int) -> int:
+    """A side of an image, pixels, rounded up to a multiple of a stride."""
     return math.ceil(side / stride) * stride
