@@ -3,6 +3,7 @@
 import copy
 import errno
 import random
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,11 +13,12 @@ import pytest
 import torch
 import yaml
 from conftest import build
+from PIL import Image
 from test_loading import saved
 from ultralytics.data.dataset import YOLODataset
 from ultralytics.nn.tasks import RTDETRDetectionModel, yaml_model_load
 
-from depgraph_hsic_only import load_model
+from depgraph_hsic_only import DataError, load_model
 from depgraph_hsic_only.cli import main
 from depgraph_hsic_only.data.dataset import find_dataset
 from depgraph_hsic_only.data.shapes import shapes_dataset
@@ -229,6 +231,19 @@ def test_a_data_set_with_some_of_everything_goes_through(
     said = captured.out + captured.err
     assert "Traceback" not in captured.err
     assert "Ultralytics leaves out 2 of 12 images in 'train'" in said and "1 of 6 images in 'val'" in said
+
+
+def test_images_that_ultralytics_leaves_out_are_no_images(shapes: Path, tmp_path: Path) -> None:
+    """Too small, or of a format that its name hides: OpenCV reads them, Ultralytics' data sets don't."""
+    shutil.copytree(shapes.parent, tmp_path / "set")
+    data = tmp_path / "set" / "data.yaml"
+    data.write_text(yaml.safe_dump({**yaml.safe_load(shapes.read_text()), "path": str(tmp_path / "set")}))
+    for save in (lambda image, file: image.resize((8, 8)).save(file), lambda image, file: image.save(file, "GIF")):
+        for file in (tmp_path / "set" / "images" / "val").iterdir():
+            with Image.open(shapes.parent / "images" / "val" / file.name) as image:
+                save(image, file)
+        with pytest.raises(DataError, match=r"got none that can be used \(first .*: it is no readable image"):
+            find_dataset(data)
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

@@ -115,3 +115,15 @@ def test_classes_are_the_same_by_index_unless_a_name_stands_elsewhere() -> None:
 
     assert same("cat dog", "Cat DOG") and same("cat dog", "cat hound") and same("item", "pothole")
     assert not same("cat dog", "dog cat") and not same("cat dog", "cat") and not same("cat dog owl", "dog owl crow")
+
+
+def test_an_address_reaches_ultralytics_as_it_is(shapes: Path, monkeypatch: Any) -> None:
+    """A path would make one slash of its two."""
+    seen: list[str] = []
+
+    def check(data: str, **_: Any) -> dict[str, Any]:
+        seen.append(data)
+        return check_det_dataset(str(shapes))
+
+    monkeypatch.setattr("depgraph_hsic_only.data.dataset.check_det_dataset", check)
+    assert find_dataset("https://example.org/set.zip").source == "https://example.org/set.zip" == seen[0]

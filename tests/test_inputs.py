@@ -30,12 +30,15 @@ from depgraph_hsic_only import (
     load_model,
     score_channels,
 )
+from depgraph_hsic_only.cli.dry_run import dry_run
 from depgraph_hsic_only.data.calibration import fitting
 from depgraph_hsic_only.data.dataset import find_dataset, labelled_batches
 from depgraph_hsic_only.evaluation.agreement import measure_agreement
 from depgraph_hsic_only.evaluation.onnx import onnx_input, open_session
 from depgraph_hsic_only.evaluation.validation import Validation, validate_model
+from depgraph_hsic_only.report.tables import to_text
 from depgraph_hsic_only.utils.conversion import export_onnx, quantize_onnx, verify_onnx
+from depgraph_hsic_only.workflow.config import load_config
 from depgraph_hsic_only.yolo.input_shape import InputShape, input_side, say_rounded
 
 
@@ -54,6 +57,10 @@ def with_channels(shapes: Path, folder: Path, channels: int) -> Path:
     return data
 
 
+def settings_of(data: Path, checkpoint: Path) -> dict[str, Any]:
+    return {"pretrained": str(checkpoint), "data": str(data), "imgsz": 64, "device": "cpu", "train.epochs": 0}
+
+
 def test_a_camera_of_four_channels_and_half_the_height(shapes: Path, checkpoint: Path, tmp_path: Path) -> None:
     """A colour model is trained for four channels, and all that takes images takes those of the deployed file."""
     data = with_channels(shapes, tmp_path / "set", 4)
@@ -61,6 +68,8 @@ def test_a_camera_of_four_channels_and_half_the_height(shapes: Path, checkpoint:
     given = settings(tmp_path, data, **export, **{"train.epochs": 1, "fine_tune.epochs": 0, "prune.ratio": 0.25})
     with pytest.raises(ConfigError, match="images with 3 channels and those of the data set have 4, got 0; train"):
         DefaultYolov8SegPruner(checkpoint, **{**settings(tmp_path, data), "train.epochs": 0}).run()
+    with pytest.raises(ConfigError, match="images with 3 channels and those of the data set have 4, got 0; train"):
+        dry_run(load_config(None, {**settings_of(data, checkpoint), "prune.target": "gmacs=0.9"}))
     assert not (tmp_path / "run").exists()
     with pytest.warns(UserWarning, match="imgsz=100 is no multiple of the network's stride of 32 pixels: 128 is used"):
         say_rounded.cache_clear()
@@ -91,7 +100,9 @@ def test_a_camera_of_four_channels_and_half_the_height(shapes: Path, checkpoint:
     assert (found.box.map, found.seg.map) == (int8.map50_95["box"], int8.map50_95["mask"])
     with Image.open(report.folder / "plots" / "example-1.png") as picture:
         assert len(picture.getcolors() or ()) > 50
-    assert YOLO(report.folder / "weights" / "best.pt").model.yaml["channels"] == 4
+    best = report.folder / "weights" / "best.pt"
+    assert YOLO(best).model.yaml["channels"] == 4
+    assert "GMACs" in to_text(dry_run(load_config(None, {**settings_of(data, best), "prune.target": "gmacs=0.9"})))
 
 
 def test_files_are_read_as_ultralytics_reads_them(tmp_path: Path) -> None:
@@ -185,7 +196,7 @@ def test_a_file_says_what_it_takes(arguments: dict[str, Any], tmp_path: Path) ->
     assert verify_onnx(path, model, torch.rand(2, 3, *given.size)).ok
     other = torch.rand(2, 3, 64, 64)
     if takes.free:
-        assert verify_onnx(path, model, other).ok
+        assert verify_onnx(path, model, other).ok and verify_onnx(path, model, torch.rand(2, 3, 33, 70)).ok
     else:
         with pytest.raises(DataError, match="expected 1 image of 64x96 px, which the ONNX file takes, got 64x64 px"):
             verify_onnx(path, model, other)

@@ -21,7 +21,7 @@ from ultralytics.utils import DEFAULT_CFG_DICT
 from ultralytics.utils.dist import generate_ddp_file
 from ultralytics.utils.torch_utils import strip_optimizer, unwrap_model
 
-from depgraph_hsic_only import PruningPlan, apply_plan, load_model, plan_pruning
+from depgraph_hsic_only import PruningPlan, apply_plan, load_model, plan_pruning, prune
 from depgraph_hsic_only.channels.cut import kept_channels
 from depgraph_hsic_only.data.dataset import find_dataset
 from depgraph_hsic_only.data.shapes import shapes_dataset
@@ -344,3 +344,10 @@ def test_a_resumed_training_takes_up_weights_optimizer_and_random_state(
         assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
     epochs = [row["epoch"] for row in read_epochs(tmp_path / "run")]
     assert epochs == [1, 2]
+
+
+def test_where_nothing_was_cut_nothing_is_frozen(checkpoint: Path) -> None:
+    model, cut = load_model(checkpoint), load_model(checkpoint)
+    assert untouched_layers(model.model, cut.model) == []
+    prune(cut, 0.5, layers=[8])
+    assert 4 in untouched_layers(cut.model, model.model) and 8 not in untouched_layers(cut.model, model.model)

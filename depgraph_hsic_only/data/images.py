@@ -27,7 +27,7 @@ Images = str | Path | Sequence[str | Path] | torch.Tensor
 """A folder, an image file, a list of image files, or a tensor (n, 3, h, w) in RGB and [0, 1]."""
 Picture = NDArray[np.uint8]  # (h, w, c), of three channels blue, green and red
 _BORDER = 114  # grey of letterboxes
-_FORMATS, _SMALLEST = IMG_FORMATS | {"mpo"}, 10  # and sides in pixels, that Ultralytics' data sets take
+_FORMATS, _SMALLEST = IMG_FORMATS | {"jpeg2000"}, 10  # and sides in pixels, that Ultralytics' data sets take
 
 
 def load_images(
@@ -147,13 +147,14 @@ def padded(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 def is_readable(path: Path) -> bool:
     """Whether a file is an image that Ultralytics trains on: of a format and size that it takes, and not damaged."""
+    if imread(str(path)) is None:
+        return False
     try:
         with Image.open(path) as image:
-            taken = (image.format or "").lower() in _FORMATS and min(image.size) >= _SMALLEST
             image.verify()
+            return (image.format or "").lower() in _FORMATS and min(image.size) >= _SMALLEST
     except Exception:  # a damaged file raises anything
         return False
-    return taken and imread(str(path)) is not None
 
 
 def spread(n: int, limit: int | None) -> list[int]:
