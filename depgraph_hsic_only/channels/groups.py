@@ -21,6 +21,7 @@ from torch import nn
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.yolo.architecture import backbone_layers
 from depgraph_hsic_only.yolo.blocks import OUTPUT_MULTIPLE, Tie, Width, block_of, widths_of
+from depgraph_hsic_only.yolo.input_shape import input_channels
 from depgraph_hsic_only.yolo.types import Network
 
 _TRACE_SIZE = 64  # pixels: every stride divides it, and tracing takes tens of milliseconds
@@ -174,7 +175,7 @@ def trace_channels(network: Network, layers: object = "backbone") -> ChannelGrap
     chosen = choose_layers(network, layers)
     split = split_network(network)
     head, parameter = split.model[-1], next(split.parameters())
-    image = torch.zeros(1, split.yaml.get("channels", 3), _TRACE_SIZE, _TRACE_SIZE, device=parameter.device)
+    image = torch.zeros(1, input_channels(split), _TRACE_SIZE, _TRACE_SIZE, device=parameter.device)
 
     def raw_outputs(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
         head.training = True  # of the head alone: raw outputs, while every BatchNorm stays in evaluation mode

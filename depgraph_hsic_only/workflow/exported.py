@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,16 @@ class Exported:
     def files(self) -> tuple[Path, ...]:
         """All files."""
         return (self.path, *self.int8)
+
+    @cached_property
+    def shape(self) -> InputShape:
+        """What each of the files takes at once, as the first one says."""
+        return file_shape(self.path)
+
+    @cached_property
+    def precisions(self) -> dict[Path, str]:
+        """What the weights of each file are in (see `onnx_precision`)."""
+        return {path: onnx_precision(path) for path in self.files}
 
 
 def export_arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,32 +168,34 @@ def measure_maps(
     They are measured where a file is in float16 or int8, or takes another size; losses are against a file in float32,
     which is made of the `model` by the same export `arguments` where there is none.
     """
-    shape, precisions = file_shape(exported.path), {path: onnx_precision(path) for path in exported.files}
+    shape, precisions = exported.shape, exported.precisions
     if set(precisions.values()) == {"float32"} and shape.size == (validation.imgsz, validation.imgsz):
         return {path: ({}, None) for path in exported.files}
-    found = {path: _measured(path, data, validation) for path in exported.files}
+    found = {path: _measured(path, data, shape, validation) for path in exported.files}
     reference = found[exported.path][PRIMARY]
     if precisions[exported.path] != "float32":
         with tempfile.TemporaryDirectory() as folder:
             given = {**arguments, "quantize": None, "imgsz": shape.size}
             float32 = export_onnx(model, Path(folder) / "float32.onnx", **given)
-            reference = _measured(float32, data, validation)[PRIMARY]
+            reference = _measured(float32, data, shape, validation)[PRIMARY]
     reduced = {path for path, kind in precisions.items() if kind != "float32"}
     return {path: (maps, reference - maps[PRIMARY] if path in reduced else None) for path, maps in found.items()}
 
 
-def _measured(path: Path, data: str, validation: Validation) -> dict[str, float]:
+def _measured(path: Path, data: str, shape: InputShape, validation: Validation) -> dict[str, float]:
     say(f"validating {path.name}")
-    return validate_onnx(path, data, file_shape(path), single_cls=validation.single_cls).map50_95
+    return validate_onnx(path, data, shape, single_cls=validation.single_cls).map50_95
 
 
-def describe_files(folder: Path, maps: Maps, latencies: Mapping[Path, Latency]) -> tuple[ExportedFile, ...]:
+def describe_files(
+    exported: Exported, folder: Path, maps: Maps, latencies: Mapping[Path, Latency]
+) -> tuple[ExportedFile, ...]:
     """What was measured of each file in the run `folder`."""
     return tuple(
         ExportedFile(
             str(path.relative_to(folder)),
-            onnx_precision(path),
-            file_shape(path),
+            exported.precisions[path],
+            exported.shape,
             path.stat().st_size / 1e6,
             *found,
             (latencies[path].median, latencies[path].p10, latencies[path].p90),

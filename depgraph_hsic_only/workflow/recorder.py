@@ -32,7 +32,7 @@ from depgraph_hsic_only.support.progress import begin_stage, say
 from depgraph_hsic_only.support.resource_errors import storage_reason
 from depgraph_hsic_only.training.callbacks import read_epochs
 from depgraph_hsic_only.workflow.config import Config
-from depgraph_hsic_only.workflow.exported import Exported, describe_files, export_arguments, file_shape, measure_maps
+from depgraph_hsic_only.workflow.exported import Exported, describe_files, export_arguments, measure_maps
 from depgraph_hsic_only.workflow.fit import works_on
 from depgraph_hsic_only.workflow.run_folder import Checkpoints, RunFolder
 from depgraph_hsic_only.workflow.state import STATE, RunState
@@ -96,11 +96,11 @@ class Recorder:
         maps = measure_maps(exported, model, data, self.validation, arguments)
         begin_stage("latency")
         stages, latencies = self._with_latency(exported)
-        files = describe_files(self.folder.path, maps, latencies)
+        files = describe_files(exported, self.folder.path, maps, latencies)
         begin_stage("pictures")
         onnx = (str(exported.path.relative_to(self.folder.path)), exported.parity)
         try:
-            agreement = self._compare(files[0].input)
+            agreement = self._compare(exported.shape)
         except Exception as error:  # whatever drawing meets, the run has its result; but a full disk is for the user
             if isinstance(error, StorageError) or storage_reason(error) is not None:
                 raise
@@ -145,7 +145,7 @@ class Recorder:
 
         All are of the same images and exported alike, as the result was.
         """
-        shape, runs = file_shape(exported.path), {}
+        shape, runs = exported.shape, {}
         arguments = {**export_arguments(self.config.export), "imgsz": shape.size, "batch": shape.batch}
         with tempfile.TemporaryDirectory() as scratch:
             for row in self._report.stages:
