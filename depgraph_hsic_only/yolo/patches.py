@@ -71,6 +71,7 @@ def patient_nms() -> AbstractContextManager[None]:
     After 2 s and 0.05 s an image they leave the rest of a batch without detections, with a warning in the log and a mAP
     that is too low: a busy machine is enough for that where NMS runs in Python.
     """
+    ensure_nms()  # it is there for a model that was loaded without this package, too
     return _patience
 
 
