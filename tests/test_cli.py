@@ -73,7 +73,7 @@ GOOD = ("--pretrained", "@good.pt", "--data", "@good.yaml", "train.epochs=0", "-
         (mistake(*GOOD, "--data", "@unlabelled.yaml"), "without labels"),
         (mistake(*GOOD, "--data", "@list.yaml"), "expected a data set"),
         (mistake(*GOOD, "--data", "@five.yaml"), "80 classes and the data set 5"),
-        (mistake(*GOOD, "fine_tune.distill_model=@text.pt"), "text.pt: expected a YOLOv8 segmentation checkpoint"),
+        (mistake(*GOOD, "fine_tune.distill_model=@text.pt"), "text.pt: expected a YOLO checkpoint"),
         (mistake(*GOOD, "--imgsz", "-5"), "imgsz: expected"),
         (mistake(*GOOD, "--ratio", "1.2"), "0 <= ratio < 1"),
         (mistake(*GOOD, "--ratio", "nan"), "0 <= ratio < 1"),

@@ -17,9 +17,9 @@ from ultralytics.utils.nms import non_max_suppression
 from depgraph_hsic_only.data.images import Images, load_images, padded
 from depgraph_hsic_only.errors import DataError, ExportError, one_line
 from depgraph_hsic_only.evaluation.masks import in_a_block
-from depgraph_hsic_only.yolo.architecture import task_of
 from depgraph_hsic_only.yolo.input_shape import InputShape, multiple_of
 from depgraph_hsic_only.yolo.load import bare_network
+from depgraph_hsic_only.yolo.tasks import task_of
 from depgraph_hsic_only.yolo.types import Network, Yolo
 
 _CONFIDENCE, _OVERLAP = 0.25, 0.7  # what Ultralytics predicts with
@@ -95,7 +95,7 @@ def export_onnx(
     """
     path = checked_path(path)
     network: Any = copy.copy(bare_network(model))
-    network.task = task_of(network)  # which only a YOLO sets
+    network.task = task_of(network).name  # which only a YOLO sets
     size = list(InputShape.of(network, imgsz).size)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:

@@ -9,11 +9,12 @@ from rich.table import Table
 from rich.text import Text
 
 from depgraph_hsic_only.report.tables import Sheet, to_text
-from depgraph_hsic_only.yolo.architecture import is_written_out, layer_widths, origin_of, task_of, with_classes_of
+from depgraph_hsic_only.yolo.architecture import is_written_out, layer_widths, origin_of, with_classes_of
 from depgraph_hsic_only.yolo.cost import Cost, measure_cost
 from depgraph_hsic_only.yolo.input_shape import input_side
 from depgraph_hsic_only.yolo.load import network_of
 from depgraph_hsic_only.yolo.scales import StockModel, stock_model
+from depgraph_hsic_only.yolo.tasks import TASKS, task_of
 from depgraph_hsic_only.yolo.types import Network, Yolo
 
 _NAMES_SHOWN = 6
@@ -24,7 +25,7 @@ class ModelInfo:
     """What a YOLOv8 network is, counted on the network.
 
     Attributes:
-        task: "segment" or "detect".
+        task: "segment", "detect", "pose" or "obb".
         classes: Names of the classes, in the order of their numbers.
         cost: Parameters and multiply-adds, in all and by part.
         widths: Number of channels by width (see `yolo.blocks.Width`).
@@ -91,7 +92,7 @@ class ModelInfo:
         names = ", ".join(self.classes[:_NAMES_SHOWN]) + (f" … and {more} more" if more > 0 else "")
         facts = Table.grid(padding=(0, 2))
         for name, value in {
-            "task": {"segment": "segmentation", "detect": "detection"}[self.task],
+            "task": TASKS[self.task].noun,
             "scale": " or ".join(origin.scale for origin in self.origins) or "none of YOLOv8's",
             "classes": f"{len(self.classes)}: {names}",
             "imgsz": f"{self.cost.imgsz} px",
@@ -145,4 +146,4 @@ def describe(model: Yolo | Network, imgsz: int | None = None) -> ModelInfo:
     stock = stock_model(network, before, side)
     pruned = None if known is None and is_written_out(network.yaml) else before != widths
     classes, origins = tuple(map(str, network.names.values())), () if stock is None else (stock,)
-    return ModelInfo(task_of(network), classes, measure_cost(network, side), widths, pruned, known, origins)
+    return ModelInfo(task_of(network).name, classes, measure_cost(network, side), widths, pruned, known, origins)

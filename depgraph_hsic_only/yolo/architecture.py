@@ -13,12 +13,13 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from ultralytics.nn.modules import Conv, Segment
-from ultralytics.nn.tasks import DetectionModel, SegmentationModel, parse_model
+from ultralytics.nn.modules import Conv
+from ultralytics.nn.tasks import parse_model
 
 from depgraph_hsic_only.errors import UnsupportedModelError, one_line
 from depgraph_hsic_only.yolo.blocks import BLOCKS, block_of, sources, widths_of
 from depgraph_hsic_only.yolo.patches import safe_load
+from depgraph_hsic_only.yolo.tasks import TASKS
 from depgraph_hsic_only.yolo.types import Network
 
 _SCALING = ("scales", "scale", "width_multiple", "depth_multiple")  # YAML keys that would scale explicit widths again
@@ -31,8 +32,8 @@ def check_architecture(model: Any) -> None:
     Raises:
         UnsupportedModelError: It is something else; the message says what was found.
     """
-    expected = "expected a YOLOv8 segmentation or detection model"
-    if type(model) not in (SegmentationModel, DetectionModel):
+    expected = "expected a YOLO model to segment, detect, estimate poses or detect rotated boxes"
+    if type(model) not in {task.model for task in TASKS.values()}:
         raise UnsupportedModelError(f"{expected}, got {type(model).__name__}; pass a YOLO or its .model")
     layers, backbone = list(model.model), len(backbone_layers(model))
     for i, layer in enumerate(layers):
@@ -189,11 +190,6 @@ def backbone_layers(model: Network) -> range:
     """Indices of the layers that the model's YAML calls its backbone."""
     rows = model.yaml.get("backbone") if isinstance(model.yaml, Mapping) else None  # a checkpoint may hold anything
     return range(len(rows) if isinstance(rows, list) else 0)
-
-
-def task_of(model: Network) -> str:
-    """What a SegmentationModel or DetectionModel is for: "segment" or "detect"."""
-    return "segment" if isinstance(model.model[-1], Segment) else "detect"
 
 
 @dataclass(frozen=True)

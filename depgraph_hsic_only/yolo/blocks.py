@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from torch import nn
-from ultralytics.nn.modules import SPPF, C2f, Concat, Conv, Detect, Segment
+from ultralytics.nn.modules import OBB, SPPF, C2f, Concat, Conv, Detect, Pose, Segment
 
 from depgraph_hsic_only.yolo.c2f import merge_c2f, split_c2f, stock_output
 from depgraph_hsic_only.yolo.types import Network
@@ -124,12 +124,17 @@ def _detect_widths(head: Any, index: int) -> tuple[Width, ...]:
     )
 
 
+def _extra_widths(head: Any, index: int, name: str, channels: int) -> tuple[Width, ...]:
+    """Widths of a head with a third branch, of so many channels at its end."""
+    to = f"w{sources(head, index)[0]}"
+    tie = Tie(to, lambda w: max(w // 4, channels), f"max({to} / 4, {channels})")
+    return *_detect_widths(head, index), _branch(head, name, "cv4", tie)
+
+
 def _segment_widths(head: Any, index: int) -> tuple[Width, ...]:
-    to, masks = f"w{sources(head, index)[0]}", head.nm
-    tie = Tie(to, lambda w: max(w // 4, masks), f"max({to} / 4, {masks})")
     made = ("proto.cv1.conv", "proto.upsample", "proto.cv2.conv")
     prototypes = Width("npr", head.proto.cv1.conv.out_channels, OUTPUT_MULTIPLE, made)
-    return *_detect_widths(head, index), _branch(head, "mask", "cv4", tie), prototypes
+    return *_extra_widths(head, index, "mask", head.nm), prototypes
 
 
 def _merge_segment(head: nn.Module) -> nn.Module:
@@ -170,6 +175,20 @@ BLOCKS: dict[type[nn.Module], Block] = {
             part=_head_part,
         ),
         Block(Detect, _detect_widths, branches=_DETECT, integer=_INTEGER, part=_head_part),
+        Block(
+            Pose,
+            lambda head, index: _extra_widths(head, index, "keypoint", head.nk),
+            branches={**_DETECT, "cv4": "keypoints"},
+            integer=_INTEGER,
+            part=_head_part,
+        ),
+        Block(
+            OBB,
+            lambda head, index: _extra_widths(head, index, "angle", head.ne),
+            branches={**_DETECT, "cv4": "angles"},
+            integer=_INTEGER,
+            part=_head_part,
+        ),
     )
 }
 

@@ -17,20 +17,19 @@ from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 from depgraph_hsic_only.errors import CheckpointError, UnsupportedModelError, one_line
 from depgraph_hsic_only.yolo.architecture import check_architecture, skeleton
 from depgraph_hsic_only.yolo.patches import ensure_nms, safe_load
+from depgraph_hsic_only.yolo.tasks import TASKS
 from depgraph_hsic_only.yolo.types import Network, Yolo
 
-_NAMES = {"segment": "segmentation", "detect": "detection"}
 
-
-def load_model(path: str | Path, *, task: str | None = "segment", trust: bool = False) -> Yolo:
-    """Load a YOLOv8 checkpoint, or build a model from a YOLOv8 YAML, as an Ultralytics `YOLO`.
+def load_model(path: str | Path, *, task: str | None = None, trust: bool = False) -> Yolo:
+    """Load a YOLO checkpoint, or build a model from a YOLO's YAML, as an Ultralytics `YOLO`.
 
     No code in the file is run, unless it is trusted: only tensors and the classes of torch and Ultralytics are
     restored. A known name such as "yolov8n-seg.pt" that is not on this machine is downloaded by Ultralytics.
 
     Args:
-        path: A `.pt` checkpoint with an unfused YOLOv8 model, or a `.yaml` of one.
-        task: The task the model must be made for, "segment" or "detect"; None for either.
+        path: A `.pt` checkpoint with an unfused YOLO model, or a `.yaml` of one.
+        task: The task the model must be made for, such as "segment" (see `tasks.TASKS`); None for any.
         trust: Run whatever code is in the file, with a warning: for files that were not made by Ultralytics alone and
             that nobody else could have changed. Of such a file the network is taken and nothing else.
 
@@ -39,7 +38,7 @@ def load_model(path: str | Path, *, task: str | None = "segment", trust: bool = 
         UnsupportedModelError: It holds another kind of model; the message says which.
     """
     path = Path(path).expanduser()
-    expected = f"{path}: expected a YOLOv8 {_NAMES.get(task or '', 'segmentation or detection')} checkpoint"
+    expected = f"{path}: expected a YOLO {TASKS[task].noun + ' ' if task else ''}checkpoint"
     downloadable = str(path) in GITHUB_ASSETS_NAMES
     from_yaml = path.suffix in {".yaml", ".yml"}
     if path.is_dir():

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 from ultralytics.utils import ROOT, YAML
 
-from depgraph_hsic_only.yolo.architecture import layer_widths, skeleton, task_of
+from depgraph_hsic_only.yolo.architecture import layer_widths, skeleton
 from depgraph_hsic_only.yolo.blocks import block_of
 from depgraph_hsic_only.yolo.cost import Cost, measure_cost, on_meta
+from depgraph_hsic_only.yolo.tasks import task_of
 from depgraph_hsic_only.yolo.types import Network
 
 SCALES = ("n", "s", "m", "l", "x")
@@ -36,7 +37,7 @@ def stock_model(network: Network, widths: Mapping[str, int], imgsz: int) -> Stoc
     The widths are all by name, those of the network or those that it had before it was cut; the model's multiply-adds
     are of a square image of `imgsz` pixels.
     """
-    suffix = {"segment": "-seg", "detect": ""}[task_of(network)]
+    suffix = task_of(network).suffix
     yaml = YAML.load(ROOT / "cfg" / "models" / "v8" / f"yolov8{suffix}.yaml")  # never one of that name lying about
     for scale in SCALES:
         stock = _stock_network(network, yaml | {"scale": scale}, widths["class"])
