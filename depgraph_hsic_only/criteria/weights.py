@@ -23,7 +23,7 @@ def l1(group: ChannelGroup) -> torch.Tensor:
 
 def _group_norm(group: ChannelGroup, p: int) -> torch.Tensor:
     # Unnormalised: the mean of an all-zero group is 0, and scores are compared within a group only.
-    scores: torch.Tensor = tp.importance.GroupMagnitudeImportance(p=p, normalizer=None)(group.dependencies)
+    scores: torch.Tensor = tp.importance.GroupMagnitudeImportance(p=p, normalizer=None)(group.dependencies[0])
     return scores
 
 
@@ -35,7 +35,7 @@ def bn_scale(group: ChannelGroup) -> torch.Tensor:
     """
     if not any(member.role == "norm" for member in group.members):
         return magnitude(group)
-    scores: torch.Tensor = tp.importance.BNScaleImportance(normalizer=None)(group.dependencies)
+    scores: torch.Tensor = tp.importance.BNScaleImportance(normalizer=None)(group.dependencies[0])
     return scores
 
 
