@@ -15,12 +15,12 @@ _KEPT = 2**30  # bytes of activations kept between layers; past it they are comp
 
 
 class LayerwisePass:
-    """The activations in front of one layer of a YOLOv8 network after the other, for all images.
+    """The activations in front of one layer of a network after the other, for all images.
 
     What the layers to come will read is kept, where it fits; where it doesn't, it is computed again from what was kept
     before. Layers behind may be changed at any time: nothing of them has been computed.
 
-    The network is in evaluation mode, with raw outputs (see `raw_outputs`). The images are (n, c, h, w), float in
+    The network is in evaluation mode (see `evaluating`). The images are (n, c, h, w), float in
     [0, 1] or uint8, on any device; so many as a `batch` go through a layer at a time, and so many bytes may be `kept`.
     `index` is that of the layer at hand, `last` that of the head.
     """
@@ -84,11 +84,17 @@ def as_input(images: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 @contextmanager
-def raw_outputs(network: Network) -> Iterator[Any]:
-    """`network` in evaluation mode with a head that decodes nothing, for as long as the context lasts."""
+def evaluating(network: Network, *, auxiliary: bool = False) -> Iterator[Any]:
+    """`network` in evaluation mode for as long as the context lasts.
+
+    With what is `auxiliary`, its head decodes nothing, and what it has for training alone runs too, such as the
+    semantic segmentation beside YOLO26's prototypes.
+    """
     modes = {module: module.training for module in network.modules()}
     network.eval()
-    network.model[-1].training = True
+    head = network.model[-1]
+    for module in (head, getattr(head, "proto", head)):
+        module.training = auxiliary  # its own: every BatchNorm in it stays in evaluation mode
     try:
         yield network
     finally:

@@ -215,6 +215,11 @@ def stock_paths(network: Network, convolutions: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(block_at(network, path).stock_output(path, 0)[0] for path in convolutions))
 
 
+def split_of(network: Any, path: str) -> str:
+    """Path in the stock network of a convolution of a network in split form."""
+    return stock_output(path, 0)[0]
+
+
 def block_at(network: Network, path: str) -> Block:
     """The entry of the layer that a module belongs to, from its path, such as "model.2.cv1.conv"."""
     return block_of(network.model[int(path.split(".")[1])])
