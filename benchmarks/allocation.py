@@ -19,8 +19,8 @@ from torch import nn
 from depgraph_hsic_only import load_model
 from depgraph_hsic_only.errors import UnsupportedModelError
 from depgraph_hsic_only.recovery.recover import reestimate_batchnorm
+from depgraph_hsic_only.utils.conversion import merge_c2f, split_c2f
 from depgraph_hsic_only.yolo.architecture import stock_yaml
-from depgraph_hsic_only.yolo.c2f import merge_c2f, split_c2f
 from depgraph_hsic_only.yolo.cost import measure_cost
 from depgraph_hsic_only.yolo.load import install
 

@@ -1,6 +1,7 @@
 """The table of blocks: a new block is one entry, and a network that holds it is cut as any other."""
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -27,9 +28,9 @@ class Pair(nn.Module):
         return out
 
 
-def pair_widths(layer: Any, index: int) -> tuple[Width, ...]:
+def pair_widths(layer: Any, index: int, read: Sequence[str]) -> tuple[Width, ...]:
     hidden, output = (conv.conv.out_channels for conv in (layer.cv1, layer.cv2))
-    return Width(f"h{index}", hidden, 4, ("cv1.conv",)), Width(f"w{index}", output, 8, ("cv2.conv",))
+    return Width(f"h{index}", hidden, 4, ("cv1.conv",)), Width(f"w{index}", output, 8, ("cv2.conv",), None, 8)
 
 
 def pair_row(layer: Any, args: list[Any]) -> list[Any]:
@@ -42,9 +43,9 @@ def test_a_block_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     yaml = {"nc": 2, "backbone": backbone, "head": [[[2], 1, "Segment", ["nc", 32, 32]]]}
     torch.manual_seed(0)
     network = tasks.SegmentationModel(copy.deepcopy(yaml), verbose=False).eval()
-    with pytest.raises(UnsupportedModelError, match=r"layer 1 is .*Pair \(not one of Conv, C2f, SPPF\)"):
+    with pytest.raises(UnsupportedModelError, match=r"layer 1 is .*Pair \(not one of Conv, C2f, C2, C3k2.*SPPF\)"):
         prune(network, 0.5)
-    monkeypatch.setitem(BLOCKS, Pair, Block(Pair, pair_widths, pair_row))
+    monkeypatch.setitem(BLOCKS, Pair, Block(Pair, pair_widths, pair_row, output="cv2.conv"))
     before = layer_widths(network)
     report = prune(network, 0.5, layers="all", criterion="random")
     assert report.plan.before == before and {w: n for w, n in report.plan.after.items() if w in ("h1", "w1")} == {

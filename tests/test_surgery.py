@@ -15,9 +15,9 @@ from ultralytics.nn.tasks import DetectionModel, SegmentationModel
 
 from depgraph_hsic_only import ConfigError, PlanError, PruningPlan, apply_plan, plan_pruning, prune
 from depgraph_hsic_only.channels.cut import kept_channels
+from depgraph_hsic_only.utils.conversion import split_c2f
 from depgraph_hsic_only.workflow.prune_steps import Step
 from depgraph_hsic_only.yolo.architecture import layer_widths
-from depgraph_hsic_only.yolo.c2f import split_c2f
 from depgraph_hsic_only.yolo.cost import measure_cost
 
 RATIOS = [step / 20 for step in range(19)]

@@ -109,7 +109,7 @@ def measure_sensitivity(
     sizes = {w.name: _sizes(w, limits, _QUICK_SHARES if quick else _SHARES) for w in graph.widths if w.tie is None}
     damage: dict[str, dict[int, float]] = {name: {} for name in sizes}
     total = sum(map(len, sizes.values()))
-    consumers = stock_paths(network, graph.consumers)
+    consumers = stock_paths(graph.model, graph.consumers)
     with evaluating(network, auxiliary=True):
         sampled = choose_positions(network, consumers, fitted, positions=_POSITIONS, seed=seed)
         passes = LayerwisePass(network, fitted, batch=batch), LayerwisePass(network, held, batch=batch)
@@ -155,9 +155,7 @@ def _damages(
                 found = cut(network, plan)
                 student = found.network
                 read = {  # one that has only lost outputs still does exactly what it did
-                    name: at
-                    for name, at in sampled.items()
-                    if student.get_submodule(name).in_channels != network.get_submodule(name).in_channels
+                    name: at for name, at in sampled.items() if _reads(student, name) != _reads(network, name)
                 }
                 with evaluating(student, auxiliary=True):
                     for _ in refit(fitted.fork(student), fitted.fork(network), read, found.kept, _RIDGE):
@@ -176,3 +174,9 @@ def _outputs(ahead: LayerwisePass) -> Iterator[Predictions]:
         ahead.step()
     for x in ahead.inputs():
         yield head_predictions(ahead.layer, x)
+
+
+def _reads(network: Network, name: str) -> int:
+    """Number of channels that each output of a convolution is made of: one, of a depthwise convolution."""
+    conv = network.get_submodule(name)
+    return int(conv.in_channels // conv.groups)

@@ -3,13 +3,16 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
 
 from depgraph_hsic_only.channels.groups import ChannelGraph, split_network, trace_channels
 from depgraph_hsic_only.channels.plan import PruningPlan
 from depgraph_hsic_only.channels.widths import check_widths
 from depgraph_hsic_only.errors import PlanError
 from depgraph_hsic_only.yolo.architecture import check_architecture, record_origin, stock_yaml
-from depgraph_hsic_only.yolo.blocks import block_at, block_of
+from depgraph_hsic_only.yolo.blocks import block_of, merge_blocks, stock_rows
 from depgraph_hsic_only.yolo.types import Network
 
 Kept = Mapping[str, tuple[int, ...]]
@@ -43,7 +46,7 @@ def cut(network: Network, plan: PruningPlan, graph: ChannelGraph | None = None) 
     for group, chosen in zip(graph.groups, plan.groups, strict=True):
         removed = sorted(set(range(chosen.channels)) - set(chosen.keep))
         if removed:
-            group.dependencies.prune(removed)
+            group.cut(removed)
     return Cut(_as_stock(graph.model, network), kept)
 
 
@@ -56,16 +59,20 @@ def kept_channels(network: Network, plan: PruningPlan, graph: ChannelGraph | Non
     for group in graph.groups:
         for member in group.members:
             if member.role == "output":
-                path, offset = block_at(network, member.name).stock_output(member.name, group.channels)
-                found.setdefault(path, []).extend(offset + k for k in keep[group.name])
+                placed = stock_rows(cast(Any, graph.model), member.name)
+                if placed is not None:
+                    path, rows = placed
+                    chosen = torch.isin(member.channel, torch.tensor(keep[group.name]))
+                    found.setdefault(path, []).extend(rows[member.index[chosen]].tolist())
     return {path: tuple(sorted(channels)) for path, channels in found.items()}
 
 
 def _as_stock(split: Network, network: Network) -> Network:
     """The cut network in split form as a stock one, in place, with all else as in the network that it was cut from."""
-    for i, layer in enumerate(network.model):
-        split.model[i] = block_of(layer).merge(split.model[i])
-        split.model[i].np = sum(parameter.numel() for parameter in split.model[i].parameters())
+    merge_blocks(cast(Any, split))
+    for layer in split.model:
+        block_of(layer).measure(layer)
+        layer.np = sum(parameter.numel() for parameter in layer.parameters())
     flags = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
     for name, parameter in split.named_parameters():
         parameter.requires_grad_(flags[name])

@@ -20,8 +20,9 @@ from torch import nn
 
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.yolo.architecture import backbone_layers
-from depgraph_hsic_only.yolo.blocks import OUTPUT_MULTIPLE, Tie, Width, block_of, widths_of
+from depgraph_hsic_only.yolo.blocks import OUTPUT_MULTIPLE, Tie, Width, split_blocks, traceable, widths_of
 from depgraph_hsic_only.yolo.input_shape import input_channels
+from depgraph_hsic_only.yolo.predictions import raw_predictions
 from depgraph_hsic_only.yolo.types import Network
 
 _TRACE_SIZE = 64  # pixels: every stride divides it, and tracing takes tens of milliseconds
@@ -36,7 +37,8 @@ class Member:
     Attributes:
         name: Path of the module in the split model, such as "model.2.cv2.conv".
         module: A Conv2d, ConvTranspose2d or BatchNorm2d.
-        role: Whether the channels are its "output" (filters), its "input", or a "norm".
+        role: Whether the channels are its "output" (filters), its "input", or a "norm". A depthwise convolution, which
+            the channels pass through, is an "output".
         index: (k,) positions along that dimension of the module.
         channel: (k,) the group's channel at each position, in [0, C).
     """
@@ -56,9 +58,10 @@ class ChannelGroup:
         name: Path of the convolution that makes the channels, such as "model.2.cv1.first" or "model.3".
         width: Name of the width group it belongs to, such as "h2" or "w3".
         layer: Index of the layer that makes the channels.
-        channels: C, the number of channels.
+        channels: C, the number of channels; of attention heads, each of which is several channels of its modules.
         members: Every module that the channels pass through as parameters.
-        dependencies: torch-pruning's own group over all C channels, for its importance measures and its cut.
+        dependencies: torch-pruning's own groups over all C channels, for its importance measures and its cut: one, or
+            of attention heads one for their queries and keys and one for their values.
     """
 
     name: str
@@ -66,7 +69,13 @@ class ChannelGroup:
     layer: int
     channels: int
     members: tuple[Member, ...]
-    dependencies: Any
+    dependencies: tuple[Any, ...]
+
+    def cut(self, removed: Sequence[int]) -> None:
+        """Cut channels, in place, by their indices in [0, C); uses the group up."""
+        for coupled in self.dependencies:
+            each = coupled[0].dep.target.module.out_channels // self.channels
+            coupled.prune([each * k + j for k in removed for j in range(each)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,14 +85,15 @@ class WidthGroup:
     name: str  # as in `yolo.blocks.Width`
     layer: int
     channels: int  # the number that each of its groups has
-    multiple: int  # what Ultralytics, or speed, wants the number to be a multiple of: 8 or 4
+    multiple: int  # what Ultralytics, or speed, wants the number to be a multiple of
     groups: tuple[ChannelGroup, ...]
     tie: Tie | None = None  # None where it is free
+    needs: int = 1  # what Ultralytics alone needs it to be a multiple of
 
     @property
     def is_output(self) -> bool:
         """Whether Ultralytics needs a multiple of 8: the output of a block, or the prototypes."""
-        return self.tie is None and self.multiple == OUTPUT_MULTIPLE
+        return self.tie is None and self.needs == OUTPUT_MULTIPLE
 
     def tied(self, full: int, to: int) -> int:
         """The width where the one that it is tied to goes from `full` to `to` channels; uncut with that one."""
@@ -154,7 +164,7 @@ def choose_layers(network: Network, layers: object) -> tuple[int, ...]:
     if layers == "all":
         return tuple(there)
     chosen = cast(Sequence[int], layers)
-    wrong = [layer for layer in chosen if layer not in there]
+    wrong = [layer for layer in chosen if layer not in there and layer not in backbone]
     if wrong:
         rest = ", ".join(str(i) for i in there if i not in backbone)
         raise ConfigError(
@@ -177,13 +187,16 @@ def trace_channels(network: Network, layers: object = "backbone") -> ChannelGrap
     head, parameter = split.model[-1], next(split.parameters())
     image = torch.zeros(1, input_channels(split), _TRACE_SIZE, _TRACE_SIZE, device=parameter.device)
 
-    def raw_outputs(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
-        head.training = True  # of the head alone: raw outputs, while every BatchNorm stays in evaluation mode
-        return [t for name, t in model(x).items() if name != "feats"]
+    with torch.enable_grad(), warnings.catch_warnings(), traceable(cast(Any, split)) as traced:
 
-    with torch.enable_grad(), warnings.catch_warnings():
+        def outputs(_: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+            for module in (head, getattr(head, "proto", head)):  # what training alone has use for is coupled too
+                module.training = True  # of no BatchNorm
+            found = [t for branch in raw_predictions(split, x) for t in branch.values()]
+            return found + traced
+
         warnings.simplefilter("ignore")  # torch-pruning warns of the DFL's constant weights, which nothing here cuts
-        graph = tp.DependencyGraph().build_dependency(split, image, forward_fn=raw_outputs, verbose=False)
+        graph = tp.DependencyGraph().build_dependency(split, image, forward_fn=outputs, verbose=False)
         widths = [_width_group(graph, split, i, width) for i, width in chosen_widths(network, chosen)]
     split.train(network.training)
     return ChannelGraph(split, chosen, tuple(widths))
@@ -191,33 +204,43 @@ def trace_channels(network: Network, layers: object = "backbone") -> ChannelGrap
 
 def split_network(network: Network) -> Network:
     """A copy of a network in split form, float32, with gradients enabled: a checkpoint's parameters are frozen."""
-    split = copy.deepcopy(network)
-    for i, layer in enumerate(split.model):
-        split.model[i] = block_of(layer).split(layer)
+    split: Network = cast(Any, split_blocks(cast(Any, copy.deepcopy(network))))
     return split.float().requires_grad_(True)
 
 
 def _width_group(graph: Any, split: Network, layer: int, width: Width) -> WidthGroup:
     groups: list[ChannelGroup] = []
-    for path in width.convolutions:
-        root = split.model[layer].get_submodule(path)
+    for path in width.makers:
+        maker = split.model[layer].get_submodule(path)
+        roots = getattr(maker, "makers", (maker,))  # of attention heads several
         made = {member.module for group in groups for member in group.members if member.role == "output"}
-        if root not in made:  # with a shortcut the bottlenecks' outputs are coupled with the second half
-            channels = root.out_channels
-            coupled = graph.get_pruning_group(root, tp.prune_conv_out_channels, list(range(channels)))
-            members = tuple(_members(graph, coupled))
-            name = members[0].name.removesuffix(".conv")
-            groups.append(ChannelGroup(name, width.name, layer, channels, members, coupled))
-    return WidthGroup(width.name, layer, width.channels, width.multiple, tuple(groups), width.tie)
+        if roots[0] not in made:  # with a shortcut the bottlenecks' outputs are coupled with the second half
+            coupled = tuple(
+                graph.get_pruning_group(root, tp.prune_conv_out_channels, list(range(root.out_channels)))
+                for root in roots
+            )
+            members = tuple(member for group in coupled for member in _members(graph, group, width.channels))
+            name = members[0].name.removesuffix(".conv") if len(roots) == 1 else f"model.{layer}.{path}"
+            groups.append(ChannelGroup(name, width.name, layer, width.channels, members, coupled))
+    return WidthGroup(width.name, layer, width.channels, width.multiple, tuple(groups), width.tie, width.needs)
 
 
-def _members(graph: Any, dependencies: Any) -> Iterable[Member]:
-    """The modules with parameters in torch-pruning's group: concatenations and additions have none."""
+def _members(graph: Any, dependencies: Any, channels: int) -> Iterable[Member]:
+    """The modules with parameters in torch-pruning's group: concatenations and additions have none.
+
+    The group is of so many channels, or of heads of as many channels each.
+    """
+    each = dependencies[0].dep.target.module.out_channels // channels
+    seen: set[nn.Module] = set()
     for item in dependencies:
         module, role = item.dep.target.module, "norm"
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
-            role = "output" if graph.is_out_channel_pruning_fn(item.dep.handler) else "input"
+            depthwise = module.groups > 1
+            role = "output" if depthwise or graph.is_out_channel_pruning_fn(item.dep.handler) else "input"
+            if depthwise and module in seen:  # once for its inputs and once for its outputs
+                continue
+            seen.add(module)
         elif not isinstance(module, nn.BatchNorm2d):
             continue
-        index, channel = torch.tensor(item.idxs), torch.tensor(item.root_idxs)
+        index, channel = torch.tensor(item.idxs), torch.tensor(item.root_idxs) // each
         yield Member(graph._module2name[module], module, cast(Role, role), index, channel)

@@ -78,7 +78,7 @@ def follow_ties(graph: ChannelGraph, widths: Widths) -> dict[str, int]:
 def check_widths(graph: ChannelGraph, widths: Widths) -> None:
     """Refuse, by a `PlanError`, widths that no stock model has, and tied ones that don't follow."""
     for width in graph.widths:
-        after, multiple = widths.get(width.name), OUTPUT_MULTIPLE if width.is_output else 1
+        after, multiple = widths.get(width.name), 1 if width.tie else width.needs
         if type(after) is not int or not 0 < after <= width.channels or (after % multiple and after != width.channels):
             of = f" and a multiple of {multiple}" if multiple > 1 else ""
             raise PlanError(f"width {width.name}: expected an integer in [1, {width.channels}]{of}, got {after!r}")

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from depgraph_hsic_only.yolo.blocks import sources
+from depgraph_hsic_only.yolo.predictions import last_readers, layer_input
 from depgraph_hsic_only.yolo.types import Network
 
 _PIXELS = 8 * 320 * 320  # of a batch: memory of a backward pass grows with it
@@ -31,7 +31,7 @@ class LayerwisePass:
         self._states: list[dict[int, torch.Tensor]] = [{-1: part} for part in torch.split(images, batch)]
         self.index = self._at = 0
         self.last = len(network.model) - 1
-        self._last_consumer = {j: i for i, layer in enumerate(network.model) for j in sources(layer, i)}
+        self._last_reader = last_readers(network)
 
     def fork(self, network: Network) -> "LayerwisePass":
         """A pass from here through another network whose layers before this one are the same."""
@@ -58,9 +58,8 @@ class LayerwisePass:
             self._at = self.index
 
     def _read(self, state: dict[int, torch.Tensor], i: int) -> Any:
-        layer = self.network.model[i]
-        found = [as_input(state[j], self._device) if j < 0 else state[j] for j in sources(layer, i)]
-        return found if isinstance(layer.f, list) else found[0]
+        images = {-1: as_input(state[-1], self._device)} if -1 in state else {}
+        return layer_input(self.network, i, state | images)
 
     @torch.no_grad()
     def _run(self, state: dict[int, torch.Tensor], stop: int) -> dict[int, torch.Tensor]:
@@ -68,7 +67,7 @@ class LayerwisePass:
         state = dict(state)
         for i in range(self._at, stop):
             state[i] = self.network.model[i](self._read(state, i))
-            state = {j: t for j, t in state.items() if self._last_consumer.get(j, -1) > i}
+            state = {j: t for j, t in state.items() if self._last_reader.get(j, -1) > i}
         return state
 
 

@@ -2,6 +2,8 @@
 
 from depgraph_hsic_only.evaluation.int8 import quantize_onnx
 from depgraph_hsic_only.evaluation.onnx import OnnxParity, export_onnx, verify_onnx
-from depgraph_hsic_only.yolo.c2f import SplitC2f, merge_c2f, split_c2f
+from depgraph_hsic_only.yolo.blocks.split import SplitC2f
+from depgraph_hsic_only.yolo.blocks.split import merge_blocks as merge_c2f
+from depgraph_hsic_only.yolo.blocks.split import split_blocks as split_c2f
 
 __all__ = ["OnnxParity", "SplitC2f", "export_onnx", "merge_c2f", "quantize_onnx", "split_c2f", "verify_onnx"]

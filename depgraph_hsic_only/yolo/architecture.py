@@ -1,4 +1,4 @@
-"""YOLOv8 networks as Ultralytics writes them down: which ones can be cut, and the YAML of a cut one.
+"""YOLO networks as Ultralytics writes them down: which ones can be cut, and the YAML of a cut one.
 
 Ultralytics rebuilds a model from its YAML dict whenever it trains, resumes or tunes. `stock_yaml` writes that dict with
 the widths that the modules have, so that what is rebuilt is the pruned network.
@@ -23,16 +23,17 @@ from depgraph_hsic_only.yolo.tasks import TASKS
 from depgraph_hsic_only.yolo.types import Network
 
 _SCALING = ("scales", "scale", "width_multiple", "depth_multiple")  # YAML keys that would scale explicit widths again
-_MOST_REPEATS, _MOST_PARAMETERS = 100, 10**9  # YOLOv8x has 6 and 72 million
+FAMILIES = "YOLOv8, YOLO11, YOLO12 and YOLO26"
+_MOST_REPEATS, _MOST_PARAMETERS = 100, 10**9  # the largest has 6 and 98 million
 
 
 def check_architecture(model: Any) -> None:
-    """Refuse anything but an unmodified, unfused YOLOv8 model, of any scale, class count and widths.
+    """Refuse anything but an unmodified, unfused model of `FAMILIES`, of any scale, task, class count and widths.
 
     Raises:
         UnsupportedModelError: It is something else; the message says what was found.
     """
-    expected = "expected a YOLO model to segment, detect, estimate poses or detect rotated boxes"
+    expected = "expected a YOLO model"
     if type(model) not in {task.model for task in TASKS.values()}:
         raise UnsupportedModelError(f"{expected}, got {type(model).__name__}; pass a YOLO or its .model")
     layers, backbone = list(model.model), len(backbone_layers(model))
@@ -41,12 +42,12 @@ def check_architecture(model: Any) -> None:
         if type(layer) not in allowed:
             raise UnsupportedModelError(
                 f"{expected}, but layer {i} is {type(layer).__module__}.{type(layer).__name__} (not one of "
-                f"{', '.join(t.__name__ for t in allowed)}); only YOLOv8 can be pruned"
+                f"{', '.join(t.__name__ for t in allowed)}); {FAMILIES} can be pruned"
             )
     heads = [i for i, layer in enumerate(layers) if block_of(layer).is_head]
     if heads != [len(layers) - 1] or len(layers) <= backbone:
         raise UnsupportedModelError(
-            f"{expected} with one Segment or Detect head at its end, but it has {len(layers)} layers, heads at {heads}"
+            f"{expected} with one head at its end, but it has {len(layers)} layers, heads at {heads}"
         )
     foreign = {
         f"{type(m).__module__}.{type(m).__name__}"
@@ -62,7 +63,22 @@ def check_architecture(model: Any) -> None:
         raise UnsupportedModelError(
             f"{expected} with its BatchNorm layers, but it was fused for inference; pass the checkpoint from training"
         )
+    grouped = [
+        name for name, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.groups not in (1, m.in_channels)
+    ]
+    if grouped:
+        raise UnsupportedModelError(
+            f"{expected}, but {grouped[0]} is a convolution in groups, which no stock model has; pass one without"
+        )
     _check_matches_yaml(model, expected)
+    widths = widths_of(model)
+    names = {width.name for _, width in widths}
+    for i, width in widths:
+        if width.tie is not None and width.tie.to not in names:
+            raise UnsupportedModelError(
+                f"{expected}, but layer {i} ({type(layers[i]).__name__}) reads several layers at once, which none of "
+                "a stock model does; put a Conv between"
+            )
 
 
 def _check_matches_yaml(model: Network, expected: str) -> None:
@@ -75,9 +91,8 @@ def _check_matches_yaml(model: Network, expected: str) -> None:
             f"{expected}, but its own YAML can't be built ({one_line(error)}); pass another checkpoint"
         ) from error
     wants = {name: tuple(t.shape) for name, t in built.state_dict(prefix="model.").items()}
-    classes = (
-        f"model.{len(model.model) - 1}.cv3."  # their branch may be as wide as in the model it was transferred from
-    )
+    last = f"model.{len(model.model) - 1}."
+    classes = (f"{last}cv3.", f"{last}one2one_cv3.")  # as wide as in the model that they were transferred from
     wrong = sorted(n for n in has.keys() | wants.keys() if has.get(n) != wants.get(n) and not n.startswith(classes))
     if wrong:
         name = wrong[0]
@@ -100,7 +115,7 @@ def skeleton(yaml: dict[str, Any]) -> tuple[nn.Sequential, list[int]]:
     With them come the indices of those whose outputs later ones read, as Ultralytics' models keep them.
 
     Raises:
-        UnsupportedModelError: It would be far larger than any YOLOv8, and not end within time or memory.
+        UnsupportedModelError: It would be far larger than any YOLO, and not end within time or memory.
         Exception: Whatever Ultralytics raises for what it can't build.
     """
     if (most := max(_repeats(yaml), default=0)) > _MOST_REPEATS:
@@ -142,9 +157,11 @@ def stock_yaml(model: Network) -> dict[str, Any]:
 
 
 def is_written_out(yaml: Mapping[str, Any]) -> bool:
-    """Whether a YAML dict has the form of `stock_yaml`: no scale, and a hidden width of its own for every C2f."""
-    rows = [row for row in [*yaml["backbone"], *yaml["head"]] if row[2] == "C2f"]
-    return not any(yaml.get(key) for key in _SCALING if key != "scale") and all(len(row[3]) > 3 for row in rows)
+    """Whether a YAML dict has the form of `stock_yaml`: no scale, and a share of its own for every hidden width."""
+    shares = {"C2f": 3, "C2": 3, "C3k2": 2, "C2PSA": 1, "A2C2f": 5}  # places among the arguments
+    rows = [(row[3], shares[row[2]]) for row in [*yaml["backbone"], *yaml["head"]] if row[2] in shares]
+    explicit = all(len(args) > place and args[place] not in (0.25, 0.5) for args, place in rows)
+    return explicit and not any(yaml.get(key) for key in _SCALING if key != "scale")
 
 
 def record_origin(yaml: Mapping[str, Any], original: Network) -> dict[str, Any]:

@@ -2,17 +2,14 @@
 
 import copy
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from depgraph_hsic_only.yolo.architecture import backbone_layers
-from depgraph_hsic_only.yolo.blocks import block_at
+from depgraph_hsic_only.yolo.blocks import block_at, idle
 from depgraph_hsic_only.yolo.input_shape import input_channels, rounded_up
 from depgraph_hsic_only.yolo.types import Network
-
-COUNT_SIZE = 64  # pixels; multiply-adds of a fully convolutional network grow with the area, exactly
 
 
 @dataclass(frozen=True)
@@ -29,22 +26,19 @@ class Cost:
     """Size and computation of a network."""
 
     parameters: int
-    gmacs: float  # multiply-adds of all convolutions for one image, in units of 10^9
+    gmacs: float  # multiply-adds for one image of all that takes part in a prediction, in units of 10^9
     imgsz: int  # side of the square image, pixels
     parts: tuple[PartCost, ...] = ()  # in the order of the network
 
 
 def measure_cost(network: Network, imgsz: int = 640) -> Cost:
-    """Count parameters and multiply-adds of a YOLOv8 network, which is left as it is, for a square image.
+    """Count parameters and multiply-adds of a YOLO network, which is left as it is, for a square image.
 
-    Its side `imgsz`, pixels, is rounded up to the network's stride as Ultralytics does.
+    Its side `imgsz`, pixels, is rounded up to the network's stride as Ultralytics does. What only training has use for
+    (see `blocks.idle`) counts among the parameters, and not among the multiply-adds.
     """
     side = rounded_up(network, imgsz)
-    meta = on_meta(network)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        meta(empty_image(meta))
-    scale = (side / COUNT_SIZE) ** 2 / 2e9
-    flops = {name: sum(kinds.values()) for name, kinds in counter.get_flop_counts().items()}
+    macs = count_macs(network, side)
     parameters: dict[str, int] = {}
     gmacs: dict[str, float] = {}
     for path, module in network.named_modules():
@@ -52,9 +46,34 @@ def measure_cost(network: Network, imgsz: int = 640) -> Cost:
         if own:
             part = part_of(network, path)
             parameters[part] = parameters.get(part, 0) + own
-            gmacs[part] = gmacs.get(part, 0.0) + flops.get(f"{type(meta).__name__}.{path}", 0) * scale
-    parts = tuple(PartCost(part, parameters[part], gmacs[part]) for part in parameters if part != "rest")
-    return Cost(sum(p.numel() for p in network.parameters()), counter.get_total_flops() * scale, side, parts)
+    for path, count in macs.items():
+        part = part_of(network, path)
+        gmacs[part] = gmacs.get(part, 0.0) + count / 1e9
+    parts = tuple(PartCost(part, parameters[part], gmacs.get(part, 0.0)) for part in parameters if part != "rest")
+    return Cost(sum(p.numel() for p in network.parameters()), sum(gmacs.values()), side, parts)
+
+
+def count_macs(network: Network, side: int) -> dict[str, int]:
+    """Multiply-adds of each module that takes part in a prediction, without those within it, by path.
+
+    They are those for one square image of so many pixels a side, a multiple of the stride. Beside convolutions the
+    products of attentions count, which grow with the fourth power of the side. The network may be in split form.
+    """
+    meta = on_meta(network)
+    dtype = next(meta.parameters()).dtype
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        meta(torch.empty(1, input_channels(meta), side, side, dtype=dtype, device="meta"))
+    last = len(network.model) - 1
+    unused = tuple(f"model.{last}.{name}." for name in idle(network.model[-1]))
+    counts = {name.partition(".")[2]: sum(kinds.values()) // 2 for name, kinds in counter.get_flop_counts().items()}
+    own = dict(counts)
+    for path in counts:
+        above = path.rpartition(".")[0]
+        while above and above not in counts:  # a list of modules is none that runs
+            above = above.rpartition(".")[0]
+        if above:
+            own[above] -= counts[path]
+    return {path: count for path, count in own.items() if count and path and not f"{path}.".startswith(unused)}
 
 
 def on_meta(network: Network) -> Network:
@@ -64,12 +83,6 @@ def on_meta(network: Network) -> Network:
     meta = copy.deepcopy(network, memo=shapes).eval()  # the modules, without a copy of their numbers
     meta.model[-1].training = True  # raw outputs: no anchors, whose making reads values
     return meta
-
-
-def empty_image(meta: Any) -> torch.Tensor:
-    """An image of `COUNT_SIZE` without its numbers, as a network of `on_meta` reads it."""
-    dtype = next(meta.parameters()).dtype
-    return torch.empty(1, input_channels(meta), COUNT_SIZE, COUNT_SIZE, dtype=dtype, device="meta")
 
 
 def part_of(network: Network, path: str) -> str:

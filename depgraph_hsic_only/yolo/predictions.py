@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from ultralytics.nn.modules import Pose
 
-from depgraph_hsic_only.yolo.blocks import sources
+from depgraph_hsic_only.yolo.blocks import is_end_to_end, sources
 from depgraph_hsic_only.yolo.types import Network
 
 Predictions = tuple[Mapping[str, Any], ...]
@@ -14,7 +14,7 @@ Predictions = tuple[Mapping[str, Any], ...]
 
 They are "boxes" (B, 4 r, A), logits of the distributions of the four distances or, with r = 1, these themselves in
 units of the stride, "scores" (B, classes, A) logits, and by task "mask_coefficient" (B, k, A) and "proto" (B, k, h, w),
-"kpts" (B, keypoints, 2 or 3, A): places in units of the stride, but for a constant, and logits of being visible,
+"kpts" (B, keypoints, 2 or 3, A): places in units of the stride, up to a constant, and logits of being visible,
 "angle" (B, 1, A) in radians.
 """
 
@@ -45,8 +45,7 @@ def head_predictions(head: Any, inputs: list[torch.Tensor]) -> Predictions:
 
     Ultralytics' own forward pass cuts gradients off in front of the one-to-one branches, or decodes.
     """
-    ends = getattr(head, "one2one_cv2", None) is not None
-    branches = [head.one2many, *([head.one2one] if ends else [])]
+    branches = [head.one2many, *([head.one2one] if is_end_to_end(head) else [])]
     found = [dict(head.forward_head(inputs, **branch)) for branch in branches]
     for each in found:
         if "kpts" in each:
@@ -59,7 +58,7 @@ def head_predictions(head: Any, inputs: list[torch.Tensor]) -> Predictions:
 
 
 def _located(head: Any, keypoints: torch.Tensor) -> torch.Tensor:
-    """Keypoints (B, keypoints · values, A) as above: an exact Pose doubles what its convolutions put out."""
-    values = keypoints.view(len(keypoints), *head.kpt_shape, -1)
-    unit = values.new_tensor([2.0, 2.0, 1.0] if type(head) is Pose else [1.0, 1.0, 1.0])
-    return values * unit[: values.shape[2], None]
+    """Keypoints (B, keypoints · values, A) as above: YOLOv8's head, unlike YOLO26's, doubles what it puts out."""
+    points = keypoints.view(len(keypoints), *head.kpt_shape, -1)
+    unit = points.new_tensor([2.0, 2.0, 1.0]) if type(head) is Pose else points.new_ones(3)
+    return points * unit[: points.shape[2], None]

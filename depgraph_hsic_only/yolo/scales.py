@@ -1,5 +1,6 @@
-"""YOLOv8's own scales, by their widths."""
+"""Ultralytics' own models, by their widths."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,12 +10,15 @@ from torch import nn
 from ultralytics.utils import ROOT, YAML
 
 from depgraph_hsic_only.yolo.architecture import layer_widths, skeleton
-from depgraph_hsic_only.yolo.blocks import block_of
+from depgraph_hsic_only.yolo.blocks import block_of, is_end_to_end
+from depgraph_hsic_only.yolo.blocks.heads import ONE_TO_ONE
 from depgraph_hsic_only.yolo.cost import Cost, measure_cost, on_meta
 from depgraph_hsic_only.yolo.tasks import task_of
 from depgraph_hsic_only.yolo.types import Network
 
 SCALES = ("n", "s", "m", "l", "x")
+_FAMILIES = {"v8": "yolov8", "11": "yolo11", "12": "yolo12", "26": "yolo26"}  # by the folder of their YAML files
+_VARIANTS = ("", "-p2", "-p6")
 
 
 @dataclass(frozen=True)
@@ -37,13 +41,29 @@ def stock_model(network: Network, widths: Mapping[str, int], imgsz: int) -> Stoc
     The widths are all by name, those of the network or those that it had before it was cut; the model's multiply-adds
     are of a square image of `imgsz` pixels.
     """
-    suffix = task_of(network).suffix
-    yaml = YAML.load(ROOT / "cfg" / "models" / "v8" / f"yolov8{suffix}.yaml")  # never one of that name lying about
-    for scale in SCALES:
-        stock = _stock_network(network, yaml | {"scale": scale}, widths["class"])
-        if _rows(stock) == _rows(network) and layer_widths(stock) == dict(widths):
-            return StockModel(f"yolov8{scale}{suffix}", scale, dict(widths), measure_cost(stock, imgsz))
+    suffix, kinds = task_of(network).suffix, [row[2] for row in _rows_of(network.yaml)]
+    for folder, family in _FAMILIES.items():
+        for variant in _VARIANTS:
+            yaml = _own_yaml(folder, f"{family}{suffix}{variant}")
+            if yaml is None or [row[2] for row in _rows_of(yaml)] != kinds:
+                continue
+            for scale in SCALES:
+                stock = _stock_network(network, yaml | {"scale": scale}, widths["class"])
+                if _rows(stock) == _rows(network) and layer_widths(stock) == dict(widths):
+                    name = f"{family}{scale}{suffix}{variant}"
+                    return StockModel(name, scale, dict(widths), measure_cost(stock, imgsz))
     return None
+
+
+@functools.cache
+def _own_yaml(folder: str, name: str) -> dict[str, Any] | None:
+    """One of Ultralytics' own model YAML files, never one of that name lying about; None where there is none."""
+    path = ROOT / "cfg" / "models" / folder / f"{name}.yaml"
+    return dict(YAML.load(path)) if path.is_file() else None
+
+
+def _rows_of(yaml: Mapping[str, Any]) -> list[Any]:
+    return [*yaml["backbone"], *yaml["head"]]
 
 
 def _rows(network: Network) -> list[tuple[type, Any, int]]:
@@ -58,11 +78,13 @@ def _stock_network(network: Network, yaml: dict[str, Any], hidden: int) -> Netwo
     """
     classes = network.model[-1].nc
     stock: Any = on_meta(network)
-    stock.yaml = yaml | {"nc": max(classes, hidden), "channels": network.yaml.get("channels", 3)}
+    own = {key: network.yaml[key] for key in ("channels", "kpt_shape") if key in network.yaml}
+    stock.yaml = yaml | own | {"nc": max(classes, hidden)}
     stock.model, stock.save = skeleton(stock.yaml)
     head = stock.model[-1]
     head.nc, head.no = classes, head.no - head.nc + classes
-    for branch in head.cv3:
+    branches = [*head.cv3, *(getattr(head, f"{ONE_TO_ONE}cv3") if is_end_to_end(head) else ())]
+    for branch in branches:
         branch[-1] = nn.Conv2d(branch[-1].in_channels, classes, 1, device=torch.device("meta"))
     found: Network = stock
     return found

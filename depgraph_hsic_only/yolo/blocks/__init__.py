@@ -1,0 +1,102 @@
+"""What this package knows of Ultralytics' blocks: one entry for each, by exact type.
+
+A subclass is another block (`C3k2` *is a* `C2f` to `isinstance`): half understood is worse than refused. Everything
+that asks what a layer is made of is a loop over this table: the channel groups, the model YAML of a cut network, cost
+by part, `info`, the re-fit of a head, and what an int8 file leaves in float. A new block is one entry here, and a form
+in `split.py` where one of its convolutions makes channels that go separate ways.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from depgraph_hsic_only.yolo.blocks.block import HIDDEN_MULTIPLE, OUTPUT_MULTIPLE, Block, Tie, Width
+from depgraph_hsic_only.yolo.blocks.heads import HEADS, idle, is_end_to_end
+from depgraph_hsic_only.yolo.blocks.layers import LAYERS
+from depgraph_hsic_only.yolo.blocks.split import merge_blocks, split_blocks, stock_rows, traceable
+from depgraph_hsic_only.yolo.types import Network
+
+__all__ = [
+    "BLOCKS",
+    "HIDDEN_MULTIPLE",
+    "OUTPUT_MULTIPLE",
+    "Block",
+    "Tie",
+    "Width",
+    "block_at",
+    "block_of",
+    "idle",
+    "is_end_to_end",
+    "merge_blocks",
+    "output_convolution",
+    "sources",
+    "split_blocks",
+    "split_of",
+    "stock_paths",
+    "stock_rows",
+    "traceable",
+    "widths_of",
+]
+
+BLOCKS: dict[type[nn.Module], Block] = {block.type: block for block in (*LAYERS, *HEADS)}
+
+
+def sources(layer: Any, index: int) -> tuple[int, ...]:
+    """Indices of the layers that a layer reads; -1 for the image."""
+    read = layer.f if isinstance(layer.f, list) else [layer.f]
+    return tuple(index + j if j < 0 else j for j in read)
+
+
+def block_of(layer: nn.Module) -> Block:
+    """The entry of a layer of a network that was checked (see `architecture.check_architecture`)."""
+    return BLOCKS[type(layer)]
+
+
+def widths_of(network: Network) -> list[tuple[int, Width]]:
+    """All widths of a network in its order, each with the index of its layer."""
+    found: list[tuple[int, Width]] = []
+    by_name: dict[str, Width] = {}
+    outputs: dict[int, str] = {-1: ""}  # the width that each layer puts out, "" for no single one
+    for i, layer in enumerate(network.model):
+        block, read = block_of(layer), [outputs[j] for j in sources(layer, i)]
+        for width in block.widths(layer, i, read):
+            width = _freely_tied(width, by_name)
+            by_name[width.name] = width
+            found.append((i, width))
+        if block.residual(layer) or block.passes:
+            outputs[i] = read[0]
+        else:
+            outputs[i] = f"w{i}" if block.output else ""
+    return found
+
+
+def _freely_tied(width: Width, by_name: dict[str, Width]) -> Width:
+    """The width, tied to a free one where it is tied to one that is tied itself."""
+    tie = width.tie
+    above = by_name[tie.to].tie if tie is not None and tie.to in by_name else None
+    if tie is None or above is None:
+        return width
+    return replace(width, tie=Tie(above.to, lambda w: tie.rule(above.rule(w)), tie.text))
+
+
+def output_convolution(network: Network, index: int) -> str:
+    """Path of the convolution that makes what a layer puts out, in the stock network."""
+    return f"model.{index}.{block_of(network.model[index]).output}"
+
+
+def split_of(network: Any, path: str) -> str:
+    """Path in the stock network of a convolution of a network in split form; its own where it stands for none."""
+    found = stock_rows(network, path)
+    return path if found is None else found[0]
+
+
+def stock_paths(network: Network, convolutions: Sequence[str]) -> list[str]:
+    """Paths in the stock network of convolutions of its split form, each once."""
+    return list(dict.fromkeys(split_of(network, path) for path in convolutions))
+
+
+def block_at(network: Network, path: str) -> Block:
+    """The entry of the layer that a module belongs to, from its path, such as "model.2.cv1.conv"."""
+    return block_of(network.model[int(path.split(".")[1])])

@@ -1,0 +1,70 @@
+"""What an entry of the table of blocks says."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+OUTPUT_MULTIPLE = 8  # Ultralytics' parse_model rounds every block output, and npr, up to a multiple of 8
+HIDDEN_MULTIPLE = 4  # nothing asks for it, but kernels on narrower steps are no faster
+
+
+@dataclass(frozen=True, eq=False)
+class Tie:
+    """How a width follows from another one, as Ultralytics builds it."""
+
+    to: str  # name of the width that it follows
+    rule: Callable[[int], int]  # the width that Ultralytics builds, from that of `to`
+    text: str  # the rule, for people
+
+
+@dataclass(frozen=True, eq=False)
+class Width:
+    """A number of channels that a layer is built with.
+
+    It is named "w<layer>" for the layer's output, "h<layer>" for a hidden width, "b<layer>" and "f<layer>" for those of
+    bottlenecks and feed-forward parts within, "a<layer>" for attention heads, "npr" for the prototypes, and "box",
+    "class", "mask", "keypoint", "angle" for the hidden widths of a head's branches.
+    """
+
+    name: str
+    channels: int  # or, of an attention, heads
+    multiple: int  # what Ultralytics, or speed, wants it to be a multiple of
+    makers: tuple[str, ...]  # paths within the layer, in split form, of the convolutions or attentions that make them
+    tie: Tie | None = None  # None where it is free
+    needs: int = 1  # what Ultralytics alone needs it to be a multiple of
+
+
+@dataclass(frozen=True)
+class Block:
+    """One of Ultralytics' blocks."""
+
+    type: type[nn.Module]
+    # Widths of a layer, those that others are tied to first, from the layer, its index and the names of the widths that
+    # it reads, "" for what is no one width.
+    widths: Callable[[Any, int, Sequence[str]], Sequence[Width]]
+    # Arguments of the YAML's row that build the layer with the widths that it has, from those that it was built from.
+    row: Callable[[Any, list[Any]], list[Any]] = lambda layer, args: args
+    repeats: Callable[[Any], int] = lambda layer: 1  # of the block's inner part, by the row
+    # Sets what the layer keeps of its widths, once its convolutions were cut.
+    measure: Callable[[Any], None] = lambda layer: None
+    output: str = ""  # path within the layer of the convolution that makes what it puts out
+    # Whether what it puts out is added to what it reads, so that both are one width.
+    residual: Callable[[Any], bool] = lambda layer: False
+    passes: bool = False  # whether it puts out the channels that it reads
+    stride: Callable[[Any, int], int] = lambda layer, stride: stride  # of the output, from that of the first input
+    branches: Mapping[str, str] = field(default_factory=dict)  # of a head: its children's names in a table of costs
+    integer: str = ""  # of a head: a pattern of the convolutions that a file may hold in int8 (see `evaluation.onnx`)
+    # The pass through no more than a convolution, by its path in the layer, depends on; it takes what the layer takes.
+    part: Callable[[Any, str], Callable[[Any], object]] = lambda layer, path: layer
+
+    @property
+    def in_backbone(self) -> bool:
+        """Whether a backbone may be made of it: it reads one layer and makes channels of its own."""
+        return bool(self.output)
+
+    @property
+    def is_head(self) -> bool:
+        """Whether it predicts: the last layer of a network, and no other, is such a block."""
+        return bool(self.branches)

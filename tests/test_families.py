@@ -1,0 +1,219 @@
+"""Every family, scale and task: a cut model is stock, costs what was planned, and does what the full one does."""
+
+import copy
+import functools
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from ultralytics.nn.tasks import guess_model_task, yaml_model_load
+
+from depgraph_hsic_only import PruningPlan, UnsupportedModelError, apply_plan, plan_pruning, prune
+from depgraph_hsic_only.budget.cost_model import CostModel
+from depgraph_hsic_only.channels.groups import ChannelGraph, trace_channels
+from depgraph_hsic_only.pruning.describe import describe
+from depgraph_hsic_only.utils.conversion import merge_c2f, split_c2f
+from depgraph_hsic_only.yolo.architecture import layer_widths
+from depgraph_hsic_only.yolo.cost import on_meta
+from depgraph_hsic_only.yolo.predictions import raw_predictions
+from depgraph_hsic_only.yolo.tasks import TASKS
+
+VARIANTS = [  # family, tasks
+    ("yolov8{}", ("", "-seg", "-pose", "-obb", "-p2", "-p6", "-seg-p6", "-pose-p6")),
+    ("yolo11{}", ("", "-seg", "-pose", "-obb")),
+    ("yolo12{}", ("", "-seg", "-pose", "-obb")),
+    ("yolo26{}", ("", "-seg", "-pose", "-obb", "-p2", "-p6")),
+]
+NANOS = [family.format("n") + task for family, tasks in VARIANTS for task in tasks]
+LARGER = [family.format(scale) + task for family, tasks in VARIANTS for scale in "smlx" for task in tasks]
+EACH = ["yolov8n-pose", "yolov8n-obb", "yolov8n-seg-p6", "yolo11n-seg", "yolo12n", "yolo26n-seg", "yolo26n-p2"]
+
+
+def build(name: str, nc: int = 5) -> Any:
+    """A network with random weights, whose signals neither vanish nor explode with depth, and live residual scales."""
+    return copy.deepcopy(_built(name, nc))
+
+
+@functools.lru_cache(maxsize=4)
+def _built(name: str, nc: int) -> Any:
+    torch.manual_seed(0)
+    yaml = yaml_model_load(f"{name}.yaml")
+    model: Any = TASKS[guess_model_task(yaml)].model(yaml, nc=nc, verbose=False)
+    for m in model.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            nn.init.uniform_(m.weight, 0.5, 1.5)
+            nn.init.uniform_(m.bias, -0.2, 0.2)
+            m.momentum = 1.0  # take the statistics of the next batch
+        if isinstance(getattr(m, "gamma", None), nn.Parameter):
+            nn.init.uniform_(m.gamma, 0.5, 1.5)
+    with torch.no_grad():
+        model.train()(torch.rand(2, 3, 128, 128))
+    for m in model.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            m.momentum = 0.03
+    return model.eval()
+
+
+def tensors(found: Any) -> Iterator[torch.Tensor]:
+    if isinstance(found, torch.Tensor):
+        yield found
+    elif isinstance(found, (dict, list, tuple)):
+        own = [t for key, t in found.items() if key != "feats"] if isinstance(found, dict) else found
+        for part in own:
+            yield from tensors(part)
+
+
+def predicted(network: Any, image: torch.Tensor) -> list[torch.Tensor]:
+    """All that a network puts out, decoded and raw, of training alone too."""
+    with torch.no_grad():
+        found = list(tensors(network.eval()(image)))
+        for module in (network.model[-1], getattr(network.model[-1], "proto", None)):
+            if module is not None:
+                module.training = True
+        found += tensors(raw_predictions(network, image))
+    network.eval()
+    return found
+
+
+def assert_stock(original: Any, cut: Any, plan: PruningPlan) -> None:
+    assert all(type(m).__module__.startswith(("torch.", "ultralytics.")) for m in cut.modules())
+    rebuilt = type(cut)(copy.deepcopy(cut.yaml), verbose=False)
+    shapes, wanted = ({k: v.shape for k, v in m.state_dict().items()} for m in (rebuilt, cut))
+    assert [k for k in {**shapes, **wanted} if shapes.get(k) != wanted.get(k) and "cv3." not in k] == []
+    kinds = [[type(m) for m in network.modules()] for network in (rebuilt, cut)]
+    assert kinds[0] == kinds[1]
+    rebuilt.load(copy.deepcopy(cut), verbose=False)
+    assert list(rebuilt.state_dict()) == list(cut.state_dict())
+    image = torch.rand(1, 3, 64, 64)
+    assert all(torch.equal(a, b) for a, b in zip(predicted(rebuilt, image), predicted(cut, image), strict=True))
+    before, after = layer_widths(original), layer_widths(cut)
+    assert after == before | plan.after and plan.before.items() <= before.items()
+
+
+def assert_costs(graph: ChannelGraph, costs: CostModel, report: Any) -> None:
+    assert costs.parameters(graph.full) == pytest.approx(report.before.parameters, abs=0.5)
+    assert costs.parameters(report.plan.after) == pytest.approx(report.after.parameters, abs=0.5)
+    assert costs.gmacs(graph.full) == pytest.approx(report.before.gmacs)
+    assert costs.gmacs(report.plan.after) == pytest.approx(report.after.gmacs)
+
+
+def masked(original: Any, plan: PruningPlan) -> Any:
+    """A second implementation: the full model in which every removed channel is zero wherever it is read.
+
+    What removed attention heads put out is zero where it is projected.
+    """
+    model = copy.deepcopy(original)
+    graph = trace_channels(original, list(plan.layers))
+    keep = {group.name: torch.tensor(group.keep) for group in plan.groups}
+    masks: dict[str, torch.Tensor] = {}
+    for group in graph.groups:
+        for member in group.members:
+            if member.role == "input":
+                path = member.name
+                for part in ("first", "second"):
+                    path = path.replace(f".{part}.conv", ".cv1.conv")
+                for part in ("q", "k", "v"):
+                    path = path.replace(f".attn.{part}.conv", ".attn.qkv.conv")
+                mask = masks.setdefault(path, torch.ones(model.get_submodule(path).in_channels))
+                mask[member.index[~torch.isin(member.channel, keep[group.name])]] = 0
+    for path, mask in masks.items():
+        hook = functools.partial(lambda mask, m, inputs: (inputs[0] * mask[None, :, None, None],), mask)
+        model.get_submodule(path).register_forward_pre_hook(hook)
+    return model
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_does_what_the_full_model_does_without_the_removed_channels(name: str) -> None:
+    original = build(name)
+    cut = copy.deepcopy(original)
+    report = prune(cut, 0.5, criterion="random", seed=3, layers="all")
+    assert_stock(original, cut, report.plan)
+    graph = trace_channels(original, "all")
+    assert_costs(graph, CostModel(original, graph), report)
+    image = torch.rand(2, 3, 64, 64) if "p6" in name else torch.rand(2, 3, 64, 96)
+    for a, b in zip(predicted(cut, image), predicted(masked(original, report.plan), image), strict=True):
+        if a.shape[1:2] != (300,):  # an end-to-end head's choice of the best, in an order that rounding changes
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NANOS)
+@pytest.mark.parametrize("nc", [1, 10, 80])
+def test_every_family_and_task(name: str, nc: int) -> None:
+    for layers, ratio in itertools.product(("backbone", "all"), (0.25, 0.5)):
+        original, cut = build(name, nc), build(name, nc)
+        report = prune(cut, ratio, criterion="random", layers=layers)
+        assert_stock(original, cut, report.plan)
+        graph = trace_channels(original, layers)
+        assert_costs(graph, CostModel(original, graph), report)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LARGER)
+def test_every_scale(name: str) -> None:
+    original = build(name)
+    for layers, ratio in itertools.product(("backbone", "all"), (0.25, 0.5)):
+        cut = copy.deepcopy(original)
+        report = prune(cut, ratio, criterion="random", layers=layers)
+        rebuilt = type(cut)(copy.deepcopy(cut.yaml), verbose=False)
+        shapes, wanted = ({k: v.shape for k, v in m.state_dict().items()} for m in (rebuilt, cut))
+        assert list(shapes) == list(wanted)
+        assert [k for k in wanted if shapes[k] != wanted[k] and "cv3." not in k] == []
+        graph = trace_channels(original, layers)
+        assert_costs(graph, CostModel(original, graph), report)
+
+
+@pytest.mark.parametrize("name", ["yolo11n-seg", "yolo12l", "yolov8n-p6", "yolo26n"])
+def test_the_split_form_gives_the_same_outputs(name: str) -> None:
+    original = build(name)
+    split: Any = split_c2f(copy.deepcopy(original))
+    image = torch.rand(1, 3, 64, 128)
+    for a, b in zip(predicted(split, image), predicted(original, image), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+    merged = merge_c2f(split)
+    assert list(merged.state_dict()) == list(original.state_dict())
+    assert all(torch.equal(v, original.state_dict()[k]) for k, v in merged.state_dict().items())
+    assert [type(m) for m in merged.modules()] == [type(m) for m in original.modules()]
+
+
+def test_attention_goes_in_whole_heads_or_stays() -> None:
+    nano, large = build("yolo11n"), on_meta(build("yolo11m"))
+    plan = plan_pruning(nano, 0.2, criterion="random", layers="all")
+    assert plan.before["a10"] == plan.after["a10"] == 2 and plan.after["h10"] == 128 and plan.after["w10"] < 256
+    halved = plan_pruning(nano, 0.5, criterion="random", layers="all").after
+    assert (halved["a10"], halved["h10"], halved["f10"]) == (1, 64, 128)
+    assert halved["w10"] == halved["w9"] == 2 * halved["h9"] * halved["w9"] // halved["w8"]
+    widths = layer_widths(large)
+    assert widths["a10"] == widths["h10"] // 64 == 4
+
+
+def test_names_and_parts_of_other_families() -> None:
+    for name, nc in (("yolo26n-seg", 80), ("yolo11n-pose", 1), ("yolo12n-obb", 15)):
+        cut = build(name, nc)
+        assert [origin.name for origin in describe(cut).origins] == [name]
+        prune(cut, 0.5, criterion="random", layers="all")
+        found = describe(cut)
+        assert found.pruned and [origin.name for origin in found.origins] == [name]
+        assert sum(part.parameters for part in found.cost.parts) <= found.cost.parameters
+
+
+def test_what_is_not_in_the_table_is_refused_by_name() -> None:
+    with pytest.raises(UnsupportedModelError, match=r"layer 1 is .*GhostConv"):
+        prune(build("yolov8n-ghost-p2"), 0.5)
+
+
+def test_a_plan_that_splits_a_head_is_refused() -> None:
+    network = build("yolo11n")
+    plan = plan_pruning(network, 0.5, criterion="random", layers=[10])
+    data = plan.to_dict()
+    for width in data["widths"]:
+        if width["name"] == "h10":
+            width["after"] = 96
+    for group in data["groups"]:
+        if group["width"] == "h10":
+            group["keep"] = tuple(range(96))
+    with pytest.raises(ValueError, match=r"h10: expected an integer in \[1, 128\] and a multiple of 64, got 96"):
+        apply_plan(network, PruningPlan.from_dict(data))
