@@ -1,4 +1,4 @@
-"""Prune YOLOv8 models into ordinary, narrower Ultralytics models.
+"""Prune YOLO models into ordinary, narrower Ultralytics models.
 
 The public names are those of `__init__.pyi`, for type checkers and at run time: each is imported when it is first used,
 since torch and Ultralytics take seconds.

@@ -1,8 +1,8 @@
 """What can go wrong through no fault of this package.
 
 PruningError
-├── CheckpointError        a file that is not a usable YOLOv8 checkpoint        (also OSError)
-├── UnsupportedModelError  a model that is not an unmodified YOLOv8 network     (also TypeError)
+├── CheckpointError        a file that is not a usable YOLO checkpoint          (also OSError)
+├── UnsupportedModelError  a model that is not an unmodified YOLO network       (also TypeError)
 ├── ConfigError            a setting that is unknown, of a wrong type or range  (also ValueError)
 ├── PlanError              a plan that does not belong to the model             (also ValueError)
 ├── DataError              images or a data set that can't be used              (also ValueError)
@@ -33,11 +33,11 @@ class PruningError(Exception):
 
 
 class CheckpointError(PruningError, OSError):
-    """A file that is not a usable YOLOv8 checkpoint."""
+    """A file that is not a usable YOLO checkpoint."""
 
 
 class UnsupportedModelError(PruningError, TypeError):
-    """A model that is not an unmodified YOLOv8 detection or segmentation network."""
+    """A model that is not an unmodified YOLO network of a family and task that can be pruned."""
 
 
 class ConfigError(PruningError, ValueError):

@@ -25,8 +25,9 @@ from depgraph_hsic_only.channels.widths import follow_ties, uniform_widths
 from depgraph_hsic_only.data.calibration import calibration_images
 from depgraph_hsic_only.evaluation.relative_latency import TimeShare
 from depgraph_hsic_only.recovery.divergence import divergence
-from depgraph_hsic_only.recovery.layerwise import raw_outputs
+from depgraph_hsic_only.recovery.layerwise import evaluating
 from depgraph_hsic_only.yolo.cost import measure_cost
+from depgraph_hsic_only.yolo.predictions import raw_predictions
 
 
 def any_plan(graph: ChannelGraph, widths: dict[str, int]) -> Any:
@@ -78,8 +79,8 @@ def test_damage_is_that_of_cutting_and_recovering_the_width_alone() -> None:
         plan = make_plan(graph, scores, widths, criterion="test", reasons=dict.fromkeys(widths, ""))
         alone, (fitted, held) = cut(model, plan).network, split_images(images)
         recover(alone, model, plan, fitted, positions=100, mosaics=0)
-        with raw_outputs(alone), raw_outputs(model), torch.no_grad():
-            wanted = float(divergence(alone(held), model(held)).total)
+        with evaluating(alone), evaluating(model), torch.no_grad():
+            wanted = float(divergence(raw_predictions(alone, held), raw_predictions(model, held)).total)
         assert found.damage[name][channels] == pytest.approx(wanted, rel=0.02)
     assert Sensitivity.from_dict(json.loads(json.dumps(found.to_dict()))) == found
 

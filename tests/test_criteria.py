@@ -3,15 +3,20 @@
 import copy
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 import torch
+import torch_pruning as tp
 from conftest import build
 from torch import nn
 from ultralytics.cfg import get_cfg
 
 from depgraph_hsic_only import ConfigError, DataError, list_criteria, plan_pruning, score_channels
+from depgraph_hsic_only.channels.groups import ChannelGraph, ChannelGroup, Member, trace_channels
+from depgraph_hsic_only.criteria.gradient import first_order
+from depgraph_hsic_only.criteria.registry import create_criterion, registered_criterion
 
 
 def parts(model: Any, group: str) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -45,6 +50,87 @@ def test_weight_criteria_are_those_of_their_papers(group: str) -> None:
         "bn_scale": torch.stack([s.abs() for s in scales]).mean(0),
     }.items():
         torch.testing.assert_close(score_channels(model, name, layers=[3, 8])[group], expected.detach(), msg=name)
+
+
+def test_weight_criteria_are_torch_prunings_own_on_every_group() -> None:
+    for group in trace_channels(build(nc=3), "all").groups:
+        for name, its in {
+            "magnitude": tp.importance.GroupMagnitudeImportance(p=2, normalizer=None),
+            "l1": tp.importance.GroupMagnitudeImportance(p=1, normalizer=None),
+            "bn_scale": tp.importance.BNScaleImportance(normalizer=None),
+        }.items():
+            if name != "bn_scale" or any(member.role == "norm" for member in group.members):
+                found = registered_criterion(name)(group)
+                assert torch.equal(found, its(group.dependencies[0])), (name, group.name)
+
+
+def test_heads_that_pass_through_a_depthwise_convolution() -> None:
+    """Two heads of three values and two keys each, by a plain loop over everything that belongs to a head."""
+    torch.manual_seed(0)
+    heads = torch.tensor([0, 0, 0, 1, 1, 1])
+    order = torch.tensor([5, 0, 3, 1, 4, 2])  # as concatenations are read
+    modules = {
+        "k": (nn.Conv2d(4, 4, 1, bias=False), "output", torch.arange(4), torch.arange(4) // 2),
+        "v": (nn.Conv2d(4, 6, 1, bias=False), "output", torch.arange(6), heads),
+        "pe": (nn.Conv2d(6, 6, 3, groups=6, bias=False), "output", torch.arange(6), heads),
+        "bn": (nn.BatchNorm2d(6), "norm", torch.arange(6), heads),
+        "proj": (nn.Conv2d(6, 5, 1), "input", order, heads[order]),
+    }
+    for module, *_ in modules.values():
+        for parameter in module.parameters():
+            parameter.data, parameter.grad = torch.randn_like(parameter), torch.randn_like(parameter)
+    members = tuple(Member(name, m, cast(Any, role), at, head) for name, (m, role, at, head) in modules.items())
+    group = ChannelGroup("heads", "a0", 0, 2, members, None)
+    powers: dict[str, list[float]] = {name: [0.0, 0.0] for name in ("magnitude", "l1", "bn_scale", "taylor")}
+    for module, role, index, channel in modules.values():
+        for at, head in zip(index.tolist(), channel.tolist(), strict=True):
+            w = (module.weight[:, at] if role == "input" else module.weight[at]).detach()
+            grad = module.weight.grad[:, at] if role == "input" else module.weight.grad[at]
+            powers["magnitude"][head] += float(w.square().sum()) / 5
+            powers["l1"][head] += float(w.abs().sum()) / 5
+            powers["bn_scale"][head] += float(w.abs().sum()) if role == "norm" else 0
+            powers["taylor"][head] += abs(float((w * grad).sum()))
+            if role == "norm":
+                powers["taylor"][head] += abs(float(module.bias.detach()[at] * module.bias.grad[at]))
+    for name, expected in powers.items():
+        found = first_order(group) if name == "taylor" else registered_criterion(name)(group)
+        torch.testing.assert_close(found.double(), torch.tensor(expected).double(), rtol=1e-5, atol=1e-5)
+
+
+def test_heads_score_by_all_their_channels() -> None:
+    """Fours of channels that are cut whole, at every criterion: what is added up, what counts most, what goes first."""
+    network = build(nc=5)
+    norm, conv = network.model[3].bn, network.model[3].conv
+    for t in (conv.weight, norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        t.data[8:12] = t.data[32:36]
+    norm.weight.data[20:24] = 0
+    batches = [
+        {**batch, "img": torch.rand(6, 3, 64, 64, generator=torch.Generator().manual_seed(k))}
+        for k, batch in enumerate(labelled_batches())
+    ]
+    for name, add in {"magnitude": True, "l1": True, "bn_scale": True, "taylor": True, "hsic_lasso": False}.items():
+        criterion = create_criterion(name, **({"block_size": 64} if name == "hsic_lasso" else {}))
+        graph = trace_channels(network, [3])
+        alone, whole = criterion.score(graph, batches)["model.3"], criterion.score(by_fours(graph), batches)["model.3"]
+        fours = alone.view(16, 4)
+        torch.testing.assert_close(whole, fours.sum(1) if add else fours.amax(1), rtol=1e-3, atol=1e-6, msg=name)
+    score = create_criterion("reconstruction", ridge=1e-6).score(by_fours(trace_channels(network, [3])), batches)[
+        "model.3"
+    ]
+    first = set(score.argsort()[:2].tolist())
+    assert 5 in first and len(first & {2, 8}) == 1
+
+
+def by_fours(graph: ChannelGraph) -> ChannelGraph:
+    """The same graph where four channels that follow each other are one."""
+    widths = []
+    for width in graph.widths:
+        groups = (
+            replace(g, channels=g.channels // 4, members=tuple(replace(m, channel=m.channel // 4) for m in g.members))
+            for g in width.groups
+        )
+        widths.append(replace(width, channels=width.channels // 4, groups=tuple(groups)))
+    return replace(graph, widths=tuple(widths))
 
 
 @pytest.mark.parametrize("criterion", ["magnitude", "l1", "bn_scale"])

@@ -52,6 +52,21 @@ def test_samples_are_what_the_convolutions_read_and_put_out() -> None:
     assert not any(m._forward_hooks for m in graph.model.modules())
 
 
+def test_parts_of_one_convolution_share_their_samples(monkeypatch: Any) -> None:
+    """However many they are, and whatever their order."""
+    network, names = build(), [f"model.22.{branch}.0.0.conv" for branch in ("cv4", "cv2", "cv3")]  # read the same
+    alone = gather_samples(network, names, [{"img": random_images(3)}], positions=4, seed=0)
+    monkeypatch.setattr("depgraph_hsic_only.recovery.samples.split_of", lambda network, path: path[:8])
+    (found,) = gather_samples(network, names, [{"img": random_images(3)}], positions=4, seed=0)
+    assert found.convolutions == tuple(sorted(names))
+    by_name = {s.convolutions[0]: s for s in alone}
+    for key in ("outputs", "weight"):
+        dim = 1 if key == "outputs" else 0
+        expected = torch.cat([getattr(by_name[name], key) for name in sorted(names)], dim)
+        torch.testing.assert_close(getattr(found, key), expected)
+    torch.testing.assert_close(found.inputs, alone[0].inputs)
+
+
 def test_hooks_and_modes_are_put_back_after_an_error() -> None:
     graph = trace_channels(build().train())
     modes = [m.training for m in graph.model.modules()]

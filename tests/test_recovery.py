@@ -1,49 +1,116 @@
-"""Recovery: least squares against a second implementation, exact cases, curvature against the Hessian, real images."""
+"""Recovery: least squares against a second implementation, exact cases, curvature against the Hessian, real images.
+
+Divergences are compared with Ultralytics' own measures of similarity.
+"""
 
 import copy
-from typing import Any
+import math
+from collections import OrderedDict
+from typing import Any, cast
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import COCO_MINI, build
+from torch import nn
 from torch.autograd.functional import hessian
-from ultralytics.nn.tasks import DetectionModel
+from ultralytics.nn.modules import Conv
+from ultralytics.nn.tasks import DetectionModel, SegmentationModel
+from ultralytics.utils.metrics import kpt_iou, probiou
 
 from depgraph_hsic_only import ConfigError, DataError, PlanError, apply_plan, load_model, plan_pruning, recover
 from depgraph_hsic_only.channels.cut import cut
 from depgraph_hsic_only.data.images import load_images
 from depgraph_hsic_only.recovery.augmentation import make_mosaics
 from depgraph_hsic_only.recovery.divergence import divergence, sampled_loss
-from depgraph_hsic_only.recovery.layerwise import LayerwisePass, raw_outputs
+from depgraph_hsic_only.recovery.layerwise import LayerwisePass, evaluating
 from depgraph_hsic_only.recovery.least_squares import NormalEquations
+from depgraph_hsic_only.recovery.positions import SampledPositions, choose_positions
 from depgraph_hsic_only.recovery.recover import METHODS
-from depgraph_hsic_only.recovery.refit import touched_convolutions
+from depgraph_hsic_only.recovery.refit import refit, touched_convolutions
+from depgraph_hsic_only.yolo.predictions import raw_predictions
 
 
 def random_images(n: int = 8, side: int = 96) -> torch.Tensor:
     return torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(3))
 
 
-def test_normal_equations_give_the_weighted_ridge_solution() -> None:
-    """Against lstsq on the tall system: weighted samples, an intercept column, and rows that pull W to W₀."""
+def ridge_solution(x: Any, y: Any, weight: Any, w0: Any, share: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """W and c by lstsq on the tall system: weighted samples, an intercept column, and rows that pull W to W₀."""
+    mean = (weight @ x) / weight.sum()
+    ridge, n = share * (weight @ (x - mean).square()).mean(), x.shape[1]
+    root = weight.sqrt()[:, None]
+    pull = torch.cat([ridge.sqrt() * torch.eye(n, dtype=torch.float64), torch.zeros(n, 1, dtype=torch.float64)], 1)
+    tall = torch.cat([torch.cat([root * x, root], 1), pull])
+    solution = torch.linalg.lstsq(tall, torch.cat([root * y, ridge.sqrt() * w0]), driver="gelsd").solution
+    return solution[:-1], solution[-1]
+
+
+def test_normal_equations_give_the_weighted_ridge_solution_of_each_group() -> None:
     generator = torch.Generator().manual_seed(0)
-    x, y, w0 = (torch.randn(*s, generator=generator, dtype=torch.float64) for s in ((50, 6), (50, 3), (6, 3)))
+    shapes = (50, 3, 6), (50, 3, 3), (3, 6, 3)
+    x, y, w0 = (torch.randn(*s, generator=generator, dtype=torch.float64) for s in shapes)
     weight = torch.rand(50, generator=generator, dtype=torch.float64) + 0.1
-    x[:, 5] = x[:, 0] - x[:, 1] + 2  # rank-deficient: only the ridge decides
-    equations = NormalEquations(6, 3, torch.device("cpu"))
+    x[:, 0, 5] = x[:, 0, 0] - x[:, 0, 1] + 2  # rank-deficient: only the ridge decides
+    x[:, 1] *= 100
+    x[:, 2] = 7.3  # constant: it says nothing of W
+    equations = NormalEquations(3, 6, 3, torch.device("cpu"))
     for part in torch.arange(50).split(17):
         equations.add(x[part], y[part], weight[part])
     w, c = equations.solve(w0, 1e-2)
-
-    mean = (weight @ x) / weight.sum()
-    ridge = 1e-2 * (weight @ (x - mean).square()).mean()
-    root = weight.sqrt()[:, None]
-    pull = torch.cat([ridge.sqrt() * torch.eye(6, dtype=torch.float64), torch.zeros(6, 1, dtype=torch.float64)], 1)
-    tall = torch.cat([torch.cat([root * x, root], 1), pull])
-    solution = torch.linalg.lstsq(tall, torch.cat([root * y, ridge.sqrt() * w0]), driver="gelsd").solution
-    torch.testing.assert_close(torch.cat([w, c[None]]), solution, rtol=1e-8, atol=1e-8)
-    residual = (weight @ (y - x @ w - c).square()).sum() / (weight @ (y - weight @ y / weight.sum()).square()).sum()
+    for group in range(2):
+        found = ridge_solution(x[:, group], y[:, group], weight, w0[group], 1e-2)
+        torch.testing.assert_close((w[group], c[group]), found, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(w[2], w0[2], rtol=1e-4, atol=1e-4)
+    made = torch.einsum("ngi,gio->ngo", x, w) + c
+    spread = y - torch.einsum("n,ngo->go", weight, y) / weight.sum()
+    residual = (weight @ (y - made).square().flatten(1)).sum() / (weight @ spread.square().flatten(1)).sum()
     assert equations.error(w, c) == pytest.approx(float(residual), rel=1e-9)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_grouped_and_depthwise_convolutions_are_fitted_group_by_group(groups: int) -> None:
+    """A cut network of three convolutions against a plain loop over the groups of the second, one of it constant."""
+
+    def network(channels: int) -> Any:
+        torch.manual_seed(0)
+        layers = [Conv(3, channels, 3), Conv(channels, channels, 3, 2, g=groups * channels // 8), Conv(channels, 4)]
+        for i, layer in enumerate(layers):
+            cast(Any, layer).i, cast(Any, layer).f = i, -1
+        return nn.Sequential(OrderedDict(model=nn.Sequential(*layers))).eval()
+
+    teacher: Any = network(8)
+    student: Any = network(4) if groups != 1 else network(8)
+    kept = (1, 2, 6, 7) if groups == 8 else (4, 5, 6, 7) if groups == 2 else tuple(range(8))
+    first, conv = student.model[0], student.model[1].conv
+    first.conv.weight.data = teacher.model[0].conv.weight[list(kept)] + 0.1
+    first.conv.weight.data[1], first.bn.bias.data[1] = 0, 0.3
+    images, w0, mean = random_images(4, 32), conv.weight.detach().double(), student.model[1].bn.running_mean.clone()
+    name, generator = "model.1.conv", torch.Generator().manual_seed(1)
+    at = tuple(torch.stack([torch.randperm(256, generator=generator)[:100] for _ in range(2)]) for _ in range(2))
+    weight = tuple(torch.rand(2, 100, generator=generator) for _ in range(2))
+    passes = (LayerwisePass(n, images, batch=2) for n in (student, teacher))
+    sampled = {name: SampledPositions(at, weight, torch.ones(8))}
+    assert (touched_convolutions(student, teacher) == []) == (groups == 1)
+    (fitted,) = refit(*passes, sampled, {name: kept}, 1e-3)
+    assert 0 < fitted.after < fitted.before
+
+    x, y = first(images), teacher.model[1].conv(teacher.model[0](images))[:, list(kept)].flatten(2)
+    patches = F.unfold(x, 3, padding=1, stride=2).view(4, len(x[0]), 9, -1)
+    taken = torch.cat(at)[:, None].expand(-1, len(kept), -1)
+    x = patches.gather(3, taken[:, :, None].expand(-1, -1, 9, -1)).permute(0, 3, 1, 2).flatten(0, 1)  # (n, c, 9)
+    y = y.gather(2, taken).transpose(1, 2).flatten(0, 1)
+    for k, (inputs, outputs, w) in enumerate(
+        zip(x.chunk(conv.groups, 1), y.chunk(conv.groups, 1), w0.chunk(conv.groups), strict=True)
+    ):
+        weights = torch.cat(weight).flatten().double()
+        expected, c = ridge_solution(
+            inputs.flatten(1).double().detach(), outputs.double().detach(), weights, w.flatten(1).T, 1e-3
+        )
+        own = slice(k * len(w), (k + 1) * len(w))
+        torch.testing.assert_close(conv.weight[own].flatten(1).T.double(), expected, rtol=1e-3, atol=1e-4)
+        shift = (mean - student.model[1].bn.running_mean)[own]
+        torch.testing.assert_close(shift.double(), c, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("kept", [2**30, 0])
@@ -57,7 +124,7 @@ def test_the_layers_read_what_the_network_reads(kept: int) -> None:
 
     for i, layer in enumerate(network.model):
         layer.register_forward_pre_hook(lambda _, x, i=i: remember(i, x[0]))
-    with raw_outputs(network), torch.no_grad():
+    with evaluating(network), torch.no_grad():
         network(images)
         whole, walk = dict(expected), LayerwisePass(network, images, batch=3, kept=kept)
         for i in range(len(network.model)):
@@ -84,44 +151,156 @@ def test_what_repeats_is_recovered_exactly() -> None:
     found = recover(pruned, network, plan, images, ridge=1e-9)
     assert found.divergence[0] > 1e-4 and found.divergence[1] < 1e-6 * found.divergence[0] + 1e-9
     fresh = torch.rand(1, 3, 96, 96)
-    with torch.no_grad(), raw_outputs(network), raw_outputs(pruned):
-        for key in ("boxes", "scores", "proto"):
-            torch.testing.assert_close(pruned(fresh)[key], network(fresh)[key], rtol=1e-2, atol=1e-2)
+    with torch.no_grad():
+        (ours,), (theirs,) = (raw_predictions(n.eval(), fresh) for n in (pruned, network))
+    for key in ("boxes", "scores", "proto"):
+        torch.testing.assert_close(ours[key], theirs[key], rtol=1e-2, atol=1e-2)
     assert [layer.name for layer in found.layers][:2] == ["model.3.conv", "model.4.cv1.conv"]
 
 
-@pytest.mark.parametrize(("key", "part"), [("scores", "classes"), ("boxes", "boxes"), ("proto", "masks")])
-def test_drawn_gradients_have_the_curvature_of_the_divergence(key: str, part: str) -> None:
-    """Mean squared gradients over draws are the diagonal of the Hessian of D at the original."""
+SHAPES = {
+    "scores": (2, 3, 4),
+    "boxes": (2, 8, 4),
+    "mask_coefficient": (2, 2, 4),
+    "proto": (2, 2, 2, 2),
+    "kpts": (2, 3, 3, 4),
+    "angle": (2, 1, 4),
+}
+
+
+def predictions(seed: int = 0, **shapes: tuple[int, ...]) -> dict[str, torch.Tensor]:
+    """One set of raw predictions with everything that any task has; boxes of some size where they are distances."""
+    generator = torch.Generator().manual_seed(seed)
+    made = {
+        key: torch.randn(*shape, generator=generator, dtype=torch.float64) for key, shape in (SHAPES | shapes).items()
+    }
+    if made["boxes"].shape[1] == 4:
+        made["boxes"] = made["boxes"].exp()
+    return made
+
+
+@pytest.mark.parametrize(
+    ("key", "part", "shape"),
+    [
+        ("scores", "classes", SHAPES["scores"]),
+        ("boxes", "boxes", SHAPES["boxes"]),
+        ("boxes", "boxes", (2, 4, 4)),
+        ("proto", "masks", SHAPES["proto"]),
+        ("kpts", "keypoints", SHAPES["kpts"]),
+        ("kpts", "keypoints", (2, 3, 2, 4)),
+        ("angle", "angles", SHAPES["angle"]),
+    ],
+)
+def test_drawn_gradients_have_the_curvature_of_the_divergence(key: str, part: str, shape: tuple[int, ...]) -> None:
+    """Mean squared gradients over draws are the diagonal of the Hessian of D at the original, of an end-to-end head."""
     generator = torch.Generator().manual_seed(0)
-    shapes = {"scores": (1, 3, 4), "boxes": (1, 8, 4), "mask_coefficient": (1, 2, 4), "proto": (1, 2, 2, 2)}
-    teacher = {name: torch.randn(*s, generator=generator, dtype=torch.float64) for name, s in shapes.items()}
+    one, other = predictions(0, **{key: shape}), predictions(1, **{key: shape})
+    other["scores"] -= 0.5  # less confident
 
     def moved(t: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = getattr(divergence({**teacher, key: t}, teacher), part)
-        return found
+        return divergence(({**one, key: t}, other), (one, other))[part]
 
-    here = teacher[key]
-    objects = teacher["scores"].sigmoid().amax(1).sum().clamp_min(1)
+    here = one[key]
+    objects = sum(float(t["scores"].sigmoid().amax(1).sum().clamp_min(1)) for t in (one, other)) / 2
     curvature: Any = hessian(moved, here)
     expected = curvature.reshape(here.numel(), -1).diagonal() * objects
-    squares = torch.zeros_like(here)
-    for _ in range(3000):
-        leaf = here.clone().requires_grad_(True)
-        squares += torch.autograd.grad(sampled_loss({**teacher, key: leaf}, generator), leaf)[0].square() / 3000
-    torch.testing.assert_close(squares.flatten(), expected, rtol=0.15, atol=0.01)
+    assert float(expected.max()) > 0.01
+    draws = 4000
+    many, rest = ({k: t.repeat(draws, *[1] * (t.ndim - 1)) for k, t in each.items()} for each in (one, other))
+    leaf = many[key].requires_grad_(True)
+    squares = torch.autograd.grad(sampled_loss((many, rest), generator), leaf)[0].square()
+    mean = squares.view(draws, *here.shape).mean(0)
+    torch.testing.assert_close(mean.flatten(), expected, rtol=0.15, atol=0.01)
 
 
-def test_divergence_is_0_where_predictions_agree_and_grows_with_distance() -> None:
-    network = build(nc=3)
-    with torch.no_grad(), raw_outputs(network):
-        teacher = network(random_images(2, 64))
-    far = []
+@pytest.mark.parametrize("sides", [4, 32])
+def test_divergence_is_0_where_predictions_agree_and_grows_with_distance(sides: int) -> None:
+    teacher = predictions(boxes=(2, sides, 4))
+    far, both = [], []
     for step in (0.0, 0.1, 0.3):
-        moved = {k: t + step if k == "scores" else t * (1 + step) for k, t in teacher.items() if k != "feats"}
-        found = divergence(moved, teacher)
-        far.append(torch.stack([found.classes, found.boxes, found.masks]))
+        student = {
+            k: (t + step if k in ("scores", "kpts") else t * (1 + step)).requires_grad_() for k, t in teacher.items()
+        }
+        found = divergence((student,), (teacher,))
+        gradients = torch.autograd.grad(found.total, list(student.values()))
+        assert all(bool(torch.isfinite(t).all()) for t in gradients)
+        far.append(torch.stack(list(found.parts.values())))
+        both.append(divergence((student, teacher), (teacher, teacher)))
+    assert len(far[0]) == 5
     assert far[0].abs().max() < 1e-6 and (far[1] > 0).all() and (far[2] > far[1]).all()
+    for each, found in zip(both, far, strict=True):  # the other branches have not moved
+        torch.testing.assert_close(torch.stack(list(each.parts.values())), found / 2)
+
+
+def test_plain_distances_count_relative_to_the_size_of_the_box() -> None:
+    """A hundredth of a large box costs what one of a small box does; in a box of no size any shift costs a lot."""
+    scores = torch.full((1, 1, 3), 20.0)
+    teacher = torch.tensor([[50.0, 20, 50, 20], [500.0, 200, 500, 200], [0, 0, 0, 0]]).T[None]
+
+    def cost(anchor: int, shift: list[float]) -> float:
+        student = teacher.clone()
+        student[0, :, anchor] += torch.tensor(shift)
+        ours, theirs = ({"scores": scores, "boxes": boxes} for boxes in (student, teacher))
+        return float(divergence((ours,), (theirs,))["boxes"])
+
+    assert cost(1, [10, 0, 0, 0]) == pytest.approx(cost(0, [1, 0, 0, 0]), rel=0.1)
+    assert cost(0, [0, 1, 0, 0]) > 4 * cost(0, [1, 0, 0, 0])  # the box is lower than it is wide
+    assert cost(0, [1, 0, 0, 0]) < cost(2, [1, 0, 0, 0]) < 2
+    assert cost(0, [1e-3, 0, 0, 0]) > 0  # nothing vanishes, however near
+
+
+def test_shifted_keypoints_cost_what_they_lose_of_oks() -> None:
+    """Of one visible keypoint about ten times −ln OKS, as Ultralytics has it, as long as the shift is small."""
+    scores, boxes = torch.full((1, 1, 1), 20.0), torch.tensor([40.0, 20, 40, 20])[None, :, None]
+    here, there = torch.tensor([[3.0, -2, 20]]), torch.tensor([[3.5, -2.4, 20]])
+    teacher = {"scores": scores, "boxes": boxes, "kpts": here.view(1, 1, 3, 1)}
+    found = float(divergence((teacher | {"kpts": there.view(1, 1, 3, 1)},), (teacher,))["keypoints"])
+    oks = kpt_iou(here[None], there[None], torch.tensor([80.0 * 40]), [0.05])
+    assert found == pytest.approx(-10 * float(oks.log()), rel=0.05)
+    unseen = {**teacher, "kpts": torch.tensor([3.0, -2, -20]).view(1, 1, 3, 1)}
+    lost = unseen | {"kpts": torch.tensor([9.0, 5, -20]).view(1, 1, 3, 1)}
+    assert float(divergence((lost,), (unseen,))["keypoints"]) < 1e-6  # nobody is told where it is
+
+
+def test_turned_boxes_cost_what_ultralytics_thinks_of_them() -> None:
+    """Forty Bhattacharyya distances of the Gaussians whose overlap is its similarity of rotated boxes."""
+    sides = torch.tensor([[3.0, 1, 3, 1], [1.0, 4, 1, 4], [2.0, 2, 2, 2]]).T[None]
+    scores = torch.full((1, 1, 3), 20.0)
+    angles = torch.tensor([0.2, -0.7, 1.0])
+    for turn in (0.01, 0.3, math.pi / 2, 2.0, math.pi):
+        found = []
+        for k in range(3):
+            one = {"scores": scores[..., k : k + 1], "boxes": sides[..., k : k + 1], "angle": angles[k].view(1, 1, 1)}
+            found.append(float(divergence((one | {"angle": one["angle"] + turn},), (one,))["angles"]))
+        size = sides[0, :2].T + sides[0, 2:].T + 0.1
+        here = torch.cat([torch.zeros(3, 2), size, angles[:, None]], 1).double()
+        there = here + torch.tensor([0, 0, 0, 0, turn])
+        distance = -(1 - (1 - probiou(here, there)).square()).log().flatten()  # from that of Hellinger
+        torch.testing.assert_close(torch.tensor(found).double(), 40 * distance, rtol=2e-2, atol=1e-4)
+        assert found[2] < 1e-4 and (found[0] < 1e-4) == (turn == math.pi)
+
+
+def test_what_no_prediction_needs_is_sampled_with_equal_weights() -> None:
+    """The semantic segmentation beside YOLO26's prototypes; both sets of branches get gradients."""
+    network: Any = SegmentationModel("yolo26n-seg.yaml", nc=3, verbose=False)
+    head = "model.23"
+    needed = [
+        "model.16.cv2.conv",
+        f"{head}.cv3.0.0.0.conv",
+        f"{head}.one2one_cv2.0.0.conv",
+        f"{head}.one2one_cv4.0.0.conv",
+    ]
+    unneeded = [f"{head}.proto.semseg.0.conv", f"{head}.proto.semseg.2"]
+    with evaluating(network, auxiliary=True):
+        found = choose_positions(network, needed + unneeded, random_images(3, 64), positions=20, seed=0)
+        assert not network.model[16].cv2.bn.training
+    assert not any(m._forward_hooks for m in network.modules())
+    for name in needed + unneeded:
+        weight = torch.cat(found[name].weight)
+        assert weight.shape == torch.cat(found[name].index).shape == (3, 20)
+        assert bool((weight == 1).all()) == (name in unneeded)
+        assert bool((found[name].curvature == 0).all()) == (name in unneeded)
+    assert len(found[unneeded[1]].curvature) == 3
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.uint8])
@@ -193,7 +372,8 @@ def test_held_out_real_images(real_yolo: Any, real_weights: Any) -> None:
     for method in METHODS:
         model = load_model(real_weights)
         apply_plan(model, plan_pruning(model, 0.25), recovery=method, images=images, steps=12)
-        with torch.no_grad(), raw_outputs(model.model), raw_outputs(real_yolo.model):
-            far[method] = float(divergence(model.model(held_out), real_yolo.model(held_out)).total)
+        with torch.no_grad(), evaluating(model.model), evaluating(real_yolo.model):
+            found = (raw_predictions(network, held_out) for network in (model.model, real_yolo.model))
+            far[method] = float(divergence(*found).total)
     assert far["least_squares"] < 0.5 * far["none"] and far["least_squares"] < 0.7 * far["bn"]
     assert far["distill"] < far["least_squares"]

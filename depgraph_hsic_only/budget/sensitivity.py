@@ -20,12 +20,13 @@ from depgraph_hsic_only.channels.limits import Limits
 from depgraph_hsic_only.channels.plan import make_plan
 from depgraph_hsic_only.channels.widths import Scores, follow_ties
 from depgraph_hsic_only.recovery.divergence import mean_divergence
-from depgraph_hsic_only.recovery.layerwise import LayerwisePass, batch_size, raw_outputs
+from depgraph_hsic_only.recovery.layerwise import LayerwisePass, batch_size, evaluating
 from depgraph_hsic_only.recovery.positions import SampledPositions, choose_positions
 from depgraph_hsic_only.recovery.refit import refit
 from depgraph_hsic_only.support.progress import track
 from depgraph_hsic_only.support.threads import all_cores
 from depgraph_hsic_only.yolo.blocks import stock_paths
+from depgraph_hsic_only.yolo.predictions import Predictions, head_predictions
 from depgraph_hsic_only.yolo.types import Network
 
 _SHARES = (0.75, 0.5, 0.25)  # of a width that are measured
@@ -109,7 +110,7 @@ def measure_sensitivity(
     damage: dict[str, dict[int, float]] = {name: {} for name in sizes}
     total = sum(map(len, sizes.values()))
     consumers = stock_paths(graph.model, graph.consumers)
-    with raw_outputs(network):
+    with evaluating(network, auxiliary=True):
         sampled = choose_positions(network, consumers, fitted, positions=_POSITIONS, seed=seed)
         passes = LayerwisePass(network, fitted, batch=batch), LayerwisePass(network, held, batch=batch)
         damages = _damages(network, graph, scores, *passes, sampled, sizes)
@@ -156,7 +157,7 @@ def _damages(
                 read = {  # one that has only lost outputs still does exactly what it did
                     name: at for name, at in sampled.items() if _reads(student, name) != _reads(network, name)
                 }
-                with raw_outputs(student):
+                with evaluating(student, auxiliary=True):
                     for _ in refit(fitted.fork(student), fitted.fork(network), read, found.kept, _RIDGE):
                         continue
                     outputs = zip(_outputs(held.fork(student)), wanted, strict=True)
@@ -167,12 +168,12 @@ def _damages(
 
 
 @torch.no_grad()
-def _outputs(ahead: LayerwisePass) -> Iterator[dict[str, torch.Tensor]]:
+def _outputs(ahead: LayerwisePass) -> Iterator[Predictions]:
     """What the head puts out, batch by batch."""
     while ahead.index < ahead.last:
         ahead.step()
     for x in ahead.inputs():
-        yield {name: t for name, t in ahead.layer(x).items() if name != "feats"}
+        yield head_predictions(ahead.layer, x)
 
 
 def _reads(network: Network, name: str) -> int:

@@ -5,6 +5,7 @@ from torch import nn
 
 from depgraph_hsic_only.channels.groups import ChannelGraph, ChannelGroup
 from depgraph_hsic_only.criteria.registry import Batches, Criterion, register_criterion
+from depgraph_hsic_only.criteria.weights import by_position
 from depgraph_hsic_only.errors import DataError
 from depgraph_hsic_only.yolo.load import with_loss_arguments
 
@@ -41,17 +42,16 @@ class Taylor(Criterion):
         model.train(training)
         if not seen:
             raise DataError("criterion taylor: expected labelled batches, got none; pass batches= or a data set")
-        return {group.name: _first_order(group) for group in graph.groups}
+        return {group.name: first_order(group) for group in graph.groups}
 
 
-def _first_order(group: ChannelGroup) -> torch.Tensor:
+def first_order(group: ChannelGroup) -> torch.Tensor:
+    """The score (C,) of each channel, float64, from the gradients that the group's modules hold."""
     score = torch.zeros(group.channels, dtype=torch.float64)
     for member in group.members:
         for name, weight in member.module.named_parameters(recurse=False):
             if weight.grad is None or (member.role == "input" and name == "bias"):
                 continue
-            transposed = isinstance(member.module, nn.ConvTranspose2d)
-            dim = 1 if weight.ndim > 1 and (member.role == "input") != transposed else 0
-            change = (weight.detach() * weight.grad).double().movedim(dim, 0).reshape(weight.shape[dim], -1).sum(1)
+            change = by_position(member, (weight.detach() * weight.grad).double()).sum(1)
             score.index_add_(0, member.channel, change.abs().cpu()[member.index])
     return score

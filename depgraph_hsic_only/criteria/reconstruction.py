@@ -6,10 +6,10 @@ other weights re-fitted by least squares, up to the squared error
 
     e_c = ½ tr(F W_cᵀ [(Σ⁻¹)_cc]⁻¹ W_c)
 
-with W_c (k², c_out) and (Σ⁻¹)_cc (k², k²) the channel's blocks, and F the curvature of the predictions' divergence
-along each output (see `divergence.sampled_loss`). By backward elimination the channel with the least e_c, summed over
-all consumers of the group, goes first, and W and Σ⁻¹ are updated exactly. What is assumed is what `recover.py` then
-does.
+with W_c (k², c_out) and (Σ⁻¹)_cc (k², k²) the channel's blocks, for an attention head those of all its channels, and F
+the curvature of the predictions' divergence along each output (see `divergence.sampled_loss`). By backward elimination
+the channel with the least e_c, summed over all consumers of the group, goes first, and W and Σ⁻¹ are updated exactly.
+What is assumed is what `recover.py` then does.
 """
 
 from collections.abc import Mapping
@@ -22,12 +22,13 @@ from depgraph_hsic_only.channels.amount import is_number
 from depgraph_hsic_only.channels.groups import ChannelGraph, ChannelGroup
 from depgraph_hsic_only.criteria.registry import Batches, Criterion, register_criterion
 from depgraph_hsic_only.errors import ConfigError, DataError
-from depgraph_hsic_only.recovery.layerwise import as_input, batch_size, raw_outputs, tapped
+from depgraph_hsic_only.recovery.layerwise import as_input, batch_size, evaluating, tapped
 from depgraph_hsic_only.recovery.least_squares import NormalEquations, damped
 from depgraph_hsic_only.recovery.positions import choose_positions
 from depgraph_hsic_only.recovery.samples import grid, matrix, taken_patches
 from depgraph_hsic_only.support.progress import track
 from depgraph_hsic_only.support.threads import all_cores
+from depgraph_hsic_only.yolo.predictions import raw_predictions
 from depgraph_hsic_only.yolo.types import Network
 
 
@@ -77,21 +78,21 @@ class Reconstruction(Criterion):
 
         def tap(name: str, conv: Any, x: torch.Tensor, output: torch.Tensor) -> None:
             index, weight = next(batches[name])
-            x = taken_patches(x, conv, index, grid(conv, output).shape[3]).flatten(1)
-            seen.setdefault(name, NormalEquations(x.shape[1], 0, x.device)).add(x, x[:, :0], weight.flatten())
+            x = taken_patches(x, conv, index, grid(conv, output).shape[3]).flatten(1)[:, None]
+            seen.setdefault(name, NormalEquations(1, x.shape[2], 0, x.device)).add(x, x[..., :0], weight.flatten())
 
-        with raw_outputs(network):
+        with evaluating(network, auxiliary=True):
             sampled = choose_positions(network, graph.consumers, images, positions=self.positions, seed=self.seed)
             batches = {name: zip(at.index, at.weight, strict=True) for name, at in sampled.items()}
             with tapped(network, sampled, tap), torch.no_grad():
                 for part in track(parts, "reading inputs", len(parts)):
-                    network(as_input(part, next(network.parameters()).device))
+                    raw_predictions(network, as_input(part, next(network.parameters()).device))
         consumers = {}
         for name, equations in seen.items():
             covariance = equations.covariance.cpu()
             if not bool(torch.isfinite(covariance).all()):
                 raise DataError(f"{name}: expected finite activations, got NaN or infinity; check weights and images")
-            inverse = torch.linalg.inv(damped(covariance, self.ridge))
+            inverse = torch.linalg.inv(damped(covariance, self.ridge)[0])
             root = (sampled[name].curvature.double().cpu() / 2).sqrt()
             conv = network.get_submodule(name)
             consumers[name] = _Consumer(inverse, matrix(conv).double().cpu().T * root, conv.in_channels)
@@ -117,7 +118,8 @@ def _parts(group: ChannelGroup, consumers: Mapping[str, _Consumer]) -> list[tupl
         if member.role == "input":
             consumer = consumers[member.name]
             patch = len(consumer.weight) // consumer.inputs
-            inputs = member.index[member.channel.argsort(stable=True)]  # a shortcut puts a channel in several
+            # A shortcut puts a channel in several, and an attention head is several: each channel in as many.
+            inputs = member.index[member.channel.argsort(stable=True)]
             rows = (inputs[:, None] * patch + torch.arange(patch)).flatten()
             shape = (group.channels, len(rows) // group.channels)
             inverse = consumer.inverse[rows][:, rows]

@@ -43,7 +43,7 @@ def plan_pruning(
     imgsz: int | None = None,
     **options: Any,
 ) -> PruningPlan:
-    """Decide what to cut from a YOLOv8 model; the model is left as it is.
+    """Decide what to cut from a YOLO model; the model is left as it is.
 
     Args:
         model: A `YOLO`, or its SegmentationModel or DetectionModel.
@@ -69,7 +69,7 @@ def plan_pruning(
         options: Options of the criterion, such as `seed` of "random".
 
     Raises:
-        UnsupportedModelError: The model is no unmodified YOLOv8 network.
+        UnsupportedModelError: The model is no unmodified YOLO network.
         ConfigError: A setting is unknown or out of range.
         DataError: The criterion needs batches and there are none.
         PlanError: The criterion's scores are not finite or of a wrong shape.
@@ -127,7 +127,7 @@ def apply_plan(
         settings: Other arguments of `recover`.
 
     Raises:
-        UnsupportedModelError: The model is no unmodified YOLOv8 network.
+        UnsupportedModelError: The model is no unmodified YOLO network.
         PlanError: The plan was made for another model.
         ConfigError: There is no such recovery.
         DataError: The images can't be used.

@@ -112,7 +112,7 @@ class HsicLassoPruner:
             model: A `YOLO`, or its SegmentationModel or DetectionModel.
 
         Raises:
-            UnsupportedModelError: It is no unmodified YOLOv8 network.
+            UnsupportedModelError: It is no unmodified YOLO network.
             DataError: The images can't be used.
         """
         network = network_of(model)
@@ -129,7 +129,7 @@ class HsicLassoPruner:
             Widths and cost before and after, and the scores.
 
         Raises:
-            UnsupportedModelError: It is no unmodified YOLOv8 network.
+            UnsupportedModelError: It is no unmodified YOLO network.
             DataError: The images can't be used.
         """
         network = network_of(model)
@@ -159,7 +159,7 @@ class HsicLassoPruner:
             convolution: Its path in the model in split form, such as "model.4.cv2.conv" or "model.4.first.conv".
 
         Raises:
-            UnsupportedModelError: It is no unmodified YOLOv8 network.
+            UnsupportedModelError: It is no unmodified YOLO network.
             ConfigError: There is no such convolution.
             DataError: The images can't be used.
         """

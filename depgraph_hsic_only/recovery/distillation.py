@@ -14,7 +14,8 @@ import torch
 
 from depgraph_hsic_only.recovery.augmentation import varied
 from depgraph_hsic_only.recovery.divergence import divergence
-from depgraph_hsic_only.recovery.layerwise import raw_outputs
+from depgraph_hsic_only.recovery.layerwise import evaluating
+from depgraph_hsic_only.yolo.predictions import raw_predictions
 from depgraph_hsic_only.yolo.types import Network
 
 _RATE = 1e-4  # learning rate of AdamW; at 3e-4 and above the predictions get worse before they get better, if they do
@@ -43,15 +44,15 @@ def distill(
     trained = [p for name, p in student.named_parameters() if ".dfl." not in name]  # a constant
     optimizer = torch.optim.AdamW(trained, lr=_RATE, betas=(0.9, 0.99), weight_decay=0.0)
     device, start, step, used = trained[0].device, time.perf_counter(), 0, 0.0
-    with raw_outputs(student), raw_outputs(teacher), torch.enable_grad():
+    with evaluating(student), evaluating(teacher), torch.enable_grad():
         while used < 1:
             x = varied(images, batch, generator).to(device)
             with torch.no_grad():
-                wanted = teacher(x)
+                wanted = raw_predictions(teacher, x)
             for group in optimizer.param_groups:
                 group["lr"] = _RATE * min(1.0, (step + 1) / _WARM_UP) * 0.5 * (1 + math.cos(math.pi * used))
             optimizer.zero_grad()
-            loss: Any = divergence(student(x), wanted).total
+            loss: Any = divergence(raw_predictions(student, x), wanted).total
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trained, _CLIP)
             optimizer.step()

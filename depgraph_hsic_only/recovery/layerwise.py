@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from depgraph_hsic_only.yolo.blocks import sources
+from depgraph_hsic_only.yolo.predictions import last_readers, layer_input
 from depgraph_hsic_only.yolo.types import Network
 
 _PIXELS = 8 * 320 * 320  # of a batch: memory of a backward pass grows with it
@@ -15,12 +15,12 @@ _KEPT = 2**30  # bytes of activations kept between layers; past it they are comp
 
 
 class LayerwisePass:
-    """The activations in front of one layer of a YOLOv8 network after the other, for all images.
+    """The activations in front of one layer of a network after the other, for all images.
 
     What the layers to come will read is kept, where it fits; where it doesn't, it is computed again from what was kept
     before. Layers behind may be changed at any time: nothing of them has been computed.
 
-    The network is in evaluation mode, with raw outputs (see `raw_outputs`). The images are (n, c, h, w), float in
+    The network is in evaluation mode (see `evaluating`). The images are (n, c, h, w), float in
     [0, 1] or uint8, on any device; so many as a `batch` go through a layer at a time, and so many bytes may be `kept`.
     `index` is that of the layer at hand, `last` that of the head.
     """
@@ -31,7 +31,7 @@ class LayerwisePass:
         self._states: list[dict[int, torch.Tensor]] = [{-1: part} for part in torch.split(images, batch)]
         self.index = self._at = 0
         self.last = len(network.model) - 1
-        self._last_consumer = {j: i for i, layer in enumerate(network.model) for j in sources(layer, i)}
+        self._last_reader = last_readers(network)
 
     def fork(self, network: Network) -> "LayerwisePass":
         """A pass from here through another network whose layers before this one are the same."""
@@ -58,9 +58,8 @@ class LayerwisePass:
             self._at = self.index
 
     def _read(self, state: dict[int, torch.Tensor], i: int) -> Any:
-        layer = self.network.model[i]
-        found = [as_input(state[j], self._device) if j < 0 else state[j] for j in sources(layer, i)]
-        return found if isinstance(layer.f, list) else found[0]
+        images = {-1: as_input(state[-1], self._device)} if -1 in state else {}
+        return layer_input(self.network, i, state | images)
 
     @torch.no_grad()
     def _run(self, state: dict[int, torch.Tensor], stop: int) -> dict[int, torch.Tensor]:
@@ -68,7 +67,7 @@ class LayerwisePass:
         state = dict(state)
         for i in range(self._at, stop):
             state[i] = self.network.model[i](self._read(state, i))
-            state = {j: t for j, t in state.items() if self._last_consumer.get(j, -1) > i}
+            state = {j: t for j, t in state.items() if self._last_reader.get(j, -1) > i}
         return state
 
 
@@ -84,11 +83,17 @@ def as_input(images: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 @contextmanager
-def raw_outputs(network: Network) -> Iterator[Any]:
-    """`network` in evaluation mode with a head that decodes nothing, for as long as the context lasts."""
+def evaluating(network: Network, *, auxiliary: bool = False) -> Iterator[Any]:
+    """`network` in evaluation mode for as long as the context lasts.
+
+    With what is `auxiliary`, its head decodes nothing, and what it has for training alone runs too, such as the
+    semantic segmentation beside YOLO26's prototypes.
+    """
     modes = {module: module.training for module in network.modules()}
     network.eval()
-    network.model[-1].training = True
+    head = network.model[-1]
+    for module in (head, getattr(head, "proto", head)):
+        module.training = auxiliary  # its own: every BatchNorm in it stays in evaluation mode
     try:
         yield network
     finally:

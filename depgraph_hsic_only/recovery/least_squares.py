@@ -9,7 +9,9 @@ that the already recovered model gives it, so that errors of earlier layers are 
 with x_i (c_in k²) the input patches at sampled (image, position) pairs, y_i (c_out) the original's outputs there
 before BatchNorm, s_i the weight of the position (see `positions.py`), W₀ the weights as they are, and r a share of the
 mean of the diagonal of Σ s_i x_i x_iᵀ, centred. The intercept c goes into BatchNorm's running mean, or into the bias
-where there is one. A transposed convolution that doubles the size is a 1×1 convolution to four times the channels.
+where there is one. A transposed convolution that doubles the size is a 1×1 convolution to four times the channels. A
+grouped convolution is as many problems as it has groups, each with its own inputs, outputs and r: a depthwise one is
+fitted channel by channel.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,6 +28,8 @@ from depgraph_hsic_only.recovery.positions import SampledPositions
 from depgraph_hsic_only.recovery.samples import grid, matrix, taken_outputs, taken_patches
 from depgraph_hsic_only.yolo.blocks import block_of
 
+_NOISE = 1e-9  # of the mean of the squared inputs: what varies less says nothing, such as a channel that is constant
+
 
 @dataclass(frozen=True)
 class FittedLayer:
@@ -41,57 +45,74 @@ class _Reached(Exception):
 
 
 class NormalEquations:
-    """The least-squares problem of one convolution, with so many inputs x_i and outputs y_i, summed up in float64."""
+    """The least-squares problem of one convolution, summed up in float64.
 
-    def __init__(self, inputs: int, outputs: int, device: torch.device) -> None:
+    For each of its groups it has so many inputs x_i and outputs y_i.
+    """
+
+    def __init__(self, groups: int, inputs: int, outputs: int, device: torch.device) -> None:
         def zeros(*shape: int) -> torch.Tensor:
-            return torch.zeros(*shape, dtype=torch.float64, device=device)
+            return torch.zeros(groups, *shape, dtype=torch.float64, device=device)
 
         self.count = 0.0
         self.x, self.y, self.yy = zeros(inputs), zeros(outputs), zeros(outputs)
         self.xx, self.xy = zeros(inputs, inputs), zeros(inputs, outputs)
 
     def add(self, x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor) -> None:
-        """Take in samples: x (n, inputs), y (n, outputs), their weights (n,)."""
-        x, y, weight = x.double(), y.double(), weight.double()
+        """Take in samples: x (n, groups, inputs), y (n, groups, outputs), their weights (n,)."""
+        x, y, weight = (t.double() for t in (x.transpose(0, 1), y.transpose(0, 1), weight))
         weighted = weight[:, None] * x
         self.count += float(weight.sum())
-        self.x += weighted.sum(0)
+        self.x += weighted.sum(1)
         self.y += weight @ y
         self.yy += weight @ y.square()
-        self.xx += weighted.T @ x
-        self.xy += weighted.T @ y
+        self.xx += weighted.mT @ x
+        self.xy += weighted.mT @ y
 
     def solve(self, w: torch.Tensor, ridge: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """W (inputs, outputs) and c (outputs,) of the minimum, from W₀ and r as a share of the mean of the diagonal."""
+        """W (groups, inputs, outputs) and c (groups, outputs) of the minimum.
+
+        From W₀ and r as a share of the mean of the diagonal.
+        """
         mean_x, mean_y, xx, xy, _ = self._centred()
-        change = torch.cholesky_solve(xy - xx @ w, torch.linalg.cholesky(damped(xx, ridge)))
-        return w + change, mean_y - mean_x @ (w + change)
+        least = _NOISE * self.xx.diagonal(dim1=1, dim2=2).mean(1)
+        change = torch.cholesky_solve(xy - xx @ w, torch.linalg.cholesky(damped(xx, ridge, least)))
+        w = w + change
+        return w, mean_y - _applied(mean_x, w)
 
     @property
     def covariance(self) -> torch.Tensor:
-        """Weighted covariance (inputs, inputs) of x."""
+        """Weighted covariance (groups, inputs, inputs) of x."""
         return self._centred()[2] / self.count
 
     def error(self, w: torch.Tensor, c: torch.Tensor) -> float:
         """Σ s_i ‖y_i − x_i W − c‖², relative to the weighted variance of y; 0 where y is constant."""
         mean_x, mean_y, xx, xy, yy = self._centred()
         scatter = yy.sum() - 2 * (w * xy).sum() + (w * (xx @ w)).sum()
-        shift = self.count * (mean_y - mean_x @ w - c).square().sum()
+        shift = self.count * (mean_y - _applied(mean_x, w) - c).square().sum()
         return float((scatter.clamp_min(0) + shift) / yy.sum()) if float(yy.sum()) > 0 else 0.0
 
     def _centred(self) -> tuple[torch.Tensor, ...]:
         """Weighted means of x and y, and the sums of products about them."""
         mean_x, mean_y = self.x / self.count, self.y / self.count
-        xx = self.xx - self.count * torch.outer(mean_x, mean_x)
-        xy = self.xy - self.count * torch.outer(mean_x, mean_y)
+        xx = self.xx - self.count * mean_x[:, :, None] * mean_x[:, None]
+        xy = self.xy - self.count * mean_x[:, :, None] * mean_y[:, None]
         return mean_x, mean_y, xx, xy, self.yy - self.count * mean_y.square()
 
 
-def damped(gram: torch.Tensor, ridge: float) -> torch.Tensor:
-    """A Gram or covariance matrix with a share `ridge` of the mean of its diagonal added to the diagonal."""
-    strength = max(ridge * float(gram.diagonal().mean()), torch.finfo(torch.float32).tiny)
-    return gram + strength * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+def _applied(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    """x (groups, inputs) times w (groups, inputs, outputs): (groups, outputs)."""
+    return (x[:, None] @ w)[:, 0]
+
+
+def damped(gram: torch.Tensor, ridge: float, least: torch.Tensor | None = None) -> torch.Tensor:
+    """Gram or covariance matrices (groups, n, n) with a share `ridge` of the mean of its diagonal added to each one's.
+
+    No less than `least` (groups,) is added.
+    """
+    strength = (ridge * gram.diagonal(dim1=1, dim2=2).mean(1)).clamp_min(torch.finfo(torch.float32).tiny)
+    strength = strength if least is None else torch.maximum(strength, least)
+    return gram + strength[:, None, None] * torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
 
 
 def fit_layer(
@@ -100,11 +121,13 @@ def fit_layer(
     """As `refit.refit`, of the layer that both passes stand at; convolutions come in the order in which they run."""
     for name, targets in _recorded(teacher, sampled).items():
         conv = student.network.get_submodule(name)
-        w = matrix(conv).double().T
-        equations = NormalEquations(len(w), w.shape[1], w.device)
+        w = matrix(conv).double()
+        w = w.view(conv.groups, -1, w.shape[1]).mT  # (groups, inputs, outputs)
+        equations = NormalEquations(conv.groups, w.shape[1], w.shape[2], w.device)
         for x, y, weight in zip(_patches(student, name, sampled[name]), targets, sampled[name].weight, strict=True):
             y = y if name not in kept else y[:, list(kept[name])]
-            equations.add(x, y.flatten(1), weight.flatten())
+            x, y = (t.reshape(len(t), conv.groups, -1) for t in (x, y))
+            equations.add(x, y, weight.flatten())
         norm = None if conv.bias is not None else student.network.get_submodule(f"{name.rpartition('.')[0]}.bn")
         yield FittedLayer(name, *_solved(conv, norm, w, equations, ridge))
 
@@ -114,13 +137,14 @@ def _solved(conv: Any, norm: Any, w: torch.Tensor, equations: NormalEquations, r
 
     The intercept goes into the bias, or into the BatchNorm `norm` of a convolution without one.
     """
-    repeats = w.shape[1] // conv.out_channels  # 4 of a transposed convolution, whose four positions share a bias
+    # 4 of a transposed convolution, whose four positions share a bias
+    repeats = conv.groups * w.shape[2] // conv.out_channels
     bias = w.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().double()
-    before = equations.error(w, bias.repeat_interleave(repeats))
+    before = equations.error(w, bias.repeat_interleave(repeats).view(conv.groups, -1))
     w, c = equations.solve(w, ridge)
     c = c.view(conv.out_channels, repeats).mean(1)
-    after = equations.error(w, c.repeat_interleave(repeats))
-    weight = w if isinstance(conv, nn.ConvTranspose2d) else w.T
+    after = equations.error(w, c.repeat_interleave(repeats).view(conv.groups, -1))
+    weight = w if isinstance(conv, nn.ConvTranspose2d) else w.mT
     conv.weight.data = weight.reshape(conv.weight.shape).to(conv.weight).contiguous()
     if norm is None:
         conv.bias.data = c.to(conv.bias)
@@ -148,11 +172,11 @@ def _recorded(forward: LayerwisePass, sampled: Mapping[str, SampledPositions]) -
 
 
 def _patches(forward: LayerwisePass, name: str, sampled: SampledPositions) -> Iterator[torch.Tensor]:
-    """What one convolution reads there, (n, c_in k²) for each batch; the pass stops at it."""
+    """What one convolution reads there, (n, c_in, k²) for each batch; the pass stops at it."""
     index, found = iter(sampled.index), []
 
     def tap(_: str, conv: Any, x: torch.Tensor, output: torch.Tensor) -> None:
-        found.append(taken_patches(x, conv, next(index), grid(conv, output).shape[3]).flatten(1))
+        found.append(taken_patches(x, conv, next(index), grid(conv, output).shape[3]))
         raise _Reached
 
     part = block_of(forward.layer).part(forward.layer, name.split(".", 2)[2])

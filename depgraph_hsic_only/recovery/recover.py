@@ -16,7 +16,7 @@ from depgraph_hsic_only.errors import ConfigError, DataError, PlanError
 from depgraph_hsic_only.recovery.augmentation import make_mosaics
 from depgraph_hsic_only.recovery.distillation import distill
 from depgraph_hsic_only.recovery.divergence import mean_divergence
-from depgraph_hsic_only.recovery.layerwise import LayerwisePass, as_input, batch_size, raw_outputs
+from depgraph_hsic_only.recovery.layerwise import LayerwisePass, as_input, batch_size, evaluating
 from depgraph_hsic_only.recovery.least_squares import FittedLayer
 from depgraph_hsic_only.recovery.positions import choose_positions
 from depgraph_hsic_only.recovery.refit import refit, touched_convolutions
@@ -24,6 +24,7 @@ from depgraph_hsic_only.support.nearest import nearest
 from depgraph_hsic_only.support.progress import track
 from depgraph_hsic_only.support.threads import all_cores
 from depgraph_hsic_only.yolo.load import bare_network, forget_predictor, network_of
+from depgraph_hsic_only.yolo.predictions import raw_predictions
 from depgraph_hsic_only.yolo.types import Network, Yolo
 
 _ENOUGH = 512  # images, up to which mosaics are added: beyond, they bring little for the time they take
@@ -140,7 +141,7 @@ def recover(
         names = touched_convolutions(changed, teacher)
         count = min(2 * len(images), max(0, _ENOUGH - len(images))) if mosaics is None else mosaics
         fitted = torch.cat([images, make_mosaics(images, count, seed)])
-        with raw_outputs(changed), raw_outputs(teacher):
+        with evaluating(changed, auxiliary=True), evaluating(teacher, auxiliary=True):
             sampled = choose_positions(teacher, names, fitted, positions=positions, seed=seed)
             passes = LayerwisePass(changed, fitted, batch=batch), LayerwisePass(teacher, fitted, batch=batch)
             layers = tuple(track(refit(*passes, sampled, kept, ridge), "re-fitting", len(names)))
@@ -167,13 +168,13 @@ def reestimate_batchnorm(network: Network, images: torch.Tensor, batch: int) -> 
     """Replace BatchNorm's statistics by the averages over the images, in place."""
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     momenta = [m.momentum for m in norms]
-    with raw_outputs(network), torch.no_grad():
+    with evaluating(network, auxiliary=True), torch.no_grad():
         for m in norms:
             m.reset_running_stats()
             m.momentum = None  # a cumulative average
             m.train()
         for part in torch.split(images, batch):
-            network(as_input(part, next(network.parameters()).device))
+            raw_predictions(network, as_input(part, next(network.parameters()).device))
     for m, momentum in zip(norms, momenta, strict=True):
         m.momentum = momentum
 
@@ -182,6 +183,6 @@ def mean_distance(student: Network, teacher: Network, images: torch.Tensor) -> f
     """Mean divergence of a cut network's predictions from the original's, over (at most 64 of) the images."""
     chosen = images[:: -(-len(images) // 64)]
     device = next(teacher.parameters()).device
-    with raw_outputs(student), raw_outputs(teacher), torch.no_grad():
+    with evaluating(student), evaluating(teacher), torch.no_grad():
         inputs = (as_input(part, device) for part in torch.split(chosen, batch_size(chosen)))
-        return mean_divergence((student(x), teacher(x)) for x in inputs)
+        return mean_divergence((raw_predictions(student, x), raw_predictions(teacher, x)) for x in inputs)

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from depgraph_hsic_only.errors import DataError
-from depgraph_hsic_only.recovery.layerwise import as_input, raw_outputs, tapped
+from depgraph_hsic_only.recovery.layerwise import as_input, evaluating, tapped
+from depgraph_hsic_only.yolo.blocks import split_of
+from depgraph_hsic_only.yolo.predictions import raw_predictions
 from depgraph_hsic_only.yolo.types import Network
-
-_FIRST, _SECOND = ".first.conv", ".second.conv"  # the halves of a SplitC2f, which read the same tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,14 +38,18 @@ def gather_samples(
 ) -> list[Samples]:
     """Sample the named convolutions of a model in evaluation mode, in one pass of the images; hooks are always removed.
 
-    The two halves of a split C2f read the same tensor and share their samples: both are named, or none. The batches
+    Convolutions that are parts of one in the stock network read the same tensor and share their samples. The batches
     have images under "img", (B, 3, H, W), uint8 or float in [0, 1]; so many positions are sampled from each, without
     repetition where the map is large enough. Memory: n · c_in · k² floats for each distinct input.
 
     Raises:
         DataError: There are no images, or an activation is not finite.
     """
-    inputs: dict[str, list[torch.Tensor]] = {name: [] for name in convolutions if not name.endswith(_SECOND)}
+    by_stock: dict[str, list[str]] = {}  # path
+    for name in convolutions:
+        by_stock.setdefault(split_of(model, name), []).append(name)
+    joint = [tuple(sorted(names)) for names in by_stock.values()]
+    inputs: dict[str, list[torch.Tensor]] = {names[0]: [] for names in joint}
     outputs: dict[str, list[torch.Tensor]] = {name: [] for name in convolutions}
     generators = {name: torch.Generator().manual_seed(seed) for name in convolutions}
 
@@ -57,18 +61,17 @@ def gather_samples(
         outputs[name].append(taken_outputs(output, sampled))
 
     parameter, seen = next(model.parameters()), 0
-    with raw_outputs(model), tapped(model, convolutions, tap), torch.no_grad():
+    with evaluating(model, auxiliary=True), tapped(model, convolutions, tap), torch.no_grad():
         for batch in batches:
-            model(as_input(batch["img"], parameter.device).to(parameter.dtype))
+            raw_predictions(model, as_input(batch["img"], parameter.device).to(parameter.dtype))
             seen += len(batch["img"])
     if not seen:
         raise DataError("expected calibration images, got none; pass images= or a data set")
     samples = []
-    for first in inputs:
-        names = (first, first.removesuffix(_FIRST) + _SECOND) if first.endswith(_FIRST) else (first,)
-        x, y = torch.cat(inputs[first]), torch.cat([torch.cat(outputs[name]) for name in names], 1)
+    for names in joint:
+        x, y = torch.cat(inputs[names[0]]), torch.cat([torch.cat(outputs[name]) for name in names], 1)
         if not bool(torch.isfinite(x).all() and torch.isfinite(y).all()):
-            raise DataError(f"{first}: expected finite activations, got NaN or infinity; check weights and images")
+            raise DataError(f"{names[0]}: expected finite activations, got NaN or infinity; check weights and images")
         weight = torch.cat([matrix(model.get_submodule(name)).float() for name in names])
         samples.append(Samples(names, x, y, weight.view(len(weight), *x.shape[1:])))
     return samples
@@ -93,7 +96,10 @@ def grid(conv: nn.Module, output: torch.Tensor) -> torch.Tensor:
 
 
 def matrix(conv: Any) -> torch.Tensor:
-    """The weights by which outputs are linear in patches: (c_out, c_in k²), (4 c_out, c_in) of a transposed one."""
+    """The weights by which outputs are linear in patches: (c_out, c_in k²), (4 c_out, c_in) of a transposed one.
+
+    Of a grouped one they are (c_out, c_in k² / groups), for the patches of the group.
+    """
     weight: torch.Tensor = conv.weight.detach()
     return weight.flatten(1).T if isinstance(conv, nn.ConvTranspose2d) else weight.flatten(1)
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from ultralytics.nn.modules import Pose
 
 from depgraph_hsic_only.yolo.blocks import is_end_to_end, sources
 from depgraph_hsic_only.yolo.types import Network
@@ -13,7 +14,8 @@ Predictions = tuple[Mapping[str, Any], ...]
 
 They are "boxes" (B, 4 r, A), logits of the distributions of the four distances or, with r = 1, these themselves in
 units of the stride, "scores" (B, classes, A) logits, and by task "mask_coefficient" (B, k, A) and "proto" (B, k, h, w),
-"kpts" (B, keypoints · values, A), "angle" (B, 1, A).
+"kpts" (B, keypoints, 2 or 3, A): places in units of the stride, up to a constant, and logits of being visible,
+"angle" (B, 1, A) in radians.
 """
 
 
@@ -45,8 +47,18 @@ def head_predictions(head: Any, inputs: list[torch.Tensor]) -> Predictions:
     """
     branches = [head.one2many, *([head.one2one] if is_end_to_end(head) else [])]
     found = [dict(head.forward_head(inputs, **branch)) for branch in branches]
+    for each in found:
+        if "kpts" in each:
+            each["kpts"] = _located(head, each["kpts"])
     prototypes = {}
     if hasattr(head, "proto"):
         made = head.proto(inputs if hasattr(head.proto, "feat_refine") else inputs[0])
         prototypes = dict(zip(("proto", "semseg"), made, strict=True)) if isinstance(made, tuple) else {"proto": made}
     return tuple({k: t for k, t in each.items() if k != "feats"} | prototypes for each in found)
+
+
+def _located(head: Any, keypoints: torch.Tensor) -> torch.Tensor:
+    """Keypoints (B, keypoints · values, A) as above: YOLOv8's head, unlike YOLO26's, doubles what it puts out."""
+    points = keypoints.view(len(keypoints), *head.kpt_shape, -1)
+    unit = points.new_tensor([2.0, 2.0, 1.0]) if type(head) is Pose else points.new_ones(3)
+    return points * unit[: points.shape[2], None]
