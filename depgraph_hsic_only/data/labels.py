@@ -59,7 +59,7 @@ def check_keypoints(keys: Mapping[str, Any], name: str, task: Task) -> None:
         )
     if poses and flip and (len(flip) != count or not set(flip) <= set(range(count))):
         raise DataError(
-            f"{name}: expected flip_idx to have one of 0 to {count - 1} for each of the {count} keypoints of kpt_shape, "
+            f"{name}: expected flip_idx to have one of 0 to {count - 1} for each of {count} keypoints (kpt_shape), "
             f"got {flip!r}; correct it, or leave it out to train without flips"
         )
 
