@@ -27,7 +27,7 @@ from depgraph_hsic_only.comparison.recommendation import recommend
 from depgraph_hsic_only.comparison.study import make_study, parse_amounts
 from depgraph_hsic_only.comparison.table import Row, summarize
 from depgraph_hsic_only.data.shapes import shapes_dataset
-from depgraph_hsic_only.evaluation.bootstrap import Matches, mask_map, paired_interval
+from depgraph_hsic_only.evaluation.bootstrap import Matches, mean_average_precision, paired_interval
 from depgraph_hsic_only.report.figures.pareto import pareto_front, plot_pareto
 from depgraph_hsic_only.support.fingerprint import fingerprint
 
@@ -196,7 +196,7 @@ def test_mistaken_amounts(targets: object, ratios: object, message: str) -> None
 def test_samples_of_the_images_are_paired_and_their_map_is_ultralytics() -> None:
     random = np.random.default_rng(0)
     metrics = SegmentMetrics({0: "a", 1: "b"})
-    matches = Matches()
+    matches = Matches("mask")
 
     class Validator:
         """What Ultralytics hands a callback, as far as it is looked at."""
@@ -216,7 +216,8 @@ def test_samples_of_the_images_are_paired_and_their_map_is_ultralytics() -> None
             matches(validator)
     metrics.process()
     assert len(matches.images) == 12
-    assert mask_map(matches.images) == pytest.approx(metrics.seg.map, abs=1e-12) and metrics.seg.map > 0.01
+    assert mean_average_precision(matches.images) == pytest.approx(metrics.seg.map, abs=1e-12)
+    assert metrics.seg.map > 0.01
     samples = matches.bootstrap(50)
     assert samples == matches.bootstrap(50) and len(set(samples)) > 20
     assert np.mean(samples) == pytest.approx(metrics.seg.map, abs=0.1)

@@ -31,7 +31,7 @@ from depgraph_hsic_only import DataError, DefaultYolov8SegPruner, PruningReport,
 from depgraph_hsic_only.data.dataset import find_dataset
 from depgraph_hsic_only.errors import StorageError
 from depgraph_hsic_only.evaluation import masks
-from depgraph_hsic_only.evaluation.agreement import measure_agreement, panoptic_quality
+from depgraph_hsic_only.evaluation.agreement import measure_agreement
 from depgraph_hsic_only.evaluation.bootstrap import Matches, draws_for_deviation
 from depgraph_hsic_only.evaluation.latency import Latency, measure_latency
 from depgraph_hsic_only.evaluation.validation import Accuracy, ClassMetrics, Validation, validate_model
@@ -146,7 +146,7 @@ def test_resampling_finds_the_deviation_of_a_share() -> None:
     n = 200
     hit = np.ones((1, 10), bool)
     none = np.zeros((0, 10), bool)
-    matches = Matches()
+    matches = Matches("mask")
     matches.images = [(hit if k % 2 else none, np.full(k % 2, 0.9), np.zeros(k % 2), np.zeros(1)) for k in range(n)]
     maps = matches.bootstrap(draws_for_deviation(n))
     assert len(maps) == 40 and np.mean(maps) == pytest.approx(0.5, abs=0.03)
@@ -157,28 +157,6 @@ def test_resampling_finds_the_deviation_of_a_share() -> None:
 def test_the_spread_holds_the_median() -> None:
     latency = measure_latency({"sum": lambda: sum(range(1000))})["sum"]
     assert 0 < latency.p10 <= latency.median <= latency.p90
-
-
-def boxes(*places: tuple[int, int, int, int]) -> torch.Tensor:
-    masks = torch.zeros(len(places), 20, 20, dtype=torch.bool)
-    for mask, (top, bottom, left, right) in zip(masks, places, strict=True):
-        mask[top:bottom, left:right] = True
-    return masks
-
-
-def test_agreement_is_the_panoptic_quality() -> None:
-    three = boxes((0, 10, 0, 10), (10, 20, 0, 10), (0, 10, 10, 20))
-    moved = boxes((0, 10, 0, 9), (10, 20, 0, 10))
-    names = ["cat", "dog", "dog"]
-    assert panoptic_quality(names, three, names, three) == 1.0
-    assert panoptic_quality([], boxes(), [], boxes()) == 1.0
-    assert panoptic_quality(names, three, [], boxes()) == panoptic_quality([], boxes(), names, three) == 0.0
-    expected = (0.9 + 1.0) / 2.5  # two match with IoU 0.9 and 1, one of three is left
-    assert panoptic_quality(names, three, ["cat", "dog"], moved) == pytest.approx(expected)
-    assert panoptic_quality(["cat", "dog"], moved, names, three) == pytest.approx(expected)
-    assert panoptic_quality(names, three, ["cow", "dog"], moved) == pytest.approx(1.0 / 2.5)
-    half = boxes((0, 10, 0, 5))
-    assert panoptic_quality(["cat"], three[:1], ["cat"], half) == 0.0  # an IoU of just a half is no match
 
 
 def test_masks_are_compared_in_blocks_as_at_once(monkeypatch: Any) -> None:
@@ -370,7 +348,7 @@ def test_a_page_is_made_again_from_its_folder(run: RunReport, page: str) -> None
 def test_report_json_keeps_its_keys(run: RunReport) -> None:
     """Users' scripts read them; the names inside may change."""
     data = json.loads((run.folder / "report.json").read_text())
-    keys = {"version", "environment", "args", "stages", "widths", "onnx", "validation", "images", "sources"}
+    keys = {"version", "task", "environment", "args", "stages", "widths", "onnx", "validation", "images", "sources"}
     assert data.keys() == keys | {"comparison", "layers", "files"}
     maps = {"map50_95_box", "map50_95_mask", "map50_box", "map50_mask", "resampled_mask"}
     cost = {"name", "seconds", "parameters", "gmacs", "size_mb", "weights", "latency_ms", "latency_spread_ms", "parts"}

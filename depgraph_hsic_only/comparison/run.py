@@ -65,7 +65,8 @@ def compare(
         targets: Such as "params=0.9,0.8,gmacs=0.75", or {"params": [0.9, 0.8]}: shares of the unpruned model.
         ratios: Such as "0.25,0.5", or [0.25, 0.5]: shares of the channels to cut from each width.
         seeds: How many, from the configuration's `seed` on.
-        max_map_drop: Largest loss of mask mAP50-95 that a recommended size may have, in [0, 1].
+        max_map_drop: Largest loss of the mAP50-95 that counts most, that of masks, poses or boxes by the model's task,
+            that a recommended size may have, in [0, 1].
         backend: "serial", or "ray" (see `backends.open_backend` for this and the next three).
         address: Of a Ray cluster.
         task_cpus: Cores of a part on Ray.

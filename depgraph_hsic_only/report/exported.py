@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from depgraph_hsic_only.evaluation.validation import KINDS, PRIMARY
 from depgraph_hsic_only.report.tables import Sheet, figure_text
 from depgraph_hsic_only.yolo.input_shape import InputShape
+from depgraph_hsic_only.yolo.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -38,21 +38,22 @@ class ExportedFile:
         return cls(**{**data, "input": InputShape(**data["input"]), "latency_ms": tuple(data["latency_ms"])})
 
 
-def exported_table(files: Sequence[ExportedFile]) -> Sheet:
-    """The files side by side; all take the same images."""
-    rows = []
+def exported_table(files: Sequence[ExportedFile], task: str) -> Sheet:
+    """The files of a model of a task side by side; all take the same images."""
+    kinds, rows = TASKS[task].kinds, []
     for file in files:
-        maps = (figure_text(file.map50_95.get(kind), ".4f") for kind in KINDS)
+        maps = (figure_text(file.map50_95.get(kind), ".4f") for kind in kinds)
         loss, latency = figure_text(file.loss, "+.4f"), f"{file.latency_ms[0]:.1f}"
         rows.append((file.path, file.precision, f"{file.size_mb:.2f}", *maps, loss, latency))
-    measured = (*(f"{kind}\nmAP50-95" for kind in KINDS), f"{PRIMARY}\nloss", "onnxruntime\nms")
+    measured = (*(f"{kind}\nmAP50-95" for kind in kinds), f"{TASKS[task].primary}\nloss", "onnxruntime\nms")
+    headings = ("file", "weights", "MB", *measured)
     title = f"Exported files ({files[0].input})" if files else "Exported files"
-    return Sheet(title, ("file", "weights", "MB", *measured), tuple(rows), "llrrrrr")
+    return Sheet(title, headings, tuple(rows), "ll" + "r" * (len(headings) - 2))
 
 
-def loss_text(file: ExportedFile, most: float) -> str:
-    """What a file of less than float32 loses, and whether that is within what it may lose."""
+def loss_text(file: ExportedFile, most: float, kind: str) -> str:
+    """What a file of less than float32 loses of the mAP50-95 of a kind, and whether that is within what it may lose."""
     loss = file.loss or 0.0
     change = f"loses {loss:.4f}" if loss >= 0 else f"gains {-loss:.4f}"
     within = f"within {most:g}" if loss <= most else f"more than {most:g}: do not deploy it unseen"
-    return f"{file.path} in {file.precision} {change} of {PRIMARY} mAP50-95 against float32, {within}"
+    return f"{file.path} in {file.precision} {change} of {kind} mAP50-95 against float32, {within}"

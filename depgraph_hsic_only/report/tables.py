@@ -3,6 +3,7 @@
 import abc
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -67,6 +68,11 @@ class Sheet:
         for row in self.rows:
             table.add_row(*row)
         return table
+
+
+def kinds_in(row: Mapping[str, Any], key: str = "map50_95_") -> tuple[str, ...]:
+    """The kinds of predictions of which a row of a JSON file holds such a figure, the kind that counts most last."""
+    return tuple(name.removeprefix(key) for name in row if name.startswith(key))
 
 
 def figure_text(figure: float | None, form: str) -> str:

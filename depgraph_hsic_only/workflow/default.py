@@ -14,7 +14,6 @@ from depgraph_hsic_only.channels.cut import cut, kept_channels
 from depgraph_hsic_only.channels.plan import PruningPlan
 from depgraph_hsic_only.data.dataset import labelled_batches
 from depgraph_hsic_only.evaluation.onnx import check_onnx
-from depgraph_hsic_only.evaluation.validation import PRIMARY
 from depgraph_hsic_only.pruning.api import report_cut
 from depgraph_hsic_only.pruning.planner import Planner, Scored
 from depgraph_hsic_only.recovery.recover import recover
@@ -38,6 +37,7 @@ from depgraph_hsic_only.workflow.prune_steps import FineTuning, PruneEvent, Step
 from depgraph_hsic_only.workflow.trainings import TrainingPruner
 from depgraph_hsic_only.yolo.device import on_device, select_device
 from depgraph_hsic_only.yolo.load import install, load_model
+from depgraph_hsic_only.yolo.tasks import task_of
 from depgraph_hsic_only.yolo.types import Yolo
 
 _PLAN, _SENSITIVITY = "plan.json", "sensitivity.json"
@@ -105,7 +105,7 @@ class DefaultYolov8SegPruner(TrainingPruner):
         batches = self._batches(model) if planner.needs_images(settings.recover != "none") else []
         unpruned = planner.ranked(copy.deepcopy(model.model), batches)
         sensitivity = self._sensitivity(planner, unpruned, batches) if planner.amount.is_target and batches else None
-        reference = None if settings.max_map_drop is None else self.evaluate(model)[PRIMARY].map50_95
+        reference = None if settings.max_map_drop is None else self.evaluate(model).primary.map50_95
         done, trajectory = Step(0, model), [self._point(0, model)]
         if (kept := read_step(self.folder, model)) is not None:
             done, trajectory, self._notes = kept
@@ -125,7 +125,7 @@ class DefaultYolov8SegPruner(TrainingPruner):
                 self.folder.rename(FINE_TUNED.folder, self.tuning.name)
                 trajectory.append(self._point(number, step.model))
             if reference is not None:
-                change = self.evaluate(step.model)[PRIMARY].map50_95 - reference
+                change = self.evaluate(step.model).primary.map50_95 - reference
                 if undone := -change > (settings.max_map_drop or 0):
                     del self._notes[said:]
                 self.note(f"step {number} of {settings.steps}: mask mAP50-95 {change:+.4f} against the unpruned model")
@@ -217,8 +217,8 @@ class DefaultYolov8SegPruner(TrainingPruner):
     def _point(self, step: int, model: Yolo) -> dict[str, Any]:
         """Where a model stands between the unpruned one and the last cut; it is measured where there are several."""
         measured = self.config.prune.steps > 1 and works_on(model, self.dataset, self.config)
-        worth = self.evaluate(model)[PRIMARY].map50_95 if measured else None
-        return {"step": step, "parameters": _parameters(model), f"map50_95_{PRIMARY}": worth}
+        worth = self.evaluate(model).primary.map50_95 if measured else None
+        return {"step": step, "parameters": _parameters(model), f"map50_95_{task_of(model.model).primary}": worth}
 
     def _tuning(self, step: Step, after: int | None = None) -> FineTuning:
         """What a fine-tuning after a step is given."""

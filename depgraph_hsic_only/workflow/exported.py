@@ -17,21 +17,16 @@ from depgraph_hsic_only.data.images import is_readable
 from depgraph_hsic_only.errors import ExportError
 from depgraph_hsic_only.evaluation.int8 import LEAST_OPSET, quantize_onnx
 from depgraph_hsic_only.evaluation.latency import Latency, onnx_run
-from depgraph_hsic_only.evaluation.onnx import (
-    OnnxParity,
-    export_onnx,
-    onnx_input,
-    onnx_precision,
-    open_session,
-    verify_onnx,
-)
-from depgraph_hsic_only.evaluation.validation import PRIMARY, Validation, validate_onnx
+from depgraph_hsic_only.evaluation.onnx import export_onnx, onnx_input, onnx_precision, open_session
+from depgraph_hsic_only.evaluation.parity import OnnxParity, verify_onnx
+from depgraph_hsic_only.evaluation.validation import Validation, validate_onnx
 from depgraph_hsic_only.report.exported import ExportedFile
 from depgraph_hsic_only.support.progress import say
 from depgraph_hsic_only.training.arguments import canonical
 from depgraph_hsic_only.training.quantized import quantized_trial
 from depgraph_hsic_only.yolo.input_shape import InputShape
 from depgraph_hsic_only.yolo.logs import silenced
+from depgraph_hsic_only.yolo.tasks import task_of
 from depgraph_hsic_only.yolo.types import Network, Yolo
 
 # Of a file in float16; a few pixels more or less are much of a small object's mask, so that its mAP tells more.
@@ -172,14 +167,15 @@ def measure_maps(
     if set(precisions.values()) == {"float32"} and shape.size == (validation.imgsz, validation.imgsz):
         return {path: ({}, None) for path in exported.files}
     found = {path: _measured(path, data, shape, validation) for path in exported.files}
-    reference = found[exported.path][PRIMARY]
+    primary = task_of(model.model).primary
+    reference = found[exported.path][primary]
     if precisions[exported.path] != "float32":
         with tempfile.TemporaryDirectory() as folder:
             given = {**arguments, "quantize": None, "imgsz": shape.size}
             float32 = export_onnx(model, Path(folder) / "float32.onnx", **given)
-            reference = _measured(float32, data, shape, validation)[PRIMARY]
+            reference = _measured(float32, data, shape, validation)[primary]
     reduced = {path for path, kind in precisions.items() if kind != "float32"}
-    return {path: (maps, reference - maps[PRIMARY] if path in reduced else None) for path, maps in found.items()}
+    return {path: (maps, reference - maps[primary] if path in reduced else None) for path, maps in found.items()}
 
 
 def _measured(path: Path, data: str, shape: InputShape, validation: Validation) -> dict[str, float]:

@@ -40,6 +40,7 @@ from depgraph_hsic_only.yolo.architecture import layer_widths, list_layers
 from depgraph_hsic_only.yolo.cost import measure_cost
 from depgraph_hsic_only.yolo.device import select_device
 from depgraph_hsic_only.yolo.input_shape import InputShape, input_channels
+from depgraph_hsic_only.yolo.tasks import task_of
 from depgraph_hsic_only.yolo.types import Yolo
 
 
@@ -122,8 +123,8 @@ class Recorder:
         self, name: str, model: Yolo, weights: Path | None, said: Sequence[str] = (), seconds: float = 0.0, **known: Any
     ) -> StageReport:
         """Measure a model; what is `known` of the stage is in the row too."""
-        cost, notes = measure_cost(model.model, self.validation.imgsz), list(said)
-        row = StageReport(name, seconds, cost.parameters, cost.gmacs, parts=cost.parts, **known)
+        cost, notes, task = measure_cost(model.model, self.validation.imgsz), list(said), task_of(model.model).name
+        row = StageReport(name, seconds, cost.parameters, cost.gmacs, parts=cost.parts, task=task, **known)
         if weights is None:
             notes.append("built from its YAML and not trained, so its mAP was not measured")
         elif not works_on(model, self.dataset, self.config):

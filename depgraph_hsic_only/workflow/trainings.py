@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from depgraph_hsic_only.evaluation.validation import PRIMARY
 from depgraph_hsic_only.report.stages import FINE_TUNED, Stage
 from depgraph_hsic_only.training.callbacks import Callbacks
 from depgraph_hsic_only.training.provenance import trained_on
@@ -82,15 +81,15 @@ class TrainingPruner(Yolov8SegPruner):
             self.note("the checkpoint was trained on this data set, and goes on as it was trained")
         own = "distill_model" in settings
         if teacher is not None and teacher.model is not None:
-            reference = self.evaluate(teacher.model)[PRIMARY].map50_95
-            start = replace(start, kept=self.evaluate(model)[PRIMARY].map50_95 / reference if reference > 0 else 1.0)
+            reference = self.evaluate(teacher.model).primary.map50_95
+            start = replace(start, kept=self.evaluate(model).primary.map50_95 / reference if reference > 0 else 1.0)
         elif not (cut or own or start.trained_with):
             teacher = Teacher.itself(model, scratch)
         return make_recipe(model.model, start, None if own else teacher)
 
     def _better(self, model: Yolo, trained: Trained, *, last: bool) -> Yolo:
         """The better of what went into a training and what came out."""
-        before, after = self.evaluate(model)[PRIMARY].map50_95, self.evaluate(trained.model)[PRIMARY].map50_95
+        before, after = self.evaluate(model).primary.map50_95, self.evaluate(trained.model).primary.map50_95
         if last:
             self.detail(selection={"input": before, "best": after, "best_epoch": trained.epoch, "last": trained.last})
         found = f"epoch {trained.epoch} of {trained.epochs} has the best mask mAP50-95, {after:.4f}"

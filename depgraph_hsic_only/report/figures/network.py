@@ -14,7 +14,14 @@ from depgraph_hsic_only.yolo.architecture import Layer
 Place = tuple[int, float]  # column, and row from the top
 
 _COLUMNS: Final = ("backbone", "neck, upwards", "neck, downwards", "head")
-_HEAD: Final = {"npr": "prototypes", "mask": "masks", "class": "classes", "box": "boxes"}  # from top to bottom
+_HEAD: Final = {
+    "npr": "prototypes",
+    "mask": "masks",
+    "keypoint": "keypoints",
+    "angle": "angles",
+    "class": "classes",
+    "box": "boxes",
+}  # from top to bottom
 _WIDTH, _HEIGHT, _STEP = 2.7, 0.76, 3.4  # of a box, and from column to column; rows are 1 apart
 _ABOVE, _BELOW = 1.05, 0.75  # rows above the first layer and below the last one
 
@@ -39,10 +46,10 @@ def plot_network(before: Mapping[str, int], after: Mapping[str, int], layers: Se
         hidden = {f"h{layer.index}": "hidden"} if f"h{layer.index}" in before else {}
         title, bars = f"{layer.index}  {layer.kind}", {f"w{layer.index}": "out", **hidden}
         _box(axes, places[layer.index], title, bars, before, after)
-    for k, (name, title) in enumerate(_HEAD.items()):
-        if name in before:
-            place, label = (3, first + (last - first) * k / (len(_HEAD) - 1)), "channels" if name == "npr" else "hidden"
-            _box(axes, place, title, {name: label}, before, after)
+    parts = [name for name in _HEAD if name in before]
+    for k, name in enumerate(parts):
+        place, label = (3, first + (last - first) * k / (len(parts) - 1)), "channels" if name == "npr" else "hidden"
+        _box(axes, place, _HEAD[name], {name: label}, before, after)
     left = 3 * _STEP - _WIDTH / 2 - 0.2
     axes.add_patch(Rectangle((left, first - 0.6), _WIDTH + 0.4, last - first + 1.2, fc="none", ec=GREY, ls=":"))
     for column, row in scales:
