@@ -224,8 +224,8 @@ def _prune(words: Sequence[str]) -> None:
     if arguments.demo:  # what is given for both trainings goes over what it sets for each
         demo = {key: value for key, value in _demo_settings().items() if key.rpartition(".")[2] not in given}
         given = demo | given
-    cfg = arguments.cfg or DEFAULT_CFG
+    cfg: Any = arguments.cfg or DEFAULT_CFG
     if arguments.resume is not None and arguments.cfg is None:
-        cfg, given = None, {**read_state(arguments.resume).settings, "trust": False, **given}
+        cfg = {**read_state(arguments.resume).settings, "trust": False}
     pruner = DefaultYolov8SegPruner(cfg=cfg, **given)
     show(dry_run(pruner.config) if arguments.dry_run else pruner.run(arguments.resume))
