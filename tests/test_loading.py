@@ -57,6 +57,15 @@ def light_class_branch(folder: Path) -> Path:
     return saved(model, folder / "light.pt")
 
 
+def other_activations(folder: Path) -> Path:
+    """What Ultralytics would undo when it trains."""
+    model = build()
+    for module in model.modules():
+        if isinstance(module, Conv) and isinstance(module.act, nn.SiLU):
+            module.act = nn.ReLU()
+    return saved(model, folder / "relu.pt")
+
+
 def fused(folder: Path) -> Path:
     return saved(build().fuse(verbose=False), folder / "fused.pt")
 
@@ -108,6 +117,7 @@ def contents(name: str, data: bytes) -> Callable[[Path], Path]:
         (foreign_class, CheckpointError, "could not be loaded"),
         (other_widths, UnsupportedModelError, "differ from its own YAML"),
         (light_class_branch, UnsupportedModelError, "light one .* Ultralytics 8.3.0"),
+        (other_activations, UnsupportedModelError, "model.0.act: ReLU where the YAML builds SiLU"),
         (fused, UnsupportedModelError, "fused for inference"),
         (other_family("yolov8n.yaml"), UnsupportedModelError, "task 'detect'"),
         (other_family("yolo11n-seg.yaml"), UnsupportedModelError, "layer 2 is .*C3k2"),

@@ -91,6 +91,19 @@ def _check_matches_yaml(model: Network, expected: str) -> None:
             "one of YOLO11 that Ultralytics 8.3.0 built into YOLOv8 too: the Ultralytics installed here would train "
             "it without its class branch; train anew from yolov8n-seg.pt, say, with this version"
         )
+    own, stock = _module_types(cast(nn.Module, model.model)), _module_types(built)
+    if changed := sorted(name for name in own.keys() | stock.keys() if own.get(name) != stock.get(name)):
+        name = changed[0]
+        raise UnsupportedModelError(
+            f"{expected}, but its modules differ from its own YAML (model.{name}: {own.get(name)} where the YAML "
+            f"builds {stock.get(name)}): another tool or version of Ultralytics has made it, and the Ultralytics "
+            "installed here would train a different network; pass the checkpoint from before"
+        )
+
+
+def _module_types(layers: nn.Module) -> dict[str, str]:
+    found = layers.named_modules(remove_duplicate=False)  # an activation may be one module at many places
+    return {name: type(module).__qualname__ for name, module in found}
 
 
 def skeleton(yaml: dict[str, Any]) -> tuple[nn.Sequential, list[int]]:
