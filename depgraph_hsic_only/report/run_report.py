@@ -49,6 +49,7 @@ class RunReport(Shown):
         version: Of this package.
         layers: All layers of the network; empty in the report of an older version.
         files: The exported files; empty before the export, and in the report of an older version.
+        notes: What a reader must know of the export.
     """
 
     folder: Path
@@ -65,6 +66,7 @@ class RunReport(Shown):
     version: str = __version__
     layers: tuple[Layer, ...] = ()
     files: tuple[ExportedFile, ...] = ()
+    notes: tuple[str, ...] = ()
 
     columns: ClassVar[int] = 140
 
@@ -87,6 +89,7 @@ class RunReport(Shown):
             layers = tuple(map(Layer.from_dict, data.get("layers", ())))
             files = tuple(map(ExportedFile.from_dict, data.get("files", ())))
             known = {"onnx": proved, "agreement": agreement, "layers": layers, "files": files, **found}
+            known["notes"] = tuple(data.get("notes", ()))
             return cls(folder, data["args"], stages, validation, before, after, **known)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
@@ -133,6 +136,7 @@ class RunReport(Shown):
             "comparison": asdict(self.agreement) if self.agreement else None,
             "layers": [asdict(layer) for layer in self.layers],
             "files": [asdict(file) for file in self.files],
+            "notes": list(self.notes),
         }
 
     def plot(self) -> "Figure":
@@ -143,6 +147,7 @@ class RunReport(Shown):
 
     def __rich__(self) -> Group:
         lines = [f"{TITLES[stage.name]}: {note}" for stage in self.stages for note in stage.notes]
+        lines += [f"export: {note}" for note in self.notes]
         lines += [f"ONNX: {self.onnx[1]}"] if self.onnx else []
         lines += self.losses()
         lines += [f"Everything is in {self.folder}, the report in {self.folder / 'report.html'}"]

@@ -163,7 +163,7 @@ class Yolov8SegPruner(abc.ABC):
         recorder.begin(model, notes)
         for stage, run in ((TRAINED, self.train), (PRUNED, self.prune), (FINE_TUNED, self.fine_tune)):
             model = self._stage(stage, run, model, recorder)
-        return recorder.finish(model, self.export)
+        return recorder.finish(model, lambda result: (self.export(result), tuple(self._notes)))
 
     def _stage(self, stage: Stage, run: Callable[[Yolo], Yolo], model: Yolo, recorder: Recorder) -> Yolo:
         """Run a stage, and record what it has led to.

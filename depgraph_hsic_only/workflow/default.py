@@ -154,7 +154,7 @@ class DefaultYolov8SegPruner(TrainingPruner):
         found = export_result(model, weights, imgsz, config.export, self.dataset, config.calibration["images"])
         if not wants_int8(config.fine_tune):
             return found
-        say("training for int8")
+        self.note("training for int8")
         return with_quantized(found, self._quantized(model), imgsz, config.export)
 
     def _planner(self, model: Yolo) -> Planner:
