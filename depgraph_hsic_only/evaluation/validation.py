@@ -3,7 +3,7 @@
 import logging
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -98,22 +98,12 @@ def validate_model(
     The primary mAP50-95 is measured on so many `draws` of samples of the images, too (see `bootstrap.py`).
     """
     arguments = {"data": data, "device": device, "workers": workers, "plots": False, "verbose": False}
-    matches = Matches()
-    warned: list[str] = []
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        patient_nms(),
-        any_prototypes(),
-        heard(warned.append, logging.WARNING),
-    ):
-        fresh = as_loaded(model)
-        for event, function in (*_PROGRESS, ("on_val_batch_end", matches)):
-            fresh.add_callback(event, function)
-        found = fresh.val(project=folder, **arguments, **asdict(validation))  # it makes a folder
+    fresh, matches = as_loaded(model), Matches()
+    fresh.add_callback("on_val_batch_end", matches)
+    found, metrics = _validated(fresh, **arguments, **asdict(validation))
     kinds = _by_kind(found)
-    return Metrics(
-        {kind: Accuracy(float(of.map50), float(of.map)) for kind, of in kinds.items()},
-        complete=not any("NMS time limit" in line for line in warned),  # all that Ultralytics does about it
+    return replace(
+        metrics,
         classes=tuple(
             ClassMetrics(
                 found.names[k], int(found.nt_per_class[k]), {kind: float(of.maps[k]) for kind, of in kinds.items()}, k
@@ -124,16 +114,31 @@ def validate_model(
     )
 
 
-def validate_onnx(path: Path, data: str, shape: InputShape, *, single_cls: bool = False) -> Metrics:
-    """mAP of an ONNX file, which takes batches of that `shape`, as `YOLO(path).val()` measures it on the CPU."""
-    with tempfile.TemporaryDirectory() as folder, patient_nms(), any_prototypes():
-        yolo: Any = YOLO(str(path), task="segment")
-        for event, function in _PROGRESS:
-            yolo.add_callback(event, function)
-        arguments = {"data": data, "device": "cpu", "workers": 0, "plots": False, "verbose": False}
-        arguments |= {"rect": False, "single_cls": single_cls}
-        found = yolo.val(project=folder, imgsz=max(shape.size), batch=shape.batch, **arguments)
-    return Metrics({kind: Accuracy(float(of.map50), float(of.map)) for kind, of in _by_kind(found).items()})
+def validate_file(path: Path, data: str, shape: InputShape, *, single_cls: bool = False) -> Metrics:
+    """mAP of a file of any format that Ultralytics runs, as `YOLO(path).val()` measures it on the CPU.
+
+    It is given batches of the `shape`, which an exported file takes.
+    """
+    arguments = {"data": data, "device": "cpu", "workers": 0, "plots": False, "verbose": False}
+    arguments |= {"rect": False, "single_cls": single_cls, "imgsz": max(shape.size), "batch": shape.batch}
+    return _validated(YOLO(str(path), task="segment"), **arguments)[1]
+
+
+def _validated(yolo: Any, **arguments: Any) -> tuple[Any, Metrics]:
+    """What Ultralytics' validator finds, and the mAPs in it."""
+    warned: list[str] = []
+    for event, function in _PROGRESS:
+        yolo.add_callback(event, function)
+    with (
+        tempfile.TemporaryDirectory() as folder,  # for the one that it makes
+        patient_nms(),
+        any_prototypes(),
+        heard(warned.append, logging.WARNING),
+    ):
+        found = yolo.val(project=folder, **arguments)
+    complete = not any("NMS time limit" in line for line in warned)  # all that Ultralytics does about it
+    maps = {kind: Accuracy(float(of.map50), float(of.map)) for kind, of in _by_kind(found).items()}
+    return found, Metrics(maps, complete)
 
 
 def _by_kind(found: Any) -> dict[str, Any]:
