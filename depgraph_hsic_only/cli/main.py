@@ -25,6 +25,7 @@ from depgraph_hsic_only.support.nearest import nearest
 from depgraph_hsic_only.support.progress import say, show
 from depgraph_hsic_only.support.refusals import refusal
 from depgraph_hsic_only.support.resource_errors import out_of_memory, storage_reason
+from depgraph_hsic_only.support.visible import visible
 
 _CRITERIA = shtab.cmd(f"echo {' '.join(list_criteria())}")
 _FLAGS = {
@@ -156,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             with tempfile.NamedTemporaryFile("w", prefix=prefix, suffix=".txt", encoding="utf-8", delete=False) as file:
                 traceback.print_exc(file=file)
             code, said = 1, f"internal error ({type(error).__name__}: {what}); please report it with {file.name}"
-    print(f"{PROGRAM}: {said}", file=sys.stderr)
+    print(visible(f"{PROGRAM}: {said}"), file=sys.stderr)
     return code
 
 

@@ -23,6 +23,7 @@ from depgraph_hsic_only.report.pruning_report import part_table
 from depgraph_hsic_only.report.stages import TITLES, StageReport, stage_table
 from depgraph_hsic_only.report.tables import Shown
 from depgraph_hsic_only.report.warnings import before_stage, headline
+from depgraph_hsic_only.support.visible import visible
 from depgraph_hsic_only.yolo.architecture import Layer
 from depgraph_hsic_only.yolo.input_shape import InputShape
 
@@ -152,7 +153,7 @@ class RunReport(Shown):
         lines += self.losses()
         lines += [f"Everything is in {self.folder}, the report in {self.folder / 'report.html'}"]
         parts = part_table(self.stages[0].parts, self.stages[-1].parts)
-        texts = (Text(line, overflow="fold") for line in lines)
+        texts = (Text(visible(line), overflow="fold") for line in lines)
         files = [exported_table(self.files)] if any(file.map50_95 for file in self.files) else []
         return Group(stage_table(self.stages, self.validation, self.measured_on), parts, *files, *texts)
 
