@@ -76,9 +76,13 @@ def rtdetr(folder: Path) -> Path:
 
 
 def yaml_of(yaml: Any) -> Callable[[Path], Path]:
+    return changed(lambda model: setattr(model, "yaml", yaml))
+
+
+def changed(change: Callable[[Any], object]) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         model = build()
-        model.yaml = yaml
+        change(model)
         return saved(model, folder / "model.pt")
 
     return make
@@ -94,6 +98,11 @@ def yaml_of(yaml: Any) -> Callable[[Path], Path]:
         (yaml_of({}), "its own YAML can't be built"),
         (yaml_of("yolov8n-seg.yaml"), "its own YAML can't be built"),
         (yaml_of({"nc": 80, "backbone": [[-1, 1, "Conv", [64, 3, 2]]], "head": []}), "differ from its own YAML"),
+        (changed(lambda model: model.__dict__.pop("yaml")), "its own YAML can't be built"),
+        (changed(lambda model: setattr(model, "names", None)), "name for each of its 80 classes by number, got None"),
+        (changed(lambda model: setattr(model, "names", {0: "a"})), "of its 80 classes by number, got {0: 'a'}"),
+        (changed(lambda model: setattr(model, "stride", torch.zeros(3))), "stride [8, 16, 32] of its layers, got"),
+        (changed(lambda model: setattr(model.model[-1], "stride", torch.ones(3))), "as its head's stride"),
     ],
 )
 def test_checkpoints(make: Any, message: str, refused: Any, tmp_path: Path, shapes: Path) -> None:

@@ -62,6 +62,25 @@ def check_architecture(model: Any) -> None:
             f"{expected} with its BatchNorm layers, but it was fused for inference; pass the checkpoint from training"
         )
     _check_matches_yaml(model, expected)
+    _check_attributes(model, expected)
+
+
+def _check_attributes(model: Network, expected: str) -> None:
+    """Refuse a model that doesn't say what its layers have: Ultralytics would predict wrongly, or not at all."""
+    head, layers = model.model[-1], list_layers(model)
+    strides = [layers[i].stride for i in sources(head, len(layers) - 1)]
+    for where, found in (("stride", getattr(model, "stride", None)), ("head's stride", head.stride)):
+        if not isinstance(found, torch.Tensor) or found.tolist() != strides:
+            raise UnsupportedModelError(
+                f"{expected} with the stride {strides} of its layers, got {one_line(repr(found))} as its {where}; pass "
+                "a checkpoint that Ultralytics has written"
+            )
+    names = getattr(model, "names", None)
+    if not isinstance(names, Mapping) or set(names) != set(range(head.nc)):
+        raise UnsupportedModelError(
+            f"{expected} with a name for each of its {head.nc} classes by number, got {one_line(repr(names))}; pass a "
+            "checkpoint that Ultralytics has written"
+        )
 
 
 def _check_matches_yaml(model: Network, expected: str) -> None:
@@ -200,7 +219,8 @@ def with_classes_of(model: Network, widths: Mapping[str, int]) -> dict[str, int]
 
 def backbone_layers(model: Network) -> range:
     """Indices of the layers that the model's YAML calls its backbone."""
-    rows = model.yaml.get("backbone") if isinstance(model.yaml, Mapping) else None  # a checkpoint may hold anything
+    yaml = getattr(model, "yaml", None)  # a checkpoint may hold anything
+    rows = yaml.get("backbone") if isinstance(yaml, Mapping) else None
     return range(len(rows) if isinstance(rows, list) else 0)
 
 
