@@ -115,7 +115,7 @@ def _check_matches_yaml(model: Network, expected: str) -> None:
         name = changed[0]
         raise UnsupportedModelError(
             f"{expected}, but its modules differ from its own YAML (model.{name}: {own.get(name)} where the YAML "
-            f"builds {stock.get(name)}): another tool or version of Ultralytics has made it, and the Ultralytics "
+            f"builds {stock.get(name)}): another tool or version of Ultralytics has made it so, and the one "
             "installed here would train a different network; pass the checkpoint from before"
         )
 
