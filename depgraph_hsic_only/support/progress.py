@@ -76,7 +76,7 @@ class Display:
 
     def say(self, line: str) -> None:
         """Print a line, and write it to the log."""
-        line = visible(line)
+        line = "\n".join(map(visible, line.split("\n")))  # a warning of another library may have several
         self.console.print(Text("pruning » ", "bold cyan") + Text(line), highlight=False, soft_wrap=True)
         if self.log is not None:
             print(f"pruning » {line}", file=self.log, flush=True)

@@ -72,7 +72,8 @@ class DefaultYolov8SegPruner(TrainingPruner):
             check_training(stage.block, settings, model.model, len(names), self.config.device)
         planner, network = self._planner(model), on_device(model.model, self.config.device)
         planner.check(network)
-        planner.check_images(network, min(self.config.calibration["images"], len(self.dataset.images("train"))))
+        if planner.scorer.needs_batches:
+            planner.check_images(network, min(self.config.calibration["images"], len(self.dataset.images("train"))))
         quantized, size = wants_int8(self.config.fine_tune), self.config.deployed(model).size
         if quantized or not same_files(self.config.export, DEFAULTS["export"]):
             try_export(model, self.config.export, size, quantized=quantized)
