@@ -550,4 +550,12 @@ def test_a_file_that_loses_too_much_is_warned_of(run: RunReport) -> None:
     page = render_html(report, {})
     (warned,) = re.findall(r"<li>([^<]*\.onnx[^<]*)</li>", page)
     assert warned.startswith("0.onnx in int8 loses 0.0300") and "more than 0.02" in warned
+    files = (plain, replace(int8[1], calibrated_on=8, complete=False), replace(int8[2], calibrated_on=64))
+    page = render_html(replace(report, files=files, notes=("trained for int8",)), {})
+    slow, few = (line for line in re.findall(r"<li>([^<]*)</li>", page) if "1.onnx" in line)
+    assert "NMS ran out of time on this machine (1.onnx)" in slow and "2.onnx" not in slow + few
+    assert few == "1.onnx was quantised by 8 images only, whose ranges others will exceed: calibrate on 32 or more " + (
+        "(calibration.images)."
+    )
+    assert "<b>export</b>: trained for int8" in page
     assert RunReport.load(run.folder).files == run.files

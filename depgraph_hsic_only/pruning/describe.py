@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from depgraph_hsic_only.report.tables import Sheet, to_text
+from depgraph_hsic_only.support.visible import visible
 from depgraph_hsic_only.yolo.architecture import is_written_out, layer_widths, origin_of, with_classes_of
 from depgraph_hsic_only.yolo.cost import Cost, measure_cost
 from depgraph_hsic_only.yolo.input_shape import input_side
@@ -100,7 +101,7 @@ class ModelInfo:
             "GMACs": f"{self.cost.gmacs:.3f}",
             "pruned": self.verdict,
         }.items():
-            facts.add_row(Text(name, "bold"), Text(value))
+            facts.add_row(Text(name, "bold"), Text(visible(value)))
         # Beside the model's own figures stand those of the origins that differ.
         others = [origin for origin in self.origins if origin.widths != self.widths]
         return Group(facts, self._parts(others), self._widths(others))
