@@ -70,6 +70,21 @@ def other_activations(folder: Path) -> Path:
     return saved(model, folder / "relu.pt")
 
 
+def test_an_sppf_without_activation_stays_one(tmp_path: Path) -> None:
+    """As Ultralytics 8.4.0 to 8.4.140 built it, from a row that means another one today."""
+    model = build()
+    model.model[9].cv1.act = nn.Identity()
+    with pytest.raises(UnsupportedModelError, match=r"9\.cv1\.act: Identity where the YAML builds SiLU"):
+        prune(model, 0.5)
+    loaded = load_model(saved(model, tmp_path / "january.pt"))
+    prune(loaded, 0.5)
+    rebuilt = type(loaded.model)(copy.deepcopy(loaded.model.yaml), verbose=False).eval()
+    rebuilt.load(copy.deepcopy(loaded.model), verbose=False)
+    image = torch.rand(1, 3, 64, 64)
+    for a, b in zip(outputs(rebuilt, image), outputs(loaded.model, image), strict=True):
+        assert torch.equal(a, b)
+
+
 def fused(folder: Path) -> Path:
     return saved(build().fuse(verbose=False), folder / "fused.pt")
 

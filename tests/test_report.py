@@ -349,7 +349,7 @@ def test_report_json_keeps_its_keys(run: RunReport) -> None:
     """Users' scripts read them; the names inside may change."""
     data = json.loads((run.folder / "report.json").read_text())
     keys = {"version", "task", "environment", "args", "stages", "widths", "onnx", "validation", "images", "sources"}
-    assert data.keys() == keys | {"comparison", "layers", "files"}
+    assert data.keys() == keys | {"comparison", "layers", "files", "notes"}
     maps = {"map50_95_box", "map50_95_mask", "map50_box", "map50_mask", "resampled_mask"}
     cost = {"name", "seconds", "parameters", "gmacs", "size_mb", "weights", "latency_ms", "latency_spread_ms", "parts"}
     for found, told in zip(run.stages, data["stages"], strict=True):
