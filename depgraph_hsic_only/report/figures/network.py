@@ -111,7 +111,7 @@ def _box(
             left_out.set(hatch="//////", linewidth=0.6, facecolor="white", edgecolor=ORANGE)
             axes.add_patch(left_out)
         numbers = f"{before[name]}{'→' if columns > 1 else ' → '}{after[name]}" if cut else f"{before[name]}"
-        axes.text(start + length + 0.08 / columns, y + height / 2, f"{label} {numbers}", va="center", fontsize=size)
+        axes.text(start + length + 0.05, y + height / 2, f"{label} {numbers}", va="center", fontsize=size)
 
 
 def _arrow(axes: Axes, start: Place, end: Place) -> None:
