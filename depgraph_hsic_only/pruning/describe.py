@@ -23,7 +23,7 @@ _NAMES_SHOWN = 6
 
 @dataclass(frozen=True, repr=False)
 class ModelInfo:
-    """What a YOLOv8 network is, counted on the network.
+    """What a YOLO network is, counted on the network.
 
     Attributes:
         task: "segment", "detect", "pose" or "obb".
@@ -59,13 +59,13 @@ class ModelInfo:
                 "earlier version or by hand"
             )
         if not self.pruned or self.pruned_from is None:
-            return "no" if self.origins else "no; its widths are those of its own YAML and of no YOLOv8 scale"
+            return "no" if self.origins else "no; its widths are those of its own YAML and of no stock scale"
         cost = self.cost
         if self.origins:
             name, full = self.origins[0].name, self.origins[0].cost
             macs = f", {cost.gmacs / full.gmacs:.1%} of its multiply-adds"
             return f"yes, from {name}: {cost.parameters / full.parameters:.1%} of its parameters{macs}"
-        name, classes = self.pruned_from["from"] or "a model of no YOLOv8 scale", self.pruned_from["classes"]
+        name, classes = self.pruned_from["from"] or "a model of no stock scale", self.pruned_from["classes"]
         if classes != len(self.classes):
             return f"yes, from {name}, which had {classes} classes"
         return f"yes, from {name}: {cost.parameters / self.pruned_from['parameters']:.1%} of its parameters"
@@ -94,7 +94,7 @@ class ModelInfo:
         facts = Table.grid(padding=(0, 2))
         for name, value in {
             "task": TASKS[self.task].noun,
-            "scale": " or ".join(origin.scale for origin in self.origins) or "none of YOLOv8's",
+            "scale": " or ".join(origin.scale for origin in self.origins) or "none of the stock ones",
             "classes": f"{len(self.classes)}: {names}",
             "imgsz": f"{self.cost.imgsz} px",
             "parameters": f"{self.cost.parameters:,}",
@@ -128,17 +128,17 @@ class ModelInfo:
 
 
 def describe(model: Yolo | Network, imgsz: int | None = None) -> ModelInfo:
-    """Say what a YOLOv8 model is; the model is left as it is.
+    """Say what a YOLO model is; the model is left as it is.
 
     What a model was cut from stands in its YAML, where `cut` writes it.
 
     Args:
-        model: A `YOLO`, or its SegmentationModel or DetectionModel, of any scale, class count and widths.
+        model: A `YOLO`, or its network, of any scale, class count and widths.
         imgsz: Side of the square image that multiply-adds are of, pixels; None for the model's own, 640 where it has
             none. Rounded up to the network's stride.
 
     Raises:
-        UnsupportedModelError: The model is no unmodified YOLOv8 network.
+        UnsupportedModelError: The model is no unmodified YOLO network.
         ConfigError: `imgsz` is no side of an image.
     """
     network = network_of(model)
