@@ -20,7 +20,7 @@ from depgraph_hsic_only.evaluation.latency import measure_latency, onnx_run
 from depgraph_hsic_only.evaluation.onnx import export_onnx
 from depgraph_hsic_only.report.stages import TRAINED
 from depgraph_hsic_only.support.progress import say
-from depgraph_hsic_only.workflow.default import DefaultYolov8SegPruner
+from depgraph_hsic_only.workflow.default import DefaultYoloPruner
 from depgraph_hsic_only.workflow.fit import take_classes
 from depgraph_hsic_only.workflow.run_folder import RunFolder
 from depgraph_hsic_only.yolo.device import on_device
@@ -115,14 +115,14 @@ def compare(
     return found
 
 
-def _checked(study: Study) -> tuple[DefaultYolov8SegPruner, Any, dict[str, Any], list[str]]:
+def _checked(study: Study) -> tuple[DefaultYoloPruner, Any, dict[str, Any], list[str]]:
     """The pruner that trains before everything, the loaded `YOLO`, the study's identity, and notes: all is good.
 
     Else, or where the folder holds a comparison of other settings, a `PruningError` says so.
     """
     config = study.config
     whole = {**config.to_dict(), "project": str(study.folder), "name": "training", "exist_ok": True}
-    pruner = DefaultYolov8SegPruner(cfg=None, **whole)
+    pruner = DefaultYoloPruner(cfg=None, **whole)
     model = pruner.load()
     notes = take_classes(model, pruner.dataset, config)
     network = on_device(model.model, config.device)

@@ -9,7 +9,7 @@ from depgraph_hsic_only.evaluation.validation import Accuracy, ClassMetrics, Val
 from depgraph_hsic_only.report.tables import Sheet, figure_text
 from depgraph_hsic_only.yolo.cost import PartCost
 from depgraph_hsic_only.yolo.input_shape import InputShape
-from depgraph_hsic_only.yolo.tasks import TASKS
+from depgraph_hsic_only.yolo.tasks import TASKS, map_column
 
 
 @dataclass(frozen=True)
@@ -151,11 +151,6 @@ class StageReport:
             "latency_onnxruntime_ms": self.latency_ms["onnxruntime"],
             "seconds": round(self.seconds, 2),
         }
-
-
-def map_column(kind: str) -> str:
-    """Ultralytics' name of the mAP50-95 of a kind of prediction, such as "metrics/mAP50-95(M)" of masks."""
-    return f"metrics/mAP50-95({kind[0].upper()})"
 
 
 def stage_table(stages: Sequence[StageReport], validation: Validation, timed: InputShape | None = None) -> Sheet:

@@ -23,6 +23,7 @@ from depgraph_hsic_only.support.fingerprint import fingerprint
 from depgraph_hsic_only.support.progress import say
 from depgraph_hsic_only.training.arguments import check_training
 from depgraph_hsic_only.training.train import Teacher
+from depgraph_hsic_only.workflow.base import Yolov8SegPruner
 from depgraph_hsic_only.workflow.config import DEFAULTS
 from depgraph_hsic_only.workflow.exported import (
     Exported,
@@ -43,8 +44,8 @@ from depgraph_hsic_only.yolo.types import Yolo
 _PLAN, _SENSITIVITY = "plan.json", "sensitivity.json"
 
 
-class DefaultYolov8SegPruner(TrainingPruner):
-    """`DefaultYolov8SegPruner(pretrained_path="yolov8n-seg.pt", cfg="default.yaml").run()`.
+class DefaultYoloPruner(TrainingPruner):
+    """`DefaultYoloPruner(pretrained_path="yolov8n-seg.pt", cfg="default.yaml").run()`, for a model of any task.
 
     Every stage can be replaced by a subclass.
 
@@ -66,6 +67,7 @@ class DefaultYolov8SegPruner(TrainingPruner):
         """
         check_onnx()
         model = load_model(self.config.pretrained, trust=self.config.trust)
+        self.take_task(model)
         for stage in (TRAINED, FINE_TUNED):
             settings = getattr(self.config, stage.block)
             names = self.dataset.names if settings.get("classes") is not None else {}
@@ -90,7 +92,7 @@ class DefaultYolov8SegPruner(TrainingPruner):
     def fine_tune(self, model: Yolo) -> Yolo:
         """Train the cut model by Ultralytics for its part of `fine_tune.epochs`; 0 leaves it as it is.
 
-        The gentler, the more of its mask mAP the cut has left, and taught by the model before the cut (see
+        The gentler, the more of its mAP the cut has left, and taught by the model before the cut (see
         `recipe.py`); it comes back as it was if no epoch was better.
         """
         self.open_folder()
@@ -110,7 +112,7 @@ class DefaultYolov8SegPruner(TrainingPruner):
         unpruned = planner.ranked(copy.deepcopy(model.model), batches)
         sensitivity = self._sensitivity(planner, unpruned, batches) if planner.amount.is_target and batches else None
         reference = None if settings.max_map_drop is None else self.evaluate(model).primary.map50_95
-        done, trajectory = Step(0, model), [self._point(0, model)]
+        done, trajectory, primary = Step(0, model), [self._point(0, model)], task_of(model.model).primary
         if (kept := read_step(self.folder, model)) is not None:
             done, trajectory, self._notes = kept
             self._write_plan(done.plan)
@@ -132,7 +134,9 @@ class DefaultYolov8SegPruner(TrainingPruner):
                 change = self.evaluate(step.model).primary.map50_95 - reference
                 if undone := -change > (settings.max_map_drop or 0):
                     del self._notes[said:]
-                self.note(f"step {number} of {settings.steps}: mask mAP50-95 {change:+.4f} against the unpruned model")
+                self.note(
+                    f"step {number} of {settings.steps}: {primary} mAP50-95 {change:+.4f} against the unpruned model"
+                )
                 if undone:
                     done = last_good
                     self._write_plan(done.plan)
@@ -240,6 +244,10 @@ class DefaultYolov8SegPruner(TrainingPruner):
             return self._tuning(Step(0, model))
         plan, unpruned = PruningPlan.load(file), self.checkpoints.load(TRAINED)
         return self._tuning(Step(self.config.prune.steps, model, plan, kept_channels(unpruned.model, plan)))
+
+
+class DefaultYolov8SegPruner(DefaultYoloPruner, Yolov8SegPruner):
+    """`DefaultYoloPruner` for segmentation models alone."""
 
 
 def _images(batches: Sequence[Mapping[str, Any]]) -> torch.Tensor:

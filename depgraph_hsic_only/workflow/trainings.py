@@ -11,8 +11,9 @@ from depgraph_hsic_only.training.provenance import trained_on
 from depgraph_hsic_only.training.quantized import train_quantized
 from depgraph_hsic_only.training.settle import settle, start_of
 from depgraph_hsic_only.training.train import Recipe, Teacher, Trained, make_recipe, train_model
-from depgraph_hsic_only.workflow.base import Yolov8SegPruner
+from depgraph_hsic_only.workflow.base import YoloPruner
 from depgraph_hsic_only.workflow.fit import works_on
+from depgraph_hsic_only.yolo.tasks import task_of
 from depgraph_hsic_only.yolo.types import Yolo
 
 _QUANTIZED = "qat"  # folder of a quantisation-aware training
@@ -20,13 +21,13 @@ _COMMON = ("batch", "device", "workers", "seed")  # settings of all trainings
 _BUILT = (".yaml", ".yml")  # of a model that has learnt nothing yet
 
 
-class TrainingPruner(Yolov8SegPruner):
+class TrainingPruner(YoloPruner):
     """The workflow with what its stages train by."""
 
     def _trained(
         self, model: Yolo, stage: Stage, given: dict[str, Any], name: str, teacher: Teacher | None = None
     ) -> Yolo:
-        """The better of a model and the best epoch of its training by the user's arguments, by mask mAP50-95."""
+        """The better of a model and the best epoch of its training by the user's arguments, by primary mAP50-95."""
         if given["epochs"] == 0:
             return model
         scratch, cut = self.open_folder().scratch / name, stage is FINE_TUNED
@@ -92,7 +93,8 @@ class TrainingPruner(Yolov8SegPruner):
         before, after = self.evaluate(model).primary.map50_95, self.evaluate(trained.model).primary.map50_95
         if last:
             self.detail(selection={"input": before, "best": after, "best_epoch": trained.epoch, "last": trained.last})
-        found = f"epoch {trained.epoch} of {trained.epochs} has the best mask mAP50-95, {after:.4f}"
+        kind = task_of(model.model).primary
+        found = f"epoch {trained.epoch} of {trained.epochs} has the best {kind} mAP50-95, {after:.4f}"
         if after > before:
             self.note(f"{found}; it was {before:.4f} before")
             return trained.model

@@ -162,8 +162,8 @@ def own_arguments(model: Yolo | Network) -> dict[str, Any]:
 
 
 def with_loss_arguments(network: Network) -> Network:
-    """The network, whose training loss reads its weights as attributes of `args`."""
+    """The network, whose training loss, whatever its task, reads its weights as attributes of `args`."""
     known = own_arguments(network)
-    keys = ("box", "cls", "dfl", "overlap_mask")
+    keys = ("box", "cls", "dfl", "overlap_mask", "pose", "kobj", "rle", "angle")
     network.args = get_cfg(overrides={key: known[key] for key in keys if key in known})
     return network

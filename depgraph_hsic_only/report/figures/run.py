@@ -15,8 +15,9 @@ from depgraph_hsic_only.report.figures.fonts import find_fonts
 from depgraph_hsic_only.report.figures.network import plot_network
 from depgraph_hsic_only.report.figures.style import BLUE, GREEN, GREY, ORANGE, add_legend, open_figure
 from depgraph_hsic_only.report.run_report import RunReport
-from depgraph_hsic_only.report.stages import RUNTIMES, TITLES, map_column
+from depgraph_hsic_only.report.stages import RUNTIMES, TITLES
 from depgraph_hsic_only.report.tables import kinds_in
+from depgraph_hsic_only.yolo.tasks import map_column
 
 _COLORS = (BLUE, ORANGE)  # of series side by side
 
