@@ -22,7 +22,7 @@ from depgraph_hsic_only.evaluation.agreement import COMPARED, agreement_of, meas
 from depgraph_hsic_only.evaluation.onnx import export_onnx
 from depgraph_hsic_only.evaluation.parity import match_detections, verify_onnx
 from depgraph_hsic_only.evaluation.similarity import box_iou, keypoint_similarity, rotated_iou
-from depgraph_hsic_only.evaluation.validation import Validation, validate_model, validate_onnx
+from depgraph_hsic_only.evaluation.validation import Validation, validate_file, validate_model
 from depgraph_hsic_only.yolo.input_shape import InputShape
 from depgraph_hsic_only.yolo.tasks import TASKS
 
@@ -237,7 +237,7 @@ def test_every_task_is_measured_exported_and_compared(task: str, tmp_path: Path)
     path = export_onnx(yolo, tmp_path / "tiny.onnx", imgsz=64)
     parity = verify_onnx(path, yolo, data.parent / "images" / "val")
     assert parity.ok and parity.mask_iou is None and parity.detections > 0, parity
-    exported = validate_onnx(path, str(data), InputShape(64, 64))
+    exported = validate_file(path, str(data), InputShape(64, 64), task)
     assert exported.primary.map50_95 == pytest.approx(metrics.primary.map50_95, abs=0.02)
 
     other = copy.deepcopy(yolo)
@@ -289,7 +289,7 @@ def test_real_end_to_end_figures_are_ultralytics_own(tmp_path: Path) -> None:
         path = export_onnx(YOLO(weights), tmp_path / "real.onnx", imgsz=160, nms=nms)
         parity = verify_onnx(path, YOLO(weights), sorted((COCO_MINI.parent / "images" / "val").glob("*.jpg"))[:8])
         assert parity.ok and parity.detections > 5 and parity.mask_iou is not None, parity
-        exported = validate_onnx(path, str(COCO_MINI), InputShape(160, 160))
+        exported = validate_file(path, str(COCO_MINI), InputShape(160, 160), "segment")
         unbent = validate_model(YOLO(weights), str(COCO_MINI), Validation(160, 1, rect=False, nms=nms), **given)
         assert exported.primary.map50_95 == pytest.approx(unbent.primary.map50_95, abs=2e-3)
     assert masks[0] != masks[1]

@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +16,15 @@ import yaml
 from conftest import WEIGHTS, build
 from ultralytics import YOLO
 from ultralytics.nn.tasks import SegmentationModel
+from ultralytics.utils import ROOT, YAML
 
 from depgraph_hsic_only import load_model, prune
 from depgraph_hsic_only.data.shapes import shapes_dataset
+from depgraph_hsic_only.yolo.patches import ensure_nms
 
-# Where torchvision can't load (see `yolo.patches.ensure_nms`) the stock process needs a stand-in of its own.
 PREAMBLE = """
-import json, sys, types, importlib.machinery
-try:
-    import torchvision
-except Exception:
-    from ultralytics.utils.nms import TorchNMS
-    tv, ops = types.ModuleType("torchvision"), types.ModuleType("torchvision.ops")
-    tv.__spec__ = importlib.machinery.ModuleSpec("torchvision", None, is_package=True)
-    ops.nms, tv.ops, tv.__path__, tv.__version__ = TorchNMS.nms, ops, [], "0.28.0"
-    sys.modules.update({"torchvision": tv, "torchvision.ops": ops})
+import json, sys
+from pathlib import Path
 from ultralytics import YOLO
 def size(model):
     return sum(p.numel() for p in model.parameters())
@@ -62,8 +58,42 @@ print("RESULT " + json.dumps({"resumed": size(yolo.model), "epoch": yolo.trainer
 """
 
 
-def stock(code: str, *arguments: str, folder: Path) -> subprocess.Popen[str]:
+TUNE = """
+checkpoint, data, out = sys.argv[1:]
+YOLO(checkpoint).tune(data=data, iterations=2, epochs=1, imgsz=64, batch=4, workers=0, plots=False, device="cpu",
+                      project=out, name="tune")
+rows = [json.loads(row) for row in Path(f"{out}/tune/tune_results.ndjson").read_text().splitlines()]
+sizes = {str(path.relative_to(out)): size(YOLO(path).model) for path in Path(out).rglob("*.pt")}
+print("RESULT " + json.dumps({"failed": [row.get("failed_datasets") for row in rows], "sizes": sizes}))
+"""
+TRACK = """
+checkpoint, frames, tracker = sys.argv[1:]
+yolo = YOLO(checkpoint)
+found = yolo.track(frames, imgsz=64, conf=0, max_det=20, tracker=tracker, verbose=False)
+ids = [[] if frame.boxes.id is None else frame.boxes.id.tolist() for frame in found]
+print("RESULT " + json.dumps({"ids": ids, "size": size(YOLO(checkpoint).model)}))
+"""
+BENCHMARK = """
+from ultralytics.utils.benchmarks import benchmark
+checkpoint, data, out = sys.argv[1:]
+yolo, status = YOLO(checkpoint), {}
+for format in ("-", "onnx"):
+    found = benchmark(model=yolo, data=data, imgsz=64, device="cpu", format=format, verbose=True)
+    status[format] = found["Status\u2754"].to_list()
+print("RESULT " + json.dumps({"status": status, "size": size(yolo.model)}))
+"""
+
+
+def stock(code: str, *arguments: str, folder: Path, packages: Path | None = None) -> subprocess.Popen[str]:
+    paths = [packages, os.environ.get("PYTHONPATH")]
+    if ensure_nms():  # torchvision can't load, and this process, and those that it starts, needs a stand-in of its own
+        paths.append(folder / "stand-in")
+        (folder / "stand-in" / "torchvision").mkdir(parents=True, exist_ok=True)
+        text = "from ultralytics.utils.nms import TorchNMS\nnms = TorchNMS.nms\n"
+        (folder / "stand-in" / "torchvision" / "ops.py").write_text(text)
+        (folder / "stand-in" / "torchvision" / "__init__.py").write_text("from torchvision import ops\n")
     environment = os.environ | {"ULTRALYTICS_SAFE_LOAD": "1", "YOLO_AUTOINSTALL": "false"}
+    environment["PYTHONPATH"] = os.pathsep.join(str(path) for path in paths if path)
     return subprocess.Popen(
         [sys.executable, "-c", PREAMBLE + code, *arguments],
         cwd=folder,
@@ -113,3 +143,46 @@ def test_ultralytics_alone_goes_on_from_it(nc: int, tmp_path: Path) -> None:
     interrupted.send_signal(signal.SIGKILL)
     interrupted.communicate()
     assert result(stock(RESUME, *arguments, folder=tmp_path)) == {"resumed": parameters, "epoch": 2}
+
+
+@pytest.fixture
+def pruned(checkpoint: Path, tmp_path: Path) -> tuple[Path, int]:
+    """A pruned checkpoint of the shapes' classes, and its number of parameters."""
+    yolo = load_model(checkpoint)
+    parameters = prune(yolo, 0.5).after.parameters
+    yolo.save(tmp_path / "pruned.pt")
+    return tmp_path / "pruned.pt", parameters
+
+
+@pytest.mark.slow
+def test_ultralytics_alone_tunes_it(pruned: Any, shapes: Path, tmp_path: Path) -> None:
+    checkpoint, parameters = pruned
+    found = result(stock(TUNE, str(checkpoint), str(shapes), str(tmp_path / "runs"), folder=tmp_path))
+    assert found["failed"] == [None, None]
+    assert "tune/weights/best.pt" in found["sizes"] and set(found["sizes"].values()) == {parameters}
+
+
+@pytest.mark.slow
+def test_ultralytics_alone_tracks_with_it(pruned: Any, shapes: Path, tmp_path: Path) -> None:
+    checkpoint, parameters = pruned
+    fetch = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path / "lap"), "lap"]
+    if find_spec("lap") is None and subprocess.run(fetch, check=False).returncode:
+        pytest.skip("lap, which Ultralytics tracks with, is not installed, and pip can't fetch it")
+    image = next((shapes.parent / "images" / "val").iterdir())
+    (tmp_path / "frames").mkdir()
+    for number in range(4):
+        shutil.copy(image, tmp_path / "frames" / f"{number}.png")
+    thresholds = dict.fromkeys(("track_high_thresh", "track_low_thresh", "new_track_thresh"), 0.0)
+    tracker = YAML.load(ROOT / "cfg" / "trackers" / "bytetrack.yaml") | thresholds
+    (tmp_path / "tracker.yaml").write_text(yaml.safe_dump(tracker))
+    arguments = [str(checkpoint), str(tmp_path / "frames"), str(tmp_path / "tracker.yaml")]
+    found = result(stock(TRACK, *arguments, folder=tmp_path, packages=tmp_path / "lap"))
+    assert len(found["ids"]) == 4 and found["ids"][0] and all(ids == found["ids"][0] for ids in found["ids"])
+    assert found["size"] == parameters
+
+
+@pytest.mark.slow
+def test_ultralytics_alone_benchmarks_it(pruned: Any, shapes: Path, tmp_path: Path) -> None:
+    checkpoint, parameters = pruned
+    found = result(stock(BENCHMARK, str(checkpoint), str(shapes), str(tmp_path), folder=tmp_path))
+    assert found == {"status": {"-": ["✅"], "onnx": ["✅"]}, "size": parameters}

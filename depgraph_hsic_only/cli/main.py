@@ -25,6 +25,7 @@ from depgraph_hsic_only.support.nearest import nearest
 from depgraph_hsic_only.support.progress import say, show
 from depgraph_hsic_only.support.refusals import refusal
 from depgraph_hsic_only.support.resource_errors import out_of_memory, storage_reason
+from depgraph_hsic_only.support.visible import visible
 
 _CRITERIA = shtab.cmd(f"echo {' '.join(list_criteria())}")
 _FLAGS = {
@@ -159,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             with tempfile.NamedTemporaryFile("w", prefix=prefix, suffix=".txt", encoding="utf-8", delete=False) as file:
                 traceback.print_exc(file=file)
             code, said = 1, f"internal error ({type(error).__name__}: {what}); please report it with {file.name}"
-    print(f"{PROGRAM}: {said}", file=sys.stderr)
+    print(visible(f"{PROGRAM}: {said}"), file=sys.stderr)
     return code
 
 
@@ -235,8 +236,8 @@ def _prune(words: Sequence[str]) -> None:
             if key.rpartition(".")[2] not in given
         }
         given = demo | given
-    cfg = arguments.cfg or DEFAULT_CFG
+    cfg: Any = arguments.cfg or DEFAULT_CFG
     if arguments.resume is not None and arguments.cfg is None:
-        cfg, given = None, {**read_state(arguments.resume).settings, "trust": False, **given}
+        cfg = {**read_state(arguments.resume).settings, "trust": False}
     pruner = DefaultYoloPruner(cfg=cfg, **given)
     show(dry_run(pruner.config) if arguments.dry_run else pruner.run(arguments.resume))

@@ -132,6 +132,10 @@ def _checked(study: Study) -> tuple[DefaultYoloPruner, Any, dict[str, Any], list
         )
     for amount in study.amounts:
         study.planner(REFERENCE, study.seeds[0], pruner.imgsz_of(model), amount).check(network)
+    images = min(config.calibration["images"], len(pruner.dataset.images("train")))
+    for criterion in study.criteria:
+        planner = study.planner(criterion, study.seeds[0], pruner.imgsz_of(model), study.amounts[0])
+        planner.check_images(network, images)
     identity, path = study.identity(model, pruner.dataset), study.folder / _STUDY
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else identity
     other = [key for key in {**before, **identity} if before.get(key) != identity.get(key)]

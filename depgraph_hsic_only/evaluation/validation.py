@@ -3,14 +3,13 @@
 import logging
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from ultralytics import YOLO
 
 from depgraph_hsic_only.evaluation.bootstrap import Matches
-from depgraph_hsic_only.evaluation.onnx import onnx_input, open_session
 from depgraph_hsic_only.support.progress import begin_work, end_work, work_done
 from depgraph_hsic_only.yolo.input_shape import InputShape
 from depgraph_hsic_only.yolo.load import as_loaded, bare_network
@@ -108,22 +107,12 @@ def validate_model(
     """
     arguments = {"data": data, "device": device, "workers": workers, "plots": False, "verbose": False}
     task = task_of(bare_network(model))
-    matches = Matches(task.primary)
-    warned: list[str] = []
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        patient_nms(),
-        any_prototypes(),
-        heard(warned.append, logging.WARNING),
-    ):
-        fresh = as_loaded(model)
-        for event, function in (*_PROGRESS, ("on_val_batch_end", matches)):
-            fresh.add_callback(event, function)
-        found = fresh.val(project=folder, **arguments, **asdict(validation))  # it makes a folder
+    fresh, matches = as_loaded(model), Matches(task.primary)
+    fresh.add_callback("on_val_batch_end", matches)
+    found, metrics = _validated(fresh, task, **arguments, **asdict(validation))
     kinds = _by_kind(found, task)
-    return Metrics(
-        _accuracies(found, task),
-        complete=not any("NMS time limit" in line for line in warned),  # all that Ultralytics does about it
+    return replace(
+        metrics,
         classes=tuple(
             ClassMetrics(
                 found.names[k], int(found.nt_per_class[k]), {kind: float(of.maps[k]) for kind, of in kinds.items()}, k
@@ -134,17 +123,30 @@ def validate_model(
     )
 
 
-def validate_onnx(path: Path, data: str, shape: InputShape, *, single_cls: bool = False) -> Metrics:
-    """mAP of an ONNX file, which takes batches of that `shape`, as `YOLO(path).val()` measures it on the CPU."""
-    task = TASKS[onnx_input(open_session(path)).task]
-    with tempfile.TemporaryDirectory() as folder, patient_nms(), any_prototypes():
-        yolo: Any = YOLO(str(path), task=task.name)
-        for event, function in _PROGRESS:
-            yolo.add_callback(event, function)
-        arguments = {"data": data, "device": "cpu", "workers": 0, "plots": False, "verbose": False}
-        arguments |= {"rect": False, "single_cls": single_cls}
-        found = yolo.val(project=folder, imgsz=max(shape.size), batch=shape.batch, **arguments)
-    return Metrics(_accuracies(found, task))
+def validate_file(path: Path, data: str, shape: InputShape, task: str, *, single_cls: bool = False) -> Metrics:
+    """mAP of a file of any format that Ultralytics runs, as `YOLO(path).val()` measures it on the CPU.
+
+    It is given batches of the `shape`, which an exported file takes; the `task` is what its model is for, by name.
+    """
+    arguments = {"data": data, "device": "cpu", "workers": 0, "plots": False, "verbose": False}
+    arguments |= {"rect": False, "single_cls": single_cls, "imgsz": max(shape.size), "batch": shape.batch}
+    return _validated(YOLO(str(path), task=task), TASKS[task], **arguments)[1]
+
+
+def _validated(yolo: Any, task: Task, **arguments: Any) -> tuple[Any, Metrics]:
+    """What Ultralytics' validator finds, and the mAPs in it."""
+    warned: list[str] = []
+    for event, function in _PROGRESS:
+        yolo.add_callback(event, function)
+    with (
+        tempfile.TemporaryDirectory() as folder,  # for the one that it makes
+        patient_nms(),
+        any_prototypes(),
+        heard(warned.append, logging.WARNING),
+    ):
+        found = yolo.val(project=folder, **arguments)
+    complete = not any("NMS time limit" in line for line in warned)  # all that Ultralytics does about it
+    return found, Metrics(_accuracies(found, task), complete)
 
 
 def _accuracies(found: Any, task: Task) -> dict[str, Accuracy]:

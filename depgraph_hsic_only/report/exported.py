@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from depgraph_hsic_only.data.calibration import FEW
 from depgraph_hsic_only.report.tables import Sheet, figure_text
 from depgraph_hsic_only.yolo.input_shape import InputShape
 from depgraph_hsic_only.yolo.tasks import TASKS
@@ -22,6 +23,9 @@ class ExportedFile:
             not measured, since the file is proven to give the model's own outputs at the size of the validation.
         loss: Of the primary mAP50-95 against the same file in float32; None for float32.
         latency_ms: Milliseconds for one input in onnxruntime on the CPU: median, 10th and 90th percentile.
+        calibrated_on: Number of images that the ranges of a file in int8 are those on; None where they are of a
+            training, or an older version did not say.
+        complete: Whether all images count in the mAPs (see `validation.Metrics`).
     """
 
     path: str
@@ -31,6 +35,8 @@ class ExportedFile:
     map50_95: Mapping[str, float]
     loss: float | None
     latency_ms: tuple[float, float, float]
+    calibrated_on: int | None = None
+    complete: bool = True
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "ExportedFile":
@@ -49,6 +55,13 @@ def exported_table(files: Sequence[ExportedFile], task: str) -> Sheet:
     headings = ("file", "weights", "MB", *measured)
     title = f"Exported files ({files[0].input})" if files else "Exported files"
     return Sheet(title, headings, tuple(rows), "ll" + "r" * (len(headings) - 2))
+
+
+def few_text(images: int) -> str | None:
+    """That so many images are few for int8 ranges; None where they are enough."""
+    if images >= FEW:
+        return None
+    return f"{images} images only, whose ranges others will exceed: calibrate on {FEW} or more (calibration.images)"
 
 
 def loss_text(file: ExportedFile, most: float, kind: str) -> str:

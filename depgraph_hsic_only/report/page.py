@@ -80,7 +80,7 @@ def render_html(report: RunReport, figures: Mapping[str, bytes], missing: Sequen
         report=report,
         name=Path(report.args["pretrained"]).name,
         cards=[(title, figure, _figures(after)[title]) for title, figure in _figures(before).items()],
-        warnings=[*missing, *lost, *find_warnings(report.stages, report.images)],
+        warnings=[*missing, *lost, *find_warnings(report.stages, report.images, report.files)],
         titles=TITLES,
         stages=stage_table(report.stages, report.validation, report.measured_on),
         parts=part_table(before.parts, after.parts),

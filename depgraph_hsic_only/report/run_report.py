@@ -23,6 +23,7 @@ from depgraph_hsic_only.report.pruning_report import part_table
 from depgraph_hsic_only.report.stages import TITLES, StageReport, stage_table
 from depgraph_hsic_only.report.tables import Shown
 from depgraph_hsic_only.report.warnings import before_stage, headline
+from depgraph_hsic_only.support.visible import visible
 from depgraph_hsic_only.yolo.architecture import Layer
 from depgraph_hsic_only.yolo.input_shape import InputShape
 
@@ -49,6 +50,7 @@ class RunReport(Shown):
         version: Of this package.
         layers: All layers of the network; empty in the report of an older version.
         files: The exported files; empty before the export, and in the report of an older version.
+        notes: What a reader must know of the export.
     """
 
     folder: Path
@@ -65,6 +67,7 @@ class RunReport(Shown):
     version: str = __version__
     layers: tuple[Layer, ...] = ()
     files: tuple[ExportedFile, ...] = ()
+    notes: tuple[str, ...] = ()
 
     columns: ClassVar[int] = 140
 
@@ -88,6 +91,7 @@ class RunReport(Shown):
             layers = tuple(map(Layer.from_dict, data.get("layers", ())))
             files = tuple(map(ExportedFile.from_dict, data.get("files", ())))
             known = {"onnx": proved, "agreement": agreement, "layers": layers, "files": files, **found}
+            known["notes"] = tuple(data.get("notes", ()))
             return cls(folder, data["args"], stages, validation, before, after, **known)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
@@ -140,6 +144,7 @@ class RunReport(Shown):
             "comparison": asdict(self.agreement) if self.agreement else None,
             "layers": [asdict(layer) for layer in self.layers],
             "files": [asdict(file) for file in self.files],
+            "notes": list(self.notes),
         }
 
     def plot(self) -> "Figure":
@@ -150,11 +155,12 @@ class RunReport(Shown):
 
     def __rich__(self) -> Group:
         lines = [f"{TITLES[stage.name]}: {note}" for stage in self.stages for note in stage.notes]
+        lines += [f"export: {note}" for note in self.notes]
         lines += [f"ONNX: {self.onnx[1]}"] if self.onnx else []
         lines += self.losses()
         lines += [f"Everything is in {self.folder}, the report in {self.folder / 'report.html'}"]
         parts = part_table(self.stages[0].parts, self.stages[-1].parts)
-        texts = (Text(line, overflow="fold") for line in lines)
+        texts = (Text(visible(line), overflow="fold") for line in lines)
         files = [exported_table(self.files, self.task)] if any(file.map50_95 for file in self.files) else []
         return Group(stage_table(self.stages, self.validation, self.measured_on), parts, *files, *texts)
 

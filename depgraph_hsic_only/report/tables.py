@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from depgraph_hsic_only.support.visible import visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,7 +69,7 @@ class Sheet:
         for heading, side in zip(self.headings, self.align, strict=True):
             table.add_column(heading, justify="right" if side == "r" else "left", no_wrap=side != "t")
         for row in self.rows:
-            table.add_row(*row)
+            table.add_row(*map(Text, map(visible, row)))  # a name is no markup
         return table
 
 

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Mapping, Sequence
 
+from depgraph_hsic_only.report.exported import ExportedFile, few_text
 from depgraph_hsic_only.report.pruning_report import STABLE, change_text, stability_text
 from depgraph_hsic_only.report.stages import BASELINE, RUNTIMES, TITLES, TRAINED, StageReport
 
@@ -49,13 +50,18 @@ def _map(before: StageReport, after: StageReport) -> str:
     return f"{kind} mAP50-95 {b:.3f} → {a:.3f} ({change})"
 
 
-def find_warnings(stages: Sequence[StageReport], images: Mapping[str, int]) -> list[str]:
+def find_warnings(
+    stages: Sequence[StageReport], images: Mapping[str, int], files: Sequence[ExportedFile] = ()
+) -> list[str]:
     """What a reader should know before the figures are trusted, the gravest first; `images` are numbers by split."""
     before, after, found = before_stage(stages), stages[-1], []
-    if names := ", ".join(TITLES[stage.name] for stage in stages if stage.complete is False):
+    incomplete = [TITLES[stage.name] for stage in stages if stage.complete is False]
+    if names := ", ".join([*incomplete, *(file.path for file in files if not file.complete)]):
         found.append(f"NMS ran out of time on this machine ({names}): the mAP is too low there; measure it again.")
-    found += [*_lost_classes(before, after), *_unsure_map(before, after, images)]
-    return [*found, *_calibration(stages, images), *_unsure_speed(before, after)]
+    found += [*_lost_classes(before, after), *_unsure_map(before, after, images), *_calibration(stages, images)]
+    few = {file.path: few_text(file.calibrated_on) for file in files if file.calibrated_on is not None}
+    found += [f"{path} was quantised by {text}." for path, text in few.items() if text]
+    return [*found, *_unsure_speed(before, after)]
 
 
 def _lost_classes(before: StageReport, after: StageReport) -> list[str]:

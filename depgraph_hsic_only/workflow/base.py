@@ -42,7 +42,7 @@ class YoloPruner(abc.ABC):
 
     Args:
         pretrained_path: Path or known name of the checkpoint; None for what the configuration says.
-        cfg: A YAML file of settings, looked up in the working directory, then in this package.
+        cfg: A YAML file of settings, looked up in the working directory, then in this package, or what it would hold.
         overrides: Settings that go over the file's, nested (`prune={"ratio": 0.3}`) or with dots
             (`**{"prune.ratio": 0.3}`).
 
@@ -58,7 +58,10 @@ class YoloPruner(abc.ABC):
 
     @final
     def __init__(
-        self, pretrained_path: str | Path | None = None, cfg: str | Path | None = DEFAULT_CFG, **overrides: Any
+        self,
+        pretrained_path: str | Path | None = None,
+        cfg: str | Path | Mapping[str, Any] | None = DEFAULT_CFG,
+        **overrides: Any,
     ) -> None:
         given = {} if pretrained_path is None else {"pretrained": str(pretrained_path)}
         self.config: Config = load_config(cfg, {**overrides, **given})
@@ -158,7 +161,7 @@ class YoloPruner(abc.ABC):
         recorder.begin(model, notes)
         for stage, run in ((TRAINED, self.train), (PRUNED, self.prune), (FINE_TUNED, self.fine_tune)):
             model = self._stage(stage, run, model, recorder)
-        return recorder.finish(model, self.export)
+        return recorder.finish(model, lambda result: (self.export(result), tuple(self._notes)))
 
     def _stage(self, stage: Stage, run: Callable[[Yolo], Yolo], model: Yolo, recorder: Recorder) -> Yolo:
         """Run a stage, and record what it has led to.

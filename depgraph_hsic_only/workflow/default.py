@@ -62,6 +62,7 @@ class DefaultYoloPruner(TrainingPruner):
         Raises:
             CheckpointError, UnsupportedModelError: It can't be used, or a teacher (`distill_model`) can't.
             ConfigError: No such layers, a target out of reach, or arguments that can't be trained with: said now.
+            DataError: There are fewer images than the criterion takes.
             ExportError: onnx or onnxruntime is missing, or a setting of the export can't be used.
         """
         check_onnx()
@@ -71,7 +72,10 @@ class DefaultYoloPruner(TrainingPruner):
             settings = getattr(self.config, stage.block)
             names = self.dataset.names if settings.get("classes") is not None else {}
             check_training(stage.block, settings, model.model, len(names), self.config.device)
-        self._planner(model).check(on_device(model.model, self.config.device))
+        planner, network = self._planner(model), on_device(model.model, self.config.device)
+        planner.check(network)
+        if planner.scorer.needs_batches:
+            planner.check_images(network, min(self.config.calibration["images"], len(self.dataset.images("train"))))
         quantized, size = wants_int8(self.config.fine_tune), self.config.deployed(model).size
         if quantized or not same_files(self.config.export, DEFAULTS["export"]):
             try_export(model, self.config.export, size, quantized=quantized)
@@ -155,7 +159,7 @@ class DefaultYoloPruner(TrainingPruner):
         found = export_result(model, weights, imgsz, config.export, self.dataset, config.calibration["images"])
         if not wants_int8(config.fine_tune):
             return found
-        say("training for int8")
+        self.note("training for int8")
         return with_quantized(found, self._quantized(model), imgsz, config.export)
 
     def _planner(self, model: Yolo) -> Planner:

@@ -89,10 +89,13 @@ class Recorder:
         self._write(saved, stages=stages)
         self._finished(stage.name)
 
-    def finish(self, model: Yolo, export: Callable[[Any], Exported]) -> RunReport:
-        """Export the result, measure the files and latency, compare it with the model before, and write the report."""
+    def finish(self, model: Yolo, export: Callable[[Any], tuple[Exported, tuple[str, ...]]]) -> RunReport:
+        """Export the result, measure the files and latency, compare it with the model before, and write the report.
+
+        With the exported files come the notes of the export.
+        """
         begin_stage("export")
-        exported = export(model)
+        exported, notes = export(model)
         data, arguments = self.dataset.write_keys(self.folder.path), export_arguments(self.config.export)
         maps = measure_maps(exported, model, data, self.validation, arguments)
         begin_stage("latency")
@@ -108,7 +111,7 @@ class Recorder:
             agreement, why = None, f"no images before and after ({type(error).__name__}: {one_line(error)})"
             say(why)
             stages = (*stages[:-1], replace(stages[-1], notes=(*stages[-1].notes, why)))
-        self._write(model, stages=stages, onnx=onnx, files=files, agreement=agreement)
+        self._write(model, stages=stages, onnx=onnx, files=files, agreement=agreement, notes=notes)
         write_html(self.folder.path)
         self._finished(EXPORTED)
         return self._report
