@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 from ultralytics import YOLO
+from ultralytics.nn.tasks import guess_model_task, yaml_model_load
 
-from depgraph_hsic_only import load_model
 from depgraph_hsic_only.budget import allocation
 from depgraph_hsic_only.cli.command import PROGRAM
 from depgraph_hsic_only.cli.main import _COMMANDS, DEMO_TASKS, _demo_settings, _parser, main
@@ -23,7 +23,7 @@ from depgraph_hsic_only.criteria import list_criteria
 from depgraph_hsic_only.data.shapes import shapes_dataset
 from depgraph_hsic_only.evaluation import relative_latency
 from depgraph_hsic_only.workflow.config import load_config
-from depgraph_hsic_only.yolo.tasks import TASKS, task_of
+from depgraph_hsic_only.yolo.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
 
@@ -273,7 +273,7 @@ def test_the_demo_of_every_task(tmp_path: Path, monkeypatch: Any, capsys: Any) -
     monkeypatch.chdir(tmp_path)
     for task in DEMO_TASKS:
         settings = load_config(None, _demo_settings(task))
-        assert settings.data == "shapes" and task_of(load_model(settings.pretrained).model).name == task
+        assert settings.data == "shapes" and guess_model_task(yaml_model_load(settings.pretrained)) == task
         assert ("flipud" in settings.train) == (task != "pose")  # which would turn top and bottom over
     assert main(["--demo", "--task", "obb", "--dry-run"]) == 0
     assert "Nothing was written" in capsys.readouterr().out and list(tmp_path.iterdir()) == []
