@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: test slow compat demo check format docs clean
+.PHONY: test slow compat old demo check format docs clean
 
 test: $(READY)
 	$(BIN)/python -m pytest
@@ -16,6 +16,10 @@ slow: $(READY)
 compat:
 	$(PYTHON) tests/compat.py oldest $(KEEP)
 	$(PYTHON) tests/compat.py newest $(KEEP)
+
+# A pruned model in older versions of Ultralytics, which pip fetches.
+old: $(READY)
+	$(BIN)/python tests/old_ultralytics.py
 
 demo: $(READY)
 	$(BIN)/python -m depgraph_hsic_only --demo
@@ -41,4 +45,4 @@ $(READY): requirements.txt pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest build site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-oldest $(VENV)-newest $(VENV)-old-ultralytics build site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

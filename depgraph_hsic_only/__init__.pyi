@@ -35,7 +35,9 @@ from .recovery.recover import recover as recover
 from .report.page import write_html as write_html
 from .report.pruning_report import PruningReport as PruningReport
 from .report.run_report import RunReport as RunReport
+from .workflow.base import YoloPruner as YoloPruner
 from .workflow.base import Yolov8SegPruner as Yolov8SegPruner
+from .workflow.default import DefaultYoloPruner as DefaultYoloPruner
 from .workflow.default import DefaultYolov8SegPruner as DefaultYolov8SegPruner
 from .workflow.exported import Exported as Exported
 from .yolo.load import load_model as load_model

@@ -18,6 +18,7 @@ from ultralytics.nn.tasks import SegmentationModel
 
 from depgraph_hsic_only import load_model
 from depgraph_hsic_only.data.shapes import shapes_dataset
+from depgraph_hsic_only.yolo.tasks import TASKS
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 WEIGHTS = SHARED / "weights" / "yolov8n-seg.pt"
@@ -74,14 +75,20 @@ def shapes(tmp_path_factory: Any) -> Path:
     return shapes_dataset(tmp_path_factory.mktemp("shapes") / "set", train=16, val=6, imgsz=64)
 
 
+def save_untrained(task: str, path: Path, kpt_shape: tuple[int, int] = (4, 3), name: str = "") -> Path:
+    """A checkpoint of a model for a task, YOLOv8n's or that of a `name`, with the shapes' classes and keypoints."""
+    name = f"{name or 'yolov8n' + TASKS[task].suffix}.yaml"
+    yolo = YOLO(name)
+    own: dict[str, Any] = {"data_kpt_shape": kpt_shape} if task == "pose" else {}
+    yolo.model = type(yolo.model)(name, nc=5, verbose=False, **own)
+    yolo.model.args, yolo.model.task = {"imgsz": 64, "task": task}, task
+    yolo.model.names = dict(enumerate(["circle", "square", "triangle", "star", "cross"]))
+    yolo.ckpt = {"train_args": {"imgsz": 64, "task": task}}
+    yolo.save(path)
+    return path
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: Any) -> Path:
     """A 5-class checkpoint whose names are those of the shapes."""
-    path: Path = tmp_path_factory.mktemp("checkpoint") / "five.pt"
-    yolo = YOLO("yolov8n-seg.yaml")
-    yolo.model = type(yolo.model)("yolov8n-seg.yaml", nc=5, verbose=False)
-    yolo.model.args, yolo.model.task = {"imgsz": 64, "task": "segment"}, "segment"
-    yolo.model.names = dict(enumerate(["circle", "square", "triangle", "star", "cross"]))
-    yolo.ckpt = {"train_args": {"imgsz": 64, "task": "segment"}}
-    yolo.save(path)
-    return path
+    return save_untrained("segment", tmp_path_factory.mktemp("checkpoint") / "five.pt")

@@ -19,9 +19,11 @@ from ultralytics.data.dataset import YOLODataset
 from ultralytics.nn.tasks import RTDETRDetectionModel, yaml_model_load
 
 from depgraph_hsic_only import DataError, load_model
+from depgraph_hsic_only.channels.amount import Amount
 from depgraph_hsic_only.cli import main
 from depgraph_hsic_only.data.dataset import find_dataset
 from depgraph_hsic_only.data.shapes import shapes_dataset
+from depgraph_hsic_only.pruning.planner import Planner
 from depgraph_hsic_only.workflow.config import DEFAULTS, load_config
 
 NAMES = ["circle", "square", "triangle", "star", "cross"]
@@ -74,9 +76,13 @@ def rtdetr(folder: Path) -> Path:
 
 
 def yaml_of(yaml: Any) -> Callable[[Path], Path]:
+    return changed(lambda model: setattr(model, "yaml", yaml))
+
+
+def changed(change: Callable[[Any], object]) -> Callable[[Path], Path]:
     def make(folder: Path) -> Path:
         model = build()
-        model.yaml = yaml
+        change(model)
         return saved(model, folder / "model.pt")
 
     return make
@@ -92,6 +98,11 @@ def yaml_of(yaml: Any) -> Callable[[Path], Path]:
         (yaml_of({}), "its own YAML can't be built"),
         (yaml_of("yolov8n-seg.yaml"), "its own YAML can't be built"),
         (yaml_of({"nc": 80, "backbone": [[-1, 1, "Conv", [64, 3, 2]]], "head": []}), "differ from its own YAML"),
+        (changed(lambda model: model.__dict__.pop("yaml")), "its own YAML can't be built"),
+        (changed(lambda model: setattr(model, "names", None)), "name for each of its 80 classes by number, got None"),
+        (changed(lambda model: setattr(model, "names", {0: "a"})), "of its 80 classes by number, got {0: 'a'}"),
+        (changed(lambda model: setattr(model, "stride", torch.zeros(3))), "stride [8, 16, 32] of its layers, got"),
+        (changed(lambda model: setattr(model.model[-1], "stride", torch.ones(3))), "as its head's stride"),
     ],
 )
 def test_checkpoints(make: Any, message: str, refused: Any, tmp_path: Path, shapes: Path) -> None:
@@ -336,6 +347,16 @@ def test_a_missing_package_is_said_before_the_run(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there(refused: Any, checkpoint: Path, shapes: Path) -> None:
     assert "device: expected one that this machine has, got '0'" in refused(*plain(checkpoint, shapes), "--device", "0")
+
+
+def test_too_few_images_for_a_criterion(refused: Any, checkpoint: Path, shapes: Path) -> None:
+    """At 64 px the smallest map has 4 positions, and HSIC-Lasso takes 8 samples."""
+    said = refused(*plain(checkpoint, shapes), "--criterion", "hsic_lasso", "calibration.images=1")
+    assert "at least 2 calibration images of 64 px" in said and "got 1; set calibration.images higher" in said
+    given = ["--pretrained", checkpoint, "--data", shapes, "--imgsz", 64, "--ratios", 0.5, "calibration.images=1"]
+    assert "at least 2 calibration images" in refused("compare", *given)
+    planner = Planner("hsic_lasso", Amount.ratio(0.5), layers=[2, 3, 4], imgsz=64)  # which have larger maps
+    planner.check_images(load_model(checkpoint).model, 1)
 
 
 def test_an_error_of_our_own_keeps_its_traceback(checkpoint: Path, monkeypatch: Any, capsys: Any) -> None:

@@ -51,7 +51,7 @@ def files(tmp_path_factory: Any) -> Path:
     (folder / "tab.yaml").write_text("\timgsz: 64\n")
     (folder / "text.pt").write_text("no checkpoint")
     (folder / "in_the_way").write_text("a file")
-    YOLO("yolov8n.yaml").save(folder / "detect.pt")
+    YOLO("yolov8n-pose.yaml").save(folder / "pose.pt")
     return folder
 
 
@@ -81,6 +81,7 @@ GOOD = ("--pretrained", "@good.pt", "--data", "@good.yaml", "train.epochs=0", "-
         (mistake(*GOOD, "--target", "parms=0.8"), "did you mean 'params'"),
         (mistake(*GOOD, "--target", "gmacs=0.5", "train.epochs=0"), "0.726 of the multiply-adds are left"),
         (mistake(*GOOD, "--target", "gmacs=0.8", "--threshold", "0.1"), "leave all but one out"),
+        (mistake(*GOOD, "--ratio", "0.5", "prune.target=gmacs=0.8"), "got ratio=0.5 and target='gmacs=0.8'; leave all"),
         (mistake(*GOOD, "prune.max_ratio=2"), "max_ratio: expected a share in [0, 1]"),
         (mistake(*GOOD, "--device", "99"), "device: expected"),
         (mistake(*GOOD, "--criterion", "magnitud"), "did you mean 'magnitude'"),
@@ -99,7 +100,8 @@ GOOD = ("--pretrained", "@good.pt", "--data", "@good.yaml", "train.epochs=0", "-
         (mistake(*GOOD, "--cfg", "@missing.yaml"), "there is none"),
         (mistake(*GOOD, "--pretrained", "@missing.pt"), "no such file"),
         (mistake(*GOOD, "--pretrained", "@text.pt"), "could not be loaded"),
-        (mistake(*GOOD, "--pretrained", "@detect.pt"), "task 'detect'"),
+        (mistake(*GOOD, "--pretrained", "@pose.pt"), "expected kpt_shape to be"),
+        (mistake(*GOOD, "train.pose=8", "train.epochs=1"), "train.pose: only trainings of models for pose read it"),
         (mistake(*GOOD, "--pretrained", "@"), "got a folder"),
     ],
 )
@@ -133,6 +135,8 @@ def test_mistakes(
         (["info", "--jsno", "x.pt"], "'--jsno' (did you mean '--json'?)"),
         (["info", "x.pt", "y.pt"], "unknown argument 'y.pt'"),
         (["completion", "fish"], "choose from 'bash', 'zsh'"),
+        (["--task", "pose"], "expected --task with --demo only"),
+        (["--demo", "--task", "poses"], "choose from 'segment', 'detect', 'pose', 'obb'"),
     ],
 )
 def test_mistaken_flags_and_commands_leave_with_2(arguments: list[str], message: str, capsys: Any) -> None:

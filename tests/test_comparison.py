@@ -19,17 +19,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from ultralytics import YOLO
-from ultralytics.utils.metrics import SegmentMetrics
+from ultralytics.utils.metrics import OBBMetrics, PoseMetrics, SegmentMetrics
 
 from depgraph_hsic_only import Comparison, ConfigError, compare, register_criterion
 from depgraph_hsic_only.cli import main
 from depgraph_hsic_only.comparison.recommendation import recommend
 from depgraph_hsic_only.comparison.study import make_study, parse_amounts
-from depgraph_hsic_only.comparison.table import Row, summarize
+from depgraph_hsic_only.comparison.table import Row, summarize, summary_table
 from depgraph_hsic_only.data.shapes import shapes_dataset
-from depgraph_hsic_only.evaluation.bootstrap import Matches, mask_map, paired_interval
+from depgraph_hsic_only.evaluation.bootstrap import Matches, mean_average_precision, paired_interval
+from depgraph_hsic_only.evaluation.validation import Validation
 from depgraph_hsic_only.report.figures.pareto import pareto_front, plot_pareto
 from depgraph_hsic_only.support.fingerprint import fingerprint
+from depgraph_hsic_only.yolo.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
 SIZES = {None: 1000, "params=0.9": 900, "params=0.8": 800, "params=0.5": 500}
@@ -137,6 +139,27 @@ def test_a_summary_has_means_and_spreads() -> None:
     assert a.kept == pytest.approx(0.25 / 0.3) and a.latency_ms == 90
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_a_comparison_speaks_of_its_own_task(task: str, tmp_path: Path) -> None:
+    kinds, primary = TASKS[task].kinds, TASKS[task].primary
+    rows = [UNPRUNED, row("a", "params=0.9", 0.29), row("b", "params=0.9", 0.27)]
+    own = [{**dict.fromkeys(kinds, 0.0), primary: each.recovered["mask"]} for each in rows]
+    rows = [replace(each, recovered=maps, fine_tuned=maps) for each, maps in zip(rows, own, strict=True)]
+    validation = Validation(64, 2, nms=False)
+    found = Comparison(tmp_path, {}, tuple(rows), recommend(rows, 0.02), validation, {})
+    data = json.loads(found.to_json())
+    assert [Row.from_dict(each) for each in data["rows"]] == rows
+    for name, keys in (("rows", "fine_tuned_map50_95_{}"), ("summary", "map50_95_{}"), ("summary", "{}_spread")):
+        assert all(keys.format(kind) in data[name][0] for kind in kinds)
+    assert data["recommendation"]["chosen"][primary] == 0.29 and "kind" not in data["recommendation"]["chosen"]
+    assert f"of {primary} mAP50-95" in found.summary() and f"has the best {primary} mAP50-95" in str(found)
+    assert "nms=False" in str(found) and found.plot().axes[0].get_ylabel() == f"{primary} mAP50-95"
+    if primary != "mask":
+        assert "mask" not in found.to_json() + str(found)
+    seeds = summary_table(summarize([*rows, replace(rows[1], seed=1)]))
+    assert [heading for heading in seeds.headings if "mAP" in heading] == [f"{kind}\nmAP50-95" for kind in kinds]
+
+
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=8))
 def test_the_front_is_what_nothing_beats(points: list[tuple[int, int]]) -> None:
     front = pareto_front(points)
@@ -193,10 +216,20 @@ def test_mistaken_amounts(targets: object, ratios: object, message: str) -> None
         parse_amounts(targets, ratios)
 
 
-def test_samples_of_the_images_are_paired_and_their_map_is_ultralytics() -> None:
+@pytest.mark.parametrize(
+    ("kind", "build", "key", "figures"),
+    [
+        ("box", OBBMetrics, "tp", "box"),
+        ("mask", SegmentMetrics, "tp_m", "seg"),
+        ("pose", PoseMetrics, "tp_p", "pose"),
+    ],
+)
+def test_samples_of_the_images_are_paired_and_their_map_is_ultralytics(
+    kind: str, build: Any, key: str, figures: str
+) -> None:
     random = np.random.default_rng(0)
-    metrics = SegmentMetrics({0: "a", 1: "b"})
-    matches = Matches()
+    metrics = build({0: "a", 1: "b"})
+    matches = Matches(kind)
 
     class Validator:
         """What Ultralytics hands a callback, as far as it is looked at."""
@@ -211,15 +244,17 @@ def test_samples_of_the_images_are_paired_and_their_map_is_ultralytics() -> None
             "pred_cls": random.integers(0, 2, found),
         }
         stat |= {"target_cls": random.integers(0, 2, true), "target_img": np.arange(true and 1)}
-        metrics.update_stats({**stat, "tp_m": stat["tp"][::-1], "im_name": str(k)})
+        extra = {} if key == "tp" else {key: stat["tp"][::-1]}
+        metrics.update_stats({**stat, **extra, "im_name": str(k)})
         if k % 5 == 4 or k == 11:
             matches(validator)
     metrics.process()
     assert len(matches.images) == 12
-    assert mask_map(matches.images) == pytest.approx(metrics.seg.map, abs=1e-12) and metrics.seg.map > 0.01
+    wanted = getattr(metrics, figures).map
+    assert mean_average_precision(matches.images) == pytest.approx(wanted, abs=1e-12) and wanted > 0.01
     samples = matches.bootstrap(50)
     assert samples == matches.bootstrap(50) and len(set(samples)) > 20
-    assert np.mean(samples) == pytest.approx(metrics.seg.map, abs=0.1)
+    assert np.mean(samples) == pytest.approx(wanted, abs=0.1)
     shifted = [sample + 0.01 for sample in samples]
     assert paired_interval([shifted], [samples]) == pytest.approx((0.01, 0.01))
     assert paired_interval([shifted, samples], [samples, shifted]) == pytest.approx((0, 0))

@@ -35,6 +35,23 @@ def test_defaults_then_file_then_overrides(tmp_path: Path, monkeypatch: Any) -> 
         config.seed = 3  # type: ignore[misc]
 
 
+def test_an_amount_goes_over_the_one_below() -> None:
+    file = {"prune": {"ratio": 0.3, "target": {"params": 0.9}}}
+    for given, amount in (
+        ({}, "params=0.9"),
+        ({"prune.target": "gmacs=0.8"}, "gmacs=0.8"),
+        ({"prune": {"ratio": 0.2}}, "ratio=0.2"),
+        ({"prune.ratio": 0.2, "prune.target": None}, "ratio=0.2"),
+        ({"prune.threshold": 0.1}, "threshold=0.1"),
+    ):
+        config = load_config(file, given)
+        assert str(config.prune.amount) == amount
+        assert load_config(config.to_dict()) == config
+    for given in ({"prune": {"ratio": 0.2, "target": "params=0.9"}}, {"prune.ratio": 0.2, "prune.threshold": 0.1}):
+        with pytest.raises(ConfigError, match=r"prune: expected .* got ratio=0.2 and .*; leave all but one out"):
+            load_config(None, given)
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [

@@ -13,7 +13,9 @@ from ultralytics.data.utils import check_det_dataset
 
 from depgraph_hsic_only.data.dataset import find_dataset, labelled_batches, same_classes, training_images
 from depgraph_hsic_only.data.images import image_files, list_images
-from depgraph_hsic_only.errors import DataError
+from depgraph_hsic_only.data.shapes import shapes_dataset
+from depgraph_hsic_only.errors import ConfigError, DataError
+from depgraph_hsic_only.yolo.tasks import TASKS
 
 
 def files_of(folder: Path) -> set[Path]:
@@ -127,3 +129,58 @@ def test_an_address_reaches_ultralytics_as_it_is(shapes: Path, monkeypatch: Any)
 
     monkeypatch.setattr("depgraph_hsic_only.data.dataset.check_det_dataset", check)
     assert find_dataset("https://example.org/set.zip").source == "https://example.org/set.zip" == seen[0]
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: Any) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("drawn")
+    return {task: shapes_dataset(folder / task, train=3, val=2, imgsz=64, task=task) for task in TASKS}
+
+
+READ = {  # by the task that a data set was made for: the others that its labels can be read for
+    "segment": ("detect", "obb"),
+    "detect": (),
+    "pose": ("detect",),
+    "obb": ("segment", "detect"),
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("made_for", TASKS)
+def test_labels_are_taken_where_ultralytics_takes_them(made_for: str, task: str, drawn: dict[str, Path]) -> None:
+    """Its own data set, which meets them in a training, is the reference."""
+    file = drawn[made_for]
+    keys = check_det_dataset(str(file))
+    takes = task in (made_for, *READ[made_for])
+    if takes:
+        dataset = find_dataset(file, task)
+        batch = next(labelled_batches(dataset, images=3, imgsz=64, batch=3))
+        assert dataset.task == task and batch["bboxes"].shape[1] == (5 if task == "obb" else 4)
+        assert {"segment": "masks", "pose": "keypoints"}.get(task, "img") in batch
+    else:
+        with pytest.raises(DataError, match=f"with {TASKS[task].label} in 'train'|expected kpt_shape"):
+            find_dataset(file, task)
+    try:
+        theirs = YOLODataset(keys["train"], data=keys, task=task, imgsz=64, augment=False)
+    except (ValueError, RuntimeError):
+        assert not takes
+    else:
+        assert takes and len(theirs) == 3
+
+
+def test_keypoints_are_those_that_the_data_set_says(drawn: dict[str, Path], tmp_path: Path) -> None:
+    keys = yaml.safe_load(drawn["pose"].read_text())
+    assert find_dataset(keys, "pose").keypoints == (4, 3) and find_dataset(drawn["detect"], "detect").keypoints is None
+    for changed, said in (
+        ({"kpt_shape": [4]}, "expected kpt_shape to be the number of keypoints"),
+        ({"kpt_shape": [4, 5]}, r"got \[4, 5\]"),
+        ({"kpt_shape": [4, 2]}, "labels require 13 columns each"),
+        ({"flip_idx": [0, 1, 2]}, "expected flip_idx to have one of 0 to 3 for each of 4 keypoints"),
+        ({"flip_idx": [0, 1, 2, 4]}, r"got \[0, 1, 2, 4\]"),
+    ):
+        with pytest.raises(DataError, match=said):
+            find_dataset({**keys, **changed}, "pose")
+    find_dataset({**keys, "flip_idx": []}, "pose")
+    find_dataset({**keys, "flip_idx": [0, 1, 2]}, "detect")  # which doesn't read it
+    with pytest.raises(ConfigError, match="did you mean 'pose'"):
+        find_dataset(keys, "poses")

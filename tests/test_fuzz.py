@@ -104,7 +104,7 @@ def test_settings(budget: int, tmp_path: Path) -> None:
         assert isinstance(config, Config) and type(config.batch) is int and config.batch >= 1
         ratio = config.prune.ratio
         assert config.prune.threshold is not None or config.prune.target is not None or 0 <= (ratio or 0) < 1
-        again = load_config(None, config.to_dict())
+        again = load_config(config.to_dict())
         assert repr(again) == repr(config)  # of nan too
         json.dumps(config.to_dict(), allow_nan=False)  # which `state.json` holds
 

@@ -22,6 +22,9 @@ from depgraph_hsic_only import DefaultYolov8SegPruner, HsicLassoPruner, PruningE
 from depgraph_hsic_only.cli import main
 from depgraph_hsic_only.data.dataset import find_dataset, labelled_batches
 from depgraph_hsic_only.data.labels import code_in_cache
+from depgraph_hsic_only.evaluation.validation import ClassMetrics
+from depgraph_hsic_only.report.stages import StageReport, class_table
+from depgraph_hsic_only.support.progress import show
 from depgraph_hsic_only.yolo.patches import safe_load
 
 ROOT = Path(__file__).parents[1]
@@ -221,6 +224,24 @@ def test_text_in_a_checkpoint_or_yaml_is_not_evaluated(tmp_path: Path, capsys: A
         error = capsys.readouterr().err
         assert "activation" in error and error.count("\n") == 1, error
     assert not marker.exists()
+
+
+def test_names_of_classes_are_no_commands_of_a_terminal(
+    checkpoint: Path, shapes: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    yolo = load_model(checkpoint)
+    name, written = "\x1b]0;owned\x07\x9b2J[/red]", "\\x1b]0;owned\\x07\\x9b2J[/red]"
+    yolo.model.names = {**yolo.model.names, 0: "square", 1: name}
+    yolo.save(tmp_path / "bad.pt")
+    assert main(["info", str(tmp_path / "bad.pt")]) == 0
+    assert main(["--pretrained", str(tmp_path / "bad.pt"), *common(shapes, tmp_path / "runs")]) == 2
+    rows = [ClassMetrics(name, 3, {"box": 0.5, "mask": 0.5})]
+    stage = StageReport("baseline", 0.0, 1, 1.0, classes=tuple(rows))
+    show(class_table(stage, stage))
+    out, err = capsys.readouterr()
+    assert out.count(written) == 2 and err.count(written) == 1
+    assert not {"\x1b", "\x07", "\x9b"} & set(out + err)
 
 
 def test_a_data_set_runs_no_script(checkpoint: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:

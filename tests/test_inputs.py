@@ -84,12 +84,14 @@ def test_a_camera_of_four_channels_and_half_the_height(shapes: Path, checkpoint:
         and str(shape) == "2 images of 64x128 px with 4 channels"
     )
     assert (plain.precision, int8.precision, plain.loss is None, int8.loss is None) == ("float32", "int8", True, False)
+    assert (plain.calibrated_on, int8.calibrated_on) == (None, 16)
     assert all(file.latency_ms[0] > 0 and file.map50_95.keys() == {"box", "mask"} for file in report.files)
     assert told["files"][1]["input"] == {"height": 64, "width": 128, "channels": 4, "batch": 2}
     assert report.onnx is not None and report.onnx[1].ok and report.onnx[1].images == 2
     assert f"latency of {shape}" in str(report) and "best_int8.onnx in int8 loses" in str(report)
     page = (report.folder / "report.html").read_text(encoding="utf-8")
     assert f"Latency of {shape}" in page and "Exported files" in page and "best_int8.onnx in int8 loses" in page
+    assert "best_int8.onnx was quantised by 16 images only" in page
     for file in report.files:
         takes = onnx_input(open_session(report.folder / file.path))
         assert takes.shape == shape and takes.free

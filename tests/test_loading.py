@@ -2,20 +2,24 @@
 
 import copy
 import pickle
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import build
+import ultralytics
+from conftest import build, outputs
 from torch import nn
 from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
 from ultralytics.nn.distill_model import DistillationModel
-from ultralytics.nn.modules import C2f, Conv, DWConv
+from ultralytics.nn.modules import C2f, Conv, Detect, DWConv
+from ultralytics.utils import IterableSimpleNamespace
 
-from depgraph_hsic_only import CheckpointError, PruningError, UnsupportedModelError, load_model, prune
+from depgraph_hsic_only import CheckpointError, PruningError, UnsupportedModelError, describe, load_model, prune
 
 
 def saved(model: Any, path: Path) -> Path:
@@ -55,6 +59,30 @@ def light_class_branch(folder: Path) -> Path:
         for width in widths
     )
     return saved(model, folder / "light.pt")
+
+
+def other_activations(folder: Path) -> Path:
+    """What Ultralytics would undo when it trains."""
+    model = build()
+    for module in model.modules():
+        if isinstance(module, Conv) and isinstance(module.act, nn.SiLU):
+            module.act = nn.ReLU()
+    return saved(model, folder / "relu.pt")
+
+
+def test_an_sppf_without_activation_stays_one(tmp_path: Path) -> None:
+    """As Ultralytics 8.4.0 to 8.4.140 built it, from a row that means another one today."""
+    model = build()
+    model.model[9].cv1.act = nn.Identity()
+    with pytest.raises(UnsupportedModelError, match=r"9\.cv1\.act: Identity where the YAML builds SiLU"):
+        prune(model, 0.5)
+    loaded = load_model(saved(model, tmp_path / "january.pt"))
+    prune(loaded, 0.5)
+    rebuilt = type(loaded.model)(copy.deepcopy(loaded.model.yaml), verbose=False).eval()
+    rebuilt.load(copy.deepcopy(loaded.model), verbose=False)
+    image = torch.rand(1, 3, 64, 64)
+    for a, b in zip(outputs(rebuilt, image), outputs(loaded.model, image), strict=True):
+        assert torch.equal(a, b)
 
 
 def fused(folder: Path) -> Path:
@@ -108,6 +136,7 @@ def contents(name: str, data: bytes) -> Callable[[Path], Path]:
         (foreign_class, CheckpointError, "could not be loaded"),
         (other_widths, UnsupportedModelError, "differ from its own YAML"),
         (light_class_branch, UnsupportedModelError, "light one .* Ultralytics 8.3.0"),
+        (other_activations, UnsupportedModelError, "model.0.act: ReLU where the YAML builds SiLU"),
         (fused, UnsupportedModelError, "fused for inference"),
         (other_family("yolov8n-ghost.yaml"), UnsupportedModelError, "layer 1 is .*GhostConv"),
         (other_family("yolov8n-cls.yaml"), UnsupportedModelError, "got ClassificationModel"),
@@ -202,3 +231,29 @@ def test_of_a_taught_training_that_was_cut_off_the_student_is_taken(tmp_path: Pa
     report = prune(yolo, 0.5)
     yolo.save(tmp_path / "cut.pt")
     assert prune(load_model(tmp_path / "cut.pt"), 0.3).after.parameters < report.after.parameters  # pruned twice
+
+
+def test_a_checkpoint_of_2023(tmp_path: Path, monkeypatch: Any) -> None:
+    """One class, as FastSAM's; what Ultralytics 8.0 wrote has classes and YAML keys where they are no more."""
+    model = build(nc=1)
+    model.names, model.args = {0: "object"}, IterableSimpleNamespace(imgsz=64, task="segment")
+    scale = model.yaml.pop("scales")[model.yaml.pop("scale")]
+    model.yaml |= {"depth_multiple": scale[0], "width_multiple": scale[1]}
+    model.model[-1].detect = Detect.forward
+    image = torch.rand(1, 3, 64, 96)
+    wanted = outputs(copy.deepcopy(model).half().float(), image)
+    with monkeypatch.context() as then:
+        for kind in {type(m) for m in model.modules() if type(m).__module__.startswith("ultralytics.nn.modules")}:
+            then.setattr(kind, "__module__", "ultralytics.nn.modules")
+        then.setattr(Detect, "__module__", "ultralytics.nn.modules")
+        then.setattr(IterableSimpleNamespace, "__module__", "ultralytics.yolo.utils")
+        then.setitem(sys.modules, "ultralytics.yolo", types.ModuleType("ultralytics.yolo"))
+        then.setitem(sys.modules, "ultralytics.yolo.utils", ultralytics.utils)
+        saved(model, tmp_path / "old.pt")
+    assert b"ultralytics.yolo.utils" in (tmp_path / "old.pt").read_bytes()
+    yolo = load_model(tmp_path / "old.pt")
+    assert all(map(torch.equal, outputs(yolo.model, image), wanted))
+    report = prune(yolo, 0.25)
+    assert report.after.parameters < report.before.parameters
+    yolo.save(tmp_path / "cut.pt")
+    assert describe(load_model(tmp_path / "cut.pt")).verdict.startswith("yes, from yolov8n-seg: ")

@@ -21,7 +21,11 @@ from ultralytics.data import utils as data_utils
 from ultralytics.nn import tasks
 from ultralytics.utils import TQDM, nms, plotting
 
+from depgraph_hsic_only import load_model
+from depgraph_hsic_only.evaluation.validation import Validation, validate_file, validate_model
 from depgraph_hsic_only.report.figures.fonts import fonts_for
+from depgraph_hsic_only.yolo import patches
+from depgraph_hsic_only.yolo.input_shape import InputShape
 from depgraph_hsic_only.yolo.patches import bars_in_file, patient_nms, safe_load
 
 LOADS = "class ops:\n    nms = 'the real one'\n"
@@ -170,3 +174,14 @@ def test_bars_go_into_the_innermost_file(capsys: Any) -> None:
     assert "inside" in inner.getvalue() and "outside" not in inner.getvalue()
     assert "outside" in outer.getvalue() and "inside" not in outer.getvalue()
     assert capsys.readouterr() == ("", "")
+
+
+def test_detections_that_nms_has_no_time_for_are_told_of(checkpoint: Path, shapes: Path, monkeypatch: Any) -> None:
+    def complete() -> list[bool]:
+        given: Any = {"device": "cpu", "workers": 0}
+        found = validate_model(load_model(checkpoint), str(shapes), Validation(64, 4), **given)
+        return [found.complete, validate_file(checkpoint, str(shapes), InputShape(64, 64, batch=4), "segment").complete]
+
+    assert complete() == [True, True]
+    monkeypatch.setattr(patches, "_SECONDS_PER_IMAGE", -9.0)  # beside the 2 s that a batch has
+    assert complete() == [False, False]

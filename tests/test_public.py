@@ -15,11 +15,11 @@ from depgraph_hsic_only import errors
 ROOT = Path(__file__).parents[1]
 HEAVY = "{'torch', 'ultralytics', 'matplotlib', 'numpy', 'cv2', 'torch_pruning'} & set(sys.modules)"
 NAMES = """
-ChannelGroup CheckpointError Comparison ComparisonError ConfigError Criterion DataError DefaultYolov8SegPruner
-ExportError Exported HsicLassoPruner ModelInfo OutOfMemoryError PlanError PruningError PruningPlan PruningReport
-Recovery RunReport SHAPES_RECIPE StorageError UnsupportedModelError Yolov8SegPruner __version__ apply_plan compare
-describe ensure_nms errors find_dataset hsic list_criteria load_images load_model plan_pruning prune recover
-register_criterion score_channels UltralyticsError shapes_dataset write_html
+ChannelGroup CheckpointError Comparison ComparisonError ConfigError Criterion DataError DefaultYoloPruner
+DefaultYolov8SegPruner YoloPruner ExportError Exported HsicLassoPruner ModelInfo OutOfMemoryError PlanError
+PruningError PruningPlan PruningReport Recovery RunReport SHAPES_RECIPE StorageError UnsupportedModelError
+Yolov8SegPruner __version__ apply_plan compare describe ensure_nms errors find_dataset hsic list_criteria load_images
+load_model plan_pruning prune recover register_criterion score_channels UltralyticsError shapes_dataset write_html
 """
 
 

@@ -12,7 +12,7 @@ from test_workflow import settings
 from ultralytics import YOLO
 from ultralytics.utils import torch_utils
 
-from depgraph_hsic_only import ConfigError, DefaultYolov8SegPruner, ExportError, compare, load_model
+from depgraph_hsic_only import ConfigError, DefaultYolov8SegPruner, ExportError, RunReport, compare, load_model
 from depgraph_hsic_only.cli import main
 from depgraph_hsic_only.training import quantized
 from depgraph_hsic_only.workflow.config import load_config
@@ -48,6 +48,8 @@ def test_a_training_for_int8_that_is_cut_off_goes_on_to_the_same_file(
         assert [half.precision, int8.precision, int8.path] == ["float16", "int8", "weights/best_qat.onnx"]
         assert int8.loss is not None and "best_qat.onnx in int8 loses" in str(report) and int8.latency_ms[0] > 0
         assert not (report.folder / "resume").exists()
+        assert report.notes[0] == "training for int8" and any("trained with" in note for note in report.notes)
+        assert RunReport.load(report.folder).notes == report.notes
         assert load_config(report.folder / "args.yaml").fine_tune["quantize"] == "int8"
         load_model(report.folder / "weights" / "best.pt")  # a stock one
     graphs = [onnx.load(report.folder / report.files[1].path).graph for report in (whole, resumed)]

@@ -22,7 +22,7 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
-from matplotlib.patches import FancyArrowPatch
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from test_workflow import parameters, settings
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel, SegmentationModel
@@ -31,12 +31,13 @@ from depgraph_hsic_only import DataError, DefaultYolov8SegPruner, PruningReport,
 from depgraph_hsic_only.data.dataset import find_dataset
 from depgraph_hsic_only.errors import StorageError
 from depgraph_hsic_only.evaluation import masks
-from depgraph_hsic_only.evaluation.agreement import measure_agreement, panoptic_quality
+from depgraph_hsic_only.evaluation.agreement import COMPARED, measure_agreement
 from depgraph_hsic_only.evaluation.bootstrap import Matches, draws_for_deviation
 from depgraph_hsic_only.evaluation.latency import Latency, measure_latency
 from depgraph_hsic_only.evaluation.validation import Accuracy, ClassMetrics, Validation, validate_model
 from depgraph_hsic_only.report.figures.fonts import find_fonts, fonts_for, picture_labels
 from depgraph_hsic_only.report.figures.photographs import plot_pair
+from depgraph_hsic_only.report.figures.run import plot_stages, plot_training, plot_trajectory
 from depgraph_hsic_only.report.page import render_html, write_html
 from depgraph_hsic_only.report.stages import StageReport
 from depgraph_hsic_only.report.warnings import find_warnings, headline
@@ -44,6 +45,7 @@ from depgraph_hsic_only.support.fingerprint import fingerprint
 from depgraph_hsic_only.utils.plots import plot_classes, plot_metrics, plot_network
 from depgraph_hsic_only.yolo.architecture import layer_widths, list_layers
 from depgraph_hsic_only.yolo.input_shape import InputShape
+from depgraph_hsic_only.yolo.tasks import TASKS
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 HOSTILE = "<b>&\"'$x_1$"
@@ -146,7 +148,7 @@ def test_resampling_finds_the_deviation_of_a_share() -> None:
     n = 200
     hit = np.ones((1, 10), bool)
     none = np.zeros((0, 10), bool)
-    matches = Matches()
+    matches = Matches("mask")
     matches.images = [(hit if k % 2 else none, np.full(k % 2, 0.9), np.zeros(k % 2), np.zeros(1)) for k in range(n)]
     maps = matches.bootstrap(draws_for_deviation(n))
     assert len(maps) == 40 and np.mean(maps) == pytest.approx(0.5, abs=0.03)
@@ -157,28 +159,6 @@ def test_resampling_finds_the_deviation_of_a_share() -> None:
 def test_the_spread_holds_the_median() -> None:
     latency = measure_latency({"sum": lambda: sum(range(1000))})["sum"]
     assert 0 < latency.p10 <= latency.median <= latency.p90
-
-
-def boxes(*places: tuple[int, int, int, int]) -> torch.Tensor:
-    masks = torch.zeros(len(places), 20, 20, dtype=torch.bool)
-    for mask, (top, bottom, left, right) in zip(masks, places, strict=True):
-        mask[top:bottom, left:right] = True
-    return masks
-
-
-def test_agreement_is_the_panoptic_quality() -> None:
-    three = boxes((0, 10, 0, 10), (10, 20, 0, 10), (0, 10, 10, 20))
-    moved = boxes((0, 10, 0, 9), (10, 20, 0, 10))
-    names = ["cat", "dog", "dog"]
-    assert panoptic_quality(names, three, names, three) == 1.0
-    assert panoptic_quality([], boxes(), [], boxes()) == 1.0
-    assert panoptic_quality(names, three, [], boxes()) == panoptic_quality([], boxes(), names, three) == 0.0
-    expected = (0.9 + 1.0) / 2.5  # two match with IoU 0.9 and 1, one of three is left
-    assert panoptic_quality(names, three, ["cat", "dog"], moved) == pytest.approx(expected)
-    assert panoptic_quality(["cat", "dog"], moved, names, three) == pytest.approx(expected)
-    assert panoptic_quality(names, three, ["cow", "dog"], moved) == pytest.approx(1.0 / 2.5)
-    half = boxes((0, 10, 0, 5))
-    assert panoptic_quality(["cat"], three[:1], ["cat"], half) == 0.0  # an IoU of just a half is no match
 
 
 def test_masks_are_compared_in_blocks_as_at_once(monkeypatch: Any) -> None:
@@ -370,8 +350,8 @@ def test_a_page_is_made_again_from_its_folder(run: RunReport, page: str) -> None
 def test_report_json_keeps_its_keys(run: RunReport) -> None:
     """Users' scripts read them; the names inside may change."""
     data = json.loads((run.folder / "report.json").read_text())
-    keys = {"version", "environment", "args", "stages", "widths", "onnx", "validation", "images", "sources"}
-    assert data.keys() == keys | {"comparison", "layers", "files"}
+    keys = {"version", "task", "environment", "args", "stages", "widths", "onnx", "validation", "images", "sources"}
+    assert data.keys() == keys | {"comparison", "layers", "files", "notes"}
     maps = {"map50_95_box", "map50_95_mask", "map50_box", "map50_mask", "resampled_mask"}
     cost = {"name", "seconds", "parameters", "gmacs", "size_mb", "weights", "latency_ms", "latency_spread_ms", "parts"}
     for found, told in zip(run.stages, data["stages"], strict=True):
@@ -397,6 +377,75 @@ def test_a_report_of_an_older_version_keeps_its_picture_of_the_network(run: RunR
     shutil.copytree(run.folder / "plots", tmp_path / "plots", dirs_exist_ok=True)
     picture = base64.b64encode((run.folder / "plots" / "network.png").read_bytes()).decode()
     assert picture in write_html(tmp_path).read_text(encoding="utf-8")
+
+
+def of_task(run: RunReport, task: str) -> RunReport:
+    """The run as if its model had had another task, with the figures of masks as those of the kind that counts most."""
+    kinds, primary = TASKS[task].kinds, TASKS[task].primary
+
+    def other(maps: Any) -> dict[str, Any]:
+        return {kind: maps["mask" if kind == primary else kind] for kind in kinds}
+
+    epochs = {"metrics/mAP50-95(M)": f"metrics/mAP50-95({primary[0].upper()})"}
+    stages = tuple(
+        replace(
+            row,
+            task=task,
+            notes=(),
+            metrics=other(row.metrics),
+            classes=tuple(replace(each, map50_95=other(each.map50_95)) for each in row.classes),
+            epochs=tuple({epochs.get(key, key): value for key, value in epoch.items()} for epoch in row.epochs),
+            details={
+                **row.details,
+                **({"as_cut": {f"map50_95_{kind}": 0.1 for kind in kinds}} if "as_cut" in row.details else {}),
+                "trajectory": [{"step": k, "parameters": 9 - k, f"map50_95_{primary}": 0.5} for k in range(3)],
+            },
+        )
+        for row in run.stages
+    )
+    files = tuple(replace(file, map50_95=dict.fromkeys(kinds, 0.25), loss=0.03) for file in run.files)
+    return replace(run, stages=stages, files=files)
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "segment"])
+def test_a_report_speaks_of_its_own_task(task: str, run: RunReport, tmp_path: Path) -> None:
+    report = replace(of_task(run, task), folder=tmp_path)
+    kinds, primary = TASKS[task].kinds, TASKS[task].primary
+    text = report.to_json()
+    data = json.loads(text)
+    assert data["task"] == task and "mask" not in "".join(data["stages"][0])
+    assert {key for key in data["stages"][0] if "map50_95" in key} == {f"map50_95_{kind}" for kind in kinds}
+    assert list(data["stages"][0]["classes"][0])[3:] == [f"map50_95_{kind}" for kind in kinds]
+    assert data["stages"][0][f"resampled_{primary}"] == list(run.before.resampled)
+    (tmp_path / "report.json").write_text(text)
+    assert RunReport.load(tmp_path).to_json() == text
+    letter = primary[0].upper()
+    assert report.after.csv_row()[f"metrics/mAP50-95({letter})"] == run.after.map50_95["mask"]
+    assert f"{primary} mAP50-95" in report.summary() and "mask" not in report.summary()
+    assert f"loses 0.0300 of {primary} mAP50-95" in report.losses()[0]
+
+    rows = data["stages"]
+    legends = [{text.get_text() for text in axes.get_legend().get_texts()} for axes in plot_training(rows).axes]
+    assert legends[1] == set(kinds)
+    trajectory, by_class = plot_trajectory(rows[-1]["details"]["trajectory"]), plot_classes(*[rows[0]["classes"]] * 2)
+    assert trajectory.axes[0].get_ylabel() == f"{primary} mAP50-95" in by_class.axes[0].get_xlabel()
+    assert plot_stages(rows).axes[2].get_title() == ("mAP50-95" if len(kinds) > 1 else "box mAP50-95")
+
+    reader = Reader(render_html(report, dict.fromkeys([f"example-{k}" for k in range(1, 5)], b"")))
+    words = " ".join(reader.texts)
+    assert "Agreement is the panoptic quality" in words and f"{COMPARED[task].worth_called} over matching" in words
+    headings = {name: " ".join(rows[0]) for name, rows in reader.tables.items()}
+    for name in ("Stages", "Exported files"):
+        assert all(f"{kind}\nmAP50-95" in headings[name] for kind in kinds) and "mask" not in headings[name]
+    assert "mask" not in headings["mAP50-95 by class"] and f"greatest loss of {primary} mAP50-95 first" in words
+    assert f"{primary}\nloss" in headings["Exported files"] and "mask mAP50-95" not in words
+
+
+def test_a_report_without_a_task_is_one_of_segmentation(run: RunReport, tmp_path: Path) -> None:
+    data = json.loads((run.folder / "report.json").read_text())
+    del data["task"], data["validation"]["nms"]  # as an older version has written it
+    (tmp_path / "report.json").write_text(json.dumps(data))
+    assert replace(RunReport.load(tmp_path), folder=run.folder).to_json() == run.to_json()
 
 
 def test_a_report_starts_no_process_and_imports_no_matplotlib_to_be_shown(run: RunReport, monkeypatch: Any) -> None:
@@ -440,6 +489,21 @@ def test_the_network_is_drawn_as_its_yaml_connects_it(build: Any, yaml: str, fee
     chain, joins = 9, 2 * sum(layer.kind == "Concat" for layer in layers)
     convolutions = sum(layer.kind == "Conv" and layer.part == "neck" for layer in layers)
     assert len(arrows) == chain + joins + convolutions + len(feeding)
+
+
+@pytest.mark.parametrize("yaml", ["yolov8n-obb.yaml", "yolo11n.yaml", "yolo26n-pose.yaml", "yolo26n-seg.yaml"])
+def test_every_width_is_drawn_within_the_box_of_its_layer(yaml: str) -> None:
+    network = YOLO(yaml).model
+    before = dict.fromkeys(layer_widths(network), 768)
+    figure = plot_network(before, dict.fromkeys(before, 384), list_layers(network))
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    assert sum(bool(patch.get_hatch()) for patch in axes.patches) == len(before)
+    boxes = [patch.get_window_extent() for patch in axes.patches if isinstance(patch, FancyBboxPatch)]
+    texts = [text.get_window_extent() for text in axes.texts if "→" in text.get_text()]
+    assert len(texts) == len(before)
+    for text in texts:
+        assert any(text.x0 >= b.x0 and text.x1 <= b.x1 and text.y0 >= b.y0 and text.y1 <= b.y1 for b in boxes)
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -572,4 +636,12 @@ def test_a_file_that_loses_too_much_is_warned_of(run: RunReport) -> None:
     page = render_html(report, {})
     (warned,) = re.findall(r"<li>([^<]*\.onnx[^<]*)</li>", page)
     assert warned.startswith("0.onnx in int8 loses 0.0300") and "more than 0.02" in warned
+    files = (plain, replace(int8[1], calibrated_on=8, complete=False), replace(int8[2], calibrated_on=64))
+    page = render_html(replace(report, files=files, notes=("trained for int8",)), {})
+    slow, few = (line for line in re.findall(r"<li>([^<]*)</li>", page) if "1.onnx" in line)
+    assert "NMS ran out of time on this machine (1.onnx)" in slow and "2.onnx" not in slow + few
+    assert few == "1.onnx was quantised by 8 images only, whose ranges others will exceed: calibrate on 32 or more " + (
+        "(calibration.images)."
+    )
+    assert "<b>export</b>: trained for int8" in page
     assert RunReport.load(run.folder).files == run.files

@@ -11,14 +11,18 @@ import pytest
 import torch
 import torch_pruning as tp
 import yaml
+from conftest import save_untrained
 from ultralytics import YOLO
 from ultralytics.engine.model import Model
 
 from depgraph_hsic_only import (
     ConfigError,
+    DataError,
+    DefaultYoloPruner,
     DefaultYolov8SegPruner,
     Exported,
     PruningPlan,
+    UnsupportedModelError,
     Yolov8SegPruner,
     apply_plan,
     load_model,
@@ -27,11 +31,13 @@ from depgraph_hsic_only import (
 )
 from depgraph_hsic_only.criteria.hsic_lasso import HsicLasso
 from depgraph_hsic_only.data.dataset import find_dataset, labelled_batches
+from depgraph_hsic_only.data.shapes import shapes_dataset
 from depgraph_hsic_only.evaluation.validation import Accuracy, Metrics
 from depgraph_hsic_only.support.fingerprint import fingerprint
 from depgraph_hsic_only.utils.conversion import export_onnx, verify_onnx
 from depgraph_hsic_only.utils.plots import plot_metrics
 from depgraph_hsic_only.yolo import architecture
+from depgraph_hsic_only.yolo.tasks import TASKS, map_column
 
 CSV_HEADER = "stage,parameters,gmacs,size_mb,metrics/mAP50-95(B),metrics/mAP50-95(M),latency_ms"
 
@@ -357,3 +363,56 @@ def test_classes_of_other_names_are_taken_by_index(checkpoint: Path, shapes: Pat
     report = DefaultYolov8SegPruner(tmp_path / "renamed.pt", **settings(tmp_path, shapes, **none)).run()
     assert [note for note in report.stages[0].notes if "plus -> cross" in note] and report.stages[-1].metrics
     assert "plus" not in str(YOLO(tmp_path / "run" / "weights" / "best.pt").names)
+
+
+def test_the_stages_of_another_task(tmp_path: Path) -> None:
+    """The epoch is chosen by poses, not by boxes; what is cut and trained has the data set's keypoints."""
+    data = shapes_dataset(tmp_path / "set", train=4, val=2, imgsz=64, task="pose")
+    given = {"train.epochs": 0, "fine_tune.epochs": 1, "prune.recover": "bn"}
+    pruner = DefaultYoloPruner(save_untrained("pose", tmp_path / "five.pt"), **settings(tmp_path, data, **given))
+    model = pruner.load()
+    tuned = pruner.fine_tune(pruner.prune(model))
+    assert type(tuned.model).__name__ == "PoseModel" and pruner.dataset.keypoints == tuple(tuned.model.kpt_shape) == (
+        4,
+        3,
+    )
+    trained = pruner.folder.path / "finetune"
+    assert yaml.safe_load((trained / "args.yaml").read_text())["task"] == "pose"
+    assert map_column("pose") in (trained / "results.csv").read_text()
+    assert list(pruner.evaluate(tuned).metrics) == ["box", "pose"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["pose", "detect", "obb"])
+def test_a_run_of_another_task(task: str, tmp_path: Path) -> None:
+    """Nothing says of which task it is but the checkpoint: labels, training, choice of the epoch, export, report."""
+    data = shapes_dataset(tmp_path / "set", train=8, val=4, imgsz=64, task=task)
+    weights = save_untrained(task, tmp_path / "five.pt")
+    given = {"train.epochs": 0, "fine_tune.epochs": 1, "calibration.images": 4}
+    report = DefaultYoloPruner(weights, **settings(tmp_path, data, **given, **{"prune.recover": "bn"})).run()
+    kinds, best = TASKS[task].kinds, tmp_path / "run" / "weights" / "best.pt"
+    assert report.task == task and all(tuple(stage.metrics) == kinds for stage in report.stages)
+    assert any(f"{kinds[-1]} mAP50-95" in note for note in report.stages[-1].notes)
+    columns = [map_column(kind) for kind in kinds]
+    assert set(columns) <= report.stages[-1].epochs[0].keys()
+    trained = yaml.safe_load((tmp_path / "run" / "finetune" / "args.yaml").read_text())
+    assert trained["task"] == task
+    assert report.onnx is not None and report.onnx[1].ok
+    stock = YOLO(best)
+    assert stock.task == task and parameters(best) == report.after.parameters < parameters(weights)
+    found = stock.val(data=str(data), workers=0, plots=False, **json.loads(report.to_json())["validation"])
+    measured = [getattr(found, {"pose": "pose", "box": "box"}[kind]).map for kind in kinds]
+    assert measured == list(report.stages[-1].map50_95.values())
+
+
+def test_a_model_of_another_task_or_with_other_keypoints_is_refused_at_the_start(shapes: Path, tmp_path: Path) -> None:
+    poses = save_untrained("pose", tmp_path / "pose.pt", kpt_shape=(17, 3))
+    data = shapes_dataset(tmp_path / "set", train=2, val=1, imgsz=64, task="pose")
+    none = {"train.epochs": 0, "fine_tune.epochs": 0}
+    with pytest.raises(UnsupportedModelError, match="made to segment, got one for pose; DefaultYoloPruner takes it"):
+        DefaultYolov8SegPruner(poses, **settings(tmp_path, data, **none)).run()
+    with pytest.raises(ConfigError, match=r"kpt_shape is \[17, 3\] and the data set's \[4, 3\], got 0"):
+        DefaultYoloPruner(poses, **settings(tmp_path, data, **none)).run()
+    with pytest.raises(DataError, match="expected kpt_shape"):
+        DefaultYoloPruner(poses, **settings(tmp_path, shapes, **none)).run()
+    assert not (tmp_path / "run").exists() and issubclass(DefaultYolov8SegPruner, Yolov8SegPruner)

@@ -38,7 +38,7 @@ def _add_arguments(parser: Parser) -> None:
     parser.add_argument("--targets", metavar="WHAT=R", help="what is left: params=0.9,0.8,gmacs=0.75")
     parser.add_argument("--ratios", metavar="R,R", help="instead: shares to cut of each width: 0.25,0.5")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="how many (default: 1)")
-    drop = "mask mAP that a size may cost (%(default)s)"
+    drop = "mAP that a size may cost (%(default)s)"
     parser.add_argument("--max-map-drop", type=float, default=MAX_MAP_DROP, metavar="D", help=drop)
     parser.add_argument("--backend", default="serial", metavar="NAME", help=" or ".join(BACKENDS))
     parser.add_argument("--address", metavar="WHERE", help="of Ray: auto, host:port, ray://host:port")

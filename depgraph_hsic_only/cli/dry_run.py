@@ -14,6 +14,7 @@ from depgraph_hsic_only.workflow.config import Config
 from depgraph_hsic_only.workflow.fit import take_classes
 from depgraph_hsic_only.yolo.device import on_device
 from depgraph_hsic_only.yolo.load import load_model
+from depgraph_hsic_only.yolo.tasks import task_of
 
 _QUICK_IMAGES = 16
 
@@ -41,7 +42,10 @@ def dry_run(config: Config) -> Group:
                 f"prune.criterion: expected one without labels for a target with --dry-run, got {planner.criterion}, "
                 "whose labels Ultralytics would cache on the disk; leave out --dry-run, or pass another criterion"
             )
-        dataset, limit = find_dataset(config.data), min(_QUICK_IMAGES, config.calibration["images"])
+        dataset, limit = (
+            find_dataset(config.data, task_of(network).name),
+            min(_QUICK_IMAGES, config.calibration["images"]),
+        )
         take_classes(model, dataset, config)
         images = load_images(dataset.images("train"), planner.imgsz, limit=limit, channels=dataset.channels)
         scored = planner.score(network, in_batches(images, 8))

@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from depgraph_hsic_only.cli.command import MODEL_FILES, Command, Parser, nothing_else_on_stdout
 
 _EPILOG = """\
-For segmentation and detection models. Runs no code from the file.
+For models of any task. Runs no code from the file.
 
 examples:
   depgraph-hsic info runs/prune/exp/weights/best.pt
@@ -18,7 +18,7 @@ examples:
 
 
 def _add_arguments(parser: Parser) -> None:
-    meaning = "checkpoint (.pt), or a YOLOv8 YAML"
+    meaning = "checkpoint (.pt), or a YOLO's YAML"
     parser.add_argument("model", metavar="model.pt", help=meaning, complete=MODEL_FILES)
     parser.add_argument("--imgsz", type=int, metavar="PX", help="side that GMACs are of (default: the model's own)")
     parser.add_argument("--json", action="store_true", help="print JSON")

@@ -25,11 +25,12 @@ from depgraph_hsic_only.support.nearest import nearest
 from depgraph_hsic_only.support.progress import say, show
 from depgraph_hsic_only.support.refusals import refusal
 from depgraph_hsic_only.support.resource_errors import out_of_memory, storage_reason
+from depgraph_hsic_only.support.visible import visible
 
 _CRITERIA = shtab.cmd(f"echo {' '.join(list_criteria())}")
 _FLAGS = {
     "pretrained": Flag(
-        "pretrained", str, "FILE", "checkpoint (.pt), or a YOLOv8 YAML to train from scratch", MODEL_FILES
+        "pretrained", str, "FILE", "checkpoint (.pt), or a YOLO's YAML to train from scratch", MODEL_FILES
     ),
     "data": Flag("data", str, "NAME", "data set: a name, the path of its data.yaml, or 'shapes'", YAML_FILES),
     "criterion": Flag(
@@ -61,6 +62,7 @@ examples:
 """
 
 
+DEMO_TASKS = ("segment", "detect", "pose", "obb")  # those of `tasks.TASKS`, which imports torch
 _DEMO_TUNING = {"epochs": 5, "lr0": 0.001, "warmup_epochs": 0.25}  # shorter and gentler than what goes before
 
 
@@ -71,6 +73,7 @@ def _add_flags(parser: Parser) -> None:
     parser.add_argument("--resume", metavar="FOLDER", help=resume, complete=shtab.DIRECTORY)
     for switch, meaning in _SWITCHES.items():
         parser.add_argument(f"--{switch}", action="store_true", help=meaning)
+    parser.add_argument("--task", choices=DEMO_TASKS, help="of --demo alone: a model of your own knows its task")
     version = f"depgraph_hsic_only {__version__}"
     parser.add_argument("--version", action="version", version=version, help="print the version")
 
@@ -80,7 +83,7 @@ def _parser() -> Parser:
     parser = Parser(
         prog=PROGRAM,
         usage=f"{PROGRAM} [COMMAND] [--flag value ...] [key=value ...]",
-        description="Prune a YOLOv8 segmentation model into an ordinary, narrower Ultralytics model.",
+        description="Prune a YOLO model into an ordinary, narrower Ultralytics model.",
         epilog=f"commands:\n{commands}\n\n{_EXAMPLES}",
     )
     _add_flags(parser)
@@ -156,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             with tempfile.NamedTemporaryFile("w", prefix=prefix, suffix=".txt", encoding="utf-8", delete=False) as file:
                 traceback.print_exc(file=file)
             code, said = 1, f"internal error ({type(error).__name__}: {what}); please report it with {file.name}"
-    print(f"{PROGRAM}: {said}", file=sys.stderr)
+    print(visible(f"{PROGRAM}: {said}"), file=sys.stderr)
     return code
 
 
@@ -191,19 +194,21 @@ def _warnings_said() -> Iterator[None]:
         warnings.showwarning = before
 
 
-def _demo_settings() -> dict[str, Any]:
+def _demo_settings(task: str) -> dict[str, Any]:
     """The settings of `--demo`: a nano model that learns drawn shapes in minutes, is cut, and learns again."""
-    from depgraph_hsic_only.data.shapes import SHAPES_RECIPE
+    from depgraph_hsic_only.data.shapes import shapes_recipe
+    from depgraph_hsic_only.yolo.tasks import TASKS
 
+    recipe = shapes_recipe(task)
     settings: dict[str, Any] = {
-        "pretrained": "yolov8n-seg.yaml",
+        "pretrained": f"yolov8n{TASKS[task].suffix}.yaml",
         "data": "shapes",
         "imgsz": 160,
         "name": "demo",
         "workers": 2,
     }
-    settings |= {f"train.{key}": value for key, value in SHAPES_RECIPE.items()}
-    return settings | {f"fine_tune.{key}": value for key, value in (SHAPES_RECIPE | _DEMO_TUNING).items()}
+    settings |= {f"train.{key}": value for key, value in recipe.items()}
+    return settings | {f"fine_tune.{key}": value for key, value in (recipe | _DEMO_TUNING).items()}
 
 
 def _prune(words: Sequence[str]) -> None:
@@ -214,18 +219,24 @@ def _prune(words: Sequence[str]) -> None:
             f"expected a command ({known}), a flag or key=value, got {words[0]!r}{nearest(words[0], _COMMANDS)}"
         )
     arguments = parser.parse(words)
+    if arguments.task and not arguments.demo:
+        parser.error("expected --task with --demo only, since a model knows its task; pass --pretrained one of it")
     from depgraph_hsic_only.cli.dry_run import dry_run
     from depgraph_hsic_only.workflow.config import DEFAULT_CFG
-    from depgraph_hsic_only.workflow.default import DefaultYolov8SegPruner
+    from depgraph_hsic_only.workflow.default import DefaultYoloPruner
     from depgraph_hsic_only.workflow.state import read_state
 
     given: dict[str, Any] = {flag: True for flag in ("exist_ok", "trust", "verbose") if getattr(arguments, flag)}
     given |= given_settings(arguments, _FLAGS)
     if arguments.demo:  # what is given for both trainings goes over what it sets for each
-        demo = {key: value for key, value in _demo_settings().items() if key.rpartition(".")[2] not in given}
+        demo = {
+            key: value
+            for key, value in _demo_settings(arguments.task or "segment").items()
+            if key.rpartition(".")[2] not in given
+        }
         given = demo | given
-    cfg = arguments.cfg or DEFAULT_CFG
+    cfg: Any = arguments.cfg or DEFAULT_CFG
     if arguments.resume is not None and arguments.cfg is None:
-        cfg, given = None, {**read_state(arguments.resume).settings, "trust": False, **given}
-    pruner = DefaultYolov8SegPruner(cfg=cfg, **given)
+        cfg = {**read_state(arguments.resume).settings, "trust": False}
+    pruner = DefaultYoloPruner(cfg=cfg, **given)
     show(dry_run(pruner.config) if arguments.dry_run else pruner.run(arguments.resume))

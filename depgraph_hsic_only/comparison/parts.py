@@ -29,7 +29,7 @@ from depgraph_hsic_only.pruning.planner import Planner
 from depgraph_hsic_only.report.stages import FINE_TUNED
 from depgraph_hsic_only.support.files import write_text_atomically
 from depgraph_hsic_only.training.train import Teacher
-from depgraph_hsic_only.workflow.default import DefaultYolov8SegPruner
+from depgraph_hsic_only.workflow.default import DefaultYoloPruner
 from depgraph_hsic_only.workflow.fit import single_cls
 from depgraph_hsic_only.workflow.prune_steps import FineTuning
 from depgraph_hsic_only.yolo.architecture import layer_widths
@@ -37,6 +37,7 @@ from depgraph_hsic_only.yolo.cost import measure_cost
 from depgraph_hsic_only.yolo.device import select_device
 from depgraph_hsic_only.yolo.input_shape import input_side
 from depgraph_hsic_only.yolo.load import load_model
+from depgraph_hsic_only.yolo.tasks import task_of
 from depgraph_hsic_only.yolo.types import Yolo
 
 
@@ -100,7 +101,7 @@ class Part(abc.ABC):
     def _batches(self, model: Yolo) -> list[dict[str, Any]]:
         """Calibration images drawn by the seed from the training split, with labels, letterboxed as in validation."""
         config = self.study.config
-        dataset, count = find_dataset(config.data), config.calibration["images"]
+        dataset, count = find_dataset(config.data, task_of(model.model).name), config.calibration["images"]
         files = dataset.images("train")
         order = torch.randperm(len(files), generator=torch.Generator().manual_seed(self.seed)).tolist()
         chosen = [files[k] for k in sorted(order[:count])]
@@ -179,15 +180,15 @@ class Result(Part):
         """A digest of the widths: models with the same ones are equally fast."""
         return hashlib.sha256(json.dumps(self.read()["widths"]).encode()).hexdigest()
 
-    def _pruner(self, **changes: Any) -> DefaultYolov8SegPruner:
+    def _pruner(self, **changes: Any) -> DefaultYoloPruner:
         """What trains and measures in a folder of the part's own."""
         folder = {"project": str(self.study.folder / "runs"), "name": self.name, "exist_ok": True}
         own = {**folder, "pretrained": str(self.study.trained), "seed": self.seed}
-        pruner = DefaultYolov8SegPruner(cfg=None, **{**self.study.config.to_dict(), **own, **changes})
+        pruner = DefaultYoloPruner(cfg=None, **{**self.study.config.to_dict(), **own, **changes})
         pruner.open_folder()
         return pruner
 
-    def _measured(self, row: Row, recovered: Yolo, tuned: Any, pruner: DefaultYolov8SegPruner) -> dict[str, Any]:
+    def _measured(self, row: Row, recovered: Yolo, tuned: Any, pruner: DefaultYoloPruner) -> dict[str, Any]:
         """The content of the file, of the `YOLO` after the recovery and after the fine-tuning, where there is one."""
         last = tuned or recovered
         cost, weights = measure_cost(last.model, self._imgsz(last)), pruner.folder.save_model(FINE_TUNED.weights, last)

@@ -1,7 +1,7 @@
 """Which criterion, and how far: a rule that reads nothing but the table.
 
 1. At each target, the criterion with the highest mAP50-95 at the end, in the mean over the seeds that all criteria have
-   there; of equal ones the one named first. All mAPs here are of the kind that counts most (`validation.PRIMARY`).
+   there; of equal ones the one named first. All mAPs here are of the kind that counts most (see `tasks.Task`).
 2. Its lead over the next one is significant where the 95 % interval of their difference (paired bootstrap over the
    validation images, see `bootstrap.py`) lies above 0, and it is ahead with every seed. Each interval is for one pair,
    not for all pairs together. With one seed nothing is known of what another draw of calibration images would change.
@@ -18,7 +18,6 @@ from typing import Any
 from depgraph_hsic_only.comparison.options import MAX_MAP_DROP
 from depgraph_hsic_only.comparison.table import Row
 from depgraph_hsic_only.evaluation.bootstrap import Interval, paired_interval
-from depgraph_hsic_only.evaluation.validation import PRIMARY
 
 _SIZES = {"params": "parameters", "gmacs": "gmacs", "latency": "latency_ms"}  # a target's metric: what sizes go by
 
@@ -40,6 +39,7 @@ class Choice:
 
     target: str
     criterion: str
+    kind: str  # of the predictions whose mAP50-95 it is
     map50_95: float
     size: float  # what sizes are compared by: parameters, GMACs or milliseconds
     seeds: int
@@ -51,7 +51,7 @@ class Choice:
 
     def __str__(self) -> str:
         kept = f", {self.map50_95 / self.unpruned:.2f} of the unpruned {self.unpruned:.3f}" if self.unpruned else ""
-        said = f"{self.target}: {self.criterion} has the best {PRIMARY} mAP50-95, {self.map50_95:.3f}{kept}; "
+        said = f"{self.target}: {self.criterion} has the best {self.kind} mAP50-95, {self.map50_95:.3f}{kept}; "
         if self.lead is None:
             return said + "no other criterion was compared"
         if self.told_apart:
@@ -60,7 +60,9 @@ class Choice:
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values; the mAP50-95 by its kind of prediction."""
-        return {PRIMARY if name == "map50_95" else name: value for name, value in asdict(self).items()}
+        known = asdict(self)
+        kind = known.pop("kind")
+        return {kind if name == "map50_95" else name: value for name, value in known.items()}
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Recommendation:
         }
 
     def _advice(self) -> str:
-        allowed = f"at most {self.max_map_drop:g} of {PRIMARY} mAP50-95"
+        allowed = f"at most {self.max_map_drop:g} of {self.choices[0].kind} mAP50-95"
         if self.chosen is None:
             known = [(choice.loss.mean, choice) for choice in self.choices if choice.loss is not None]
             if not known:
@@ -148,7 +150,7 @@ def _choose(rows: Sequence[Row], control: Sequence[Row], size: str) -> Choice | 
     primary, size_of_best = _mean(cells[best]), statistics.mean(getattr(row, size) for row in cells[best])
     runner_up = rest[0] if rest else None
     figures = (primary, size_of_best, len(seeds), reference, loss)
-    return Choice(str(rows[0].target), best, *figures, runner_up, lead, ahead)
+    return Choice(str(rows[0].target), best, rows[0].kinds[-1], *figures, runner_up, lead, ahead)
 
 
 def _mean(rows: Sequence[Row]) -> float:

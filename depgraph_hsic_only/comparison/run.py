@@ -20,7 +20,7 @@ from depgraph_hsic_only.evaluation.latency import measure_latency, onnx_run
 from depgraph_hsic_only.evaluation.onnx import export_onnx
 from depgraph_hsic_only.report.stages import TRAINED
 from depgraph_hsic_only.support.progress import say
-from depgraph_hsic_only.workflow.default import DefaultYolov8SegPruner
+from depgraph_hsic_only.workflow.default import DefaultYoloPruner
 from depgraph_hsic_only.workflow.fit import take_classes
 from depgraph_hsic_only.workflow.run_folder import RunFolder
 from depgraph_hsic_only.yolo.device import on_device
@@ -65,7 +65,8 @@ def compare(
         targets: Such as "params=0.9,0.8,gmacs=0.75", or {"params": [0.9, 0.8]}: shares of the unpruned model.
         ratios: Such as "0.25,0.5", or [0.25, 0.5]: shares of the channels to cut from each width.
         seeds: How many, from the configuration's `seed` on.
-        max_map_drop: Largest loss of mask mAP50-95 that a recommended size may have, in [0, 1].
+        max_map_drop: Largest loss of the mAP50-95 that counts most, that of masks, poses or boxes by the model's task,
+            that a recommended size may have, in [0, 1].
         backend: "serial", or "ray" (see `backends.open_backend` for this and the next three).
         address: Of a Ray cluster.
         task_cpus: Cores of a part on Ray.
@@ -114,14 +115,14 @@ def compare(
     return found
 
 
-def _checked(study: Study) -> tuple[DefaultYolov8SegPruner, Any, dict[str, Any], list[str]]:
+def _checked(study: Study) -> tuple[DefaultYoloPruner, Any, dict[str, Any], list[str]]:
     """The pruner that trains before everything, the loaded `YOLO`, the study's identity, and notes: all is good.
 
     Else, or where the folder holds a comparison of other settings, a `PruningError` says so.
     """
     config = study.config
     whole = {**config.to_dict(), "project": str(study.folder), "name": "training", "exist_ok": True}
-    pruner = DefaultYolov8SegPruner(cfg=None, **whole)
+    pruner = DefaultYoloPruner(cfg=None, **whole)
     model = pruner.load()
     notes = take_classes(model, pruner.dataset, config)
     network = on_device(model.model, config.device)
@@ -131,6 +132,10 @@ def _checked(study: Study) -> tuple[DefaultYolov8SegPruner, Any, dict[str, Any],
         )
     for amount in study.amounts:
         study.planner(REFERENCE, study.seeds[0], pruner.imgsz_of(model), amount).check(network)
+    images = min(config.calibration["images"], len(pruner.dataset.images("train")))
+    for criterion in study.criteria:
+        planner = study.planner(criterion, study.seeds[0], pruner.imgsz_of(model), study.amounts[0])
+        planner.check_images(network, images)
     identity, path = study.identity(model, pruner.dataset), study.folder / _STUDY
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else identity
     other = [key for key in {**before, **identity} if before.get(key) != identity.get(key)]

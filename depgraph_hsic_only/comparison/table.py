@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from depgraph_hsic_only.evaluation.validation import KINDS, PRIMARY, Validation
-from depgraph_hsic_only.report.tables import Sheet, figure_text
+from depgraph_hsic_only.evaluation.validation import Validation
+from depgraph_hsic_only.report.tables import Sheet, figure_text, kinds_in
 
 _STAGES = ("recovered", "fine_tuned")  # after which a row has mAPs
 
@@ -20,8 +20,9 @@ class Row:
     seed: int | None  # of its random choices; None for a control that was not trained, which is the same for all
     parameters: int = 0
     gmacs: float = 0.0  # multiply-adds for one image, in units of 10^9
-    # mAP50-95 after the recovery, of the control as it is, in [0, 1], by kind of prediction; and after the fine-tuning.
-    recovered: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(KINDS, 0.0))
+    # mAP50-95 after the recovery, of the control as it is, in [0, 1], by kind of prediction, the one that counts most
+    # last; and after the fine-tuning.
+    recovered: Mapping[str, float] = field(default_factory=dict)
     fine_tuned: Mapping[str, float] | None = None
     latency_ms: float | None = None  # median for one image, in onnxruntime on the CPU
     seconds: float = 0.0  # for scores, cut, recovery and fine-tuning
@@ -35,15 +36,20 @@ class Row:
         return self.recovered if self.fine_tuned is None else self.fine_tuned
 
     @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of predictions that were measured, the one that counts most last."""
+        return tuple(self.recovered)
+
+    @property
     def primary(self) -> float:
         """mAP50-95 at the end of the kind that counts most."""
-        return self.map50_95[PRIMARY]
+        return self.map50_95[self.kinds[-1]]
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Row":
         """The inverse of `to_dict`, from JSON too."""
-        row = dict(data)
-        recovered, tuned = ({kind: row.pop(f"{stage}_map50_95_{kind}") for kind in KINDS} for stage in _STAGES)
+        row, kinds = dict(data), kinds_in(data, f"{_STAGES[0]}_map50_95_")
+        recovered, tuned = ({kind: row.pop(f"{stage}_map50_95_{kind}") for kind in kinds} for stage in _STAGES)
         fine_tuned = None if None in tuned.values() else tuned
         return cls(**{**row, "samples": tuple(row["samples"])}, recovered=recovered, fine_tuned=fine_tuned)
 
@@ -52,7 +58,7 @@ class Row:
         row: dict[str, Any] = {}
         for name, value in asdict(self).items():
             if name in _STAGES:
-                row |= {f"{name}_map50_95_{kind}": value and value[kind] for kind in KINDS}
+                row |= {f"{name}_map50_95_{kind}": value and value[kind] for kind in self.kinds}
             else:
                 row[name] = value
         return row | {"samples": list(self.samples)}
@@ -81,7 +87,7 @@ class Summary:
         """An entry of `comparison.json`'s `summary`, with the kinds of prediction in the keys, as in "mask_spread"."""
         found = asdict(self)
         maps, spreads = found.pop("map50_95"), found.pop("spread")
-        for kind in KINDS:
+        for kind in maps:
             found |= {f"map50_95_{kind}": maps[kind], f"{kind}_spread": spreads[kind]}
         return found
 
@@ -95,10 +101,10 @@ def summarize(rows: Sequence[Row]) -> tuple[Summary, ...]:
     reference = statistics.mean(control) if control else 0.0
     found = []
     for (criterion, target), cell in cells.items():
-        maps = {kind: [row.map50_95[kind] for row in cell] for kind in KINDS}
+        maps = {kind: [row.map50_95[kind] for row in cell] for kind in cell[0].kinds}
         means = {kind: statistics.mean(values) for kind, values in maps.items()}
         spread = {kind: statistics.stdev(values) if len(values) > 1 else None for kind, values in maps.items()}
-        kept = means[PRIMARY] / reference if reference > 0 else None
+        kept = statistics.mean(row.primary for row in cell) / reference if reference > 0 else None
         names = ("parameters", "gmacs", "latency_ms", "seconds")
         cost: dict[str, Any] = {name: _mean([getattr(row, name) for row in cell]) for name in names}
         found.append(Summary(criterion, target, len(cell), map50_95=means, spread=spread, kept=kept, **cost))
@@ -114,14 +120,14 @@ def _mean(figures: Sequence[float | None]) -> float | None:
 def row_table(rows: Sequence[Row], validation: Validation) -> Sheet:
     """Every model; "-" where a figure was not measured."""
     tuned = any(row.fine_tuned is not None for row in rows)
-    stages = _STAGES if tuned else _STAGES[:1]
+    stages, kinds = _STAGES if tuned else _STAGES[:1], rows[0].kinds if rows else ()
     cells = []
     for row in rows:
-        found = (figure_text((getattr(row, stage) or {}).get(kind), ".4f") for stage in stages for kind in KINDS)
+        found = (figure_text((getattr(row, stage) or {}).get(kind), ".4f") for stage in stages for kind in kinds)
         figures = (figure_text(row.seed, "d"), f"{row.parameters:,}", f"{row.gmacs:.3f}", *found)
         times = (figure_text(row.latency_ms, ".1f"), f"{row.seconds:,.1f}")
         cells.append((row.criterion, row.target or "-", *figures, *times))
-    maps = (f"{stage.replace('_', '-')}\n{kind}" for stage in stages for kind in KINDS)
+    maps = (f"{stage.replace('_', '-')}\n{kind}" for stage in stages for kind in kinds)
     headings = ("criterion", "target", "seed", "parameters", "GMACs", *maps, "onnxruntime\nms", "time\ns")
     return Sheet(f"Models ({validation})", headings, tuple(cells), "ll" + "r" * (len(headings) - 2))
 
@@ -130,11 +136,11 @@ def summary_table(summaries: Sequence[Summary]) -> Sheet:
     """Means over the seeds, with their standard deviations."""
     rows = []
     for s in summaries:
-        spreads = {kind: "" if s.spread[kind] is None else f" ± {s.spread[kind]:.4f}" for kind in KINDS}
-        maps = (f"{s.map50_95[kind]:.4f}{spreads[kind]}" for kind in KINDS)
+        spreads = ("" if spread is None else f" ± {spread:.4f}" for spread in s.spread.values())
+        maps = (f"{value:.4f}{spread}" for value, spread in zip(s.map50_95.values(), spreads, strict=True))
         figures = (str(s.seeds), f"{s.parameters:,.0f}", f"{s.gmacs:.3f}", *maps)
         shares = (figure_text(s.kept, ".3f"), figure_text(s.latency_ms, ".1f"))
         rows.append((s.criterion, s.target or "-", *figures, *shares))
-    titles = (f"{kind}\nmAP50-95" for kind in KINDS)
+    titles = (f"{kind}\nmAP50-95" for kind in summaries[0].map50_95)
     headings = ("criterion", "target", "seeds", "parameters", "GMACs", *titles, "of the\nunpruned", "ms")
     return Sheet("Means over the seeds ± standard deviation", headings, tuple(rows), "ll" + "r" * (len(headings) - 2))

@@ -6,7 +6,7 @@ output (Yamada et al. 2014, arXiv:1202.0515) is followed along its whole path. A
 threshold τ leaves out exactly the channels that the lasso at λ = τ λ_max has let in nowhere.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from depgraph_hsic_only.hsic import CENTERINGS, KernelLike, LassoPath, hsic_syst
 from depgraph_hsic_only.recovery.samples import Samples, gather_samples
 from depgraph_hsic_only.support.progress import track
 from depgraph_hsic_only.support.threads import all_cores
+from depgraph_hsic_only.yolo.input_shape import input_channels
 
 _DEAD = 1e-6  # standard deviation, of the layer's largest, below which a channel says nothing
 _SAME = 1 - 1e-6  # cosine of two centred Gram matrices above which one channel repeats the other
@@ -83,6 +84,20 @@ class HsicLasso(Criterion):
         rows = min((len(scores) for scores in at.values()), default=1)  # 3 where all were scored by both halves too
         whole, *halves = ({g.name: _largest(g, at, row) for g in graph.groups} for row in range(rows))
         return Measured(whole, (halves[0], halves[1]) if halves else None)
+
+    def check_images(self, trace: Callable[[], ChannelGraph], images: int, imgsz: int) -> None:
+        """Refuse images that give too few samples of the smallest map that channels are read from."""
+        if images >= _FEWEST:
+            return
+        graph = trace()
+        blank = {"img": torch.zeros(1, input_channels(graph.model), imgsz, imgsz)}
+        samples = gather_samples(graph.model, graph.consumers, [blank], positions=self.positions, seed=self.seed)
+        per_image = min(len(s.inputs) for s in samples)
+        if images * per_image < _FEWEST:
+            raise DataError(
+                f"hsic_lasso: expected at least {-(-_FEWEST // per_image)} calibration images of {imgsz} px, for "
+                f"{_FEWEST} samples of each layer, got {images}; set calibration.images higher, or pass larger images"
+            )
 
     def score_inputs(self, samples: Samples) -> torch.Tensor:
         """Scores in [0, 1] of all input channels of one convolution, float64.

@@ -59,6 +59,18 @@ class Criterion(abc.ABC):
         """As `score`, with the scores by each half of the images where the criterion can tell."""
         return Measured(self.score(graph, batches))
 
+    def check_images(self, trace: Callable[[], ChannelGraph], images: int, imgsz: int) -> None:  # noqa: B027
+        """Refuse, before any is read, fewer images than it can rank channels by.
+
+        Args:
+            trace: Finds the graph that would be scored, which takes a second.
+            images: How many there are.
+            imgsz: Their side, pixels.
+
+        Raises:
+            DataError: There are too few.
+        """
+
 
 @final
 class PerGroup(Criterion):

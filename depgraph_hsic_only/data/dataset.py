@@ -15,9 +15,11 @@ from ultralytics.data import build_dataloader, build_yolo_dataset
 from ultralytics.data.utils import check_det_dataset, convert_ndjson_to_yolo_if_needed
 
 from depgraph_hsic_only.data.images import image_files, read_image, spread
-from depgraph_hsic_only.data.labels import check_labels, label_files
+from depgraph_hsic_only.data.labels import check_keypoints, check_labels, keypoint_shape, label_files
 from depgraph_hsic_only.data.shapes import shapes_dataset
-from depgraph_hsic_only.errors import DataError, one_line
+from depgraph_hsic_only.errors import ConfigError, DataError, one_line
+from depgraph_hsic_only.support.nearest import nearest
+from depgraph_hsic_only.yolo.tasks import TASKS
 
 SHAPES = "shapes"
 _SPLITS = ("train", "val")
@@ -26,17 +28,19 @@ _CONVERTED = (1, 3)  # numbers of channels that any image is read with
 
 @dataclass(frozen=True)
 class Dataset:
-    """An instance-segmentation data set in Ultralytics' format.
+    """A data set in Ultralytics' format, for a task.
 
     Attributes:
         source: What Ultralytics takes as `data`: a name or a path; None where the keys were given themselves.
         keys: The resolved data set: absolute `train` and `val`, `names`, `nc`.
         files: The image files of each split, "train" and "val", sorted by their paths as text.
+        task: What its labels were checked for and are read for, such as "segment" (see `tasks.TASKS`).
     """
 
     source: str | None
     keys: Mapping[str, Any]
     files: Mapping[str, tuple[Path, ...]]
+    task: str = "segment"
 
     @property
     def names(self) -> dict[int, str]:
@@ -47,6 +51,11 @@ class Dataset:
     def channels(self) -> int:
         """Number of channels of its images."""
         return int(self.keys.get("channels", 3))
+
+    @property
+    def keypoints(self) -> tuple[int, int] | None:
+        """Number of keypoints of its objects, and numbers of each: 2, or 3 with its visibility; None for none."""
+        return keypoint_shape(self.keys)
 
     def classes(self, single: bool) -> dict[int, str]:
         """Class names by index as Ultralytics trains on them, where `single_cls` makes one class of all."""
@@ -97,16 +106,20 @@ def same_classes(a: Mapping[int, str], b: Mapping[int, str]) -> bool:
     return len(first) == len(second) and not {old for old, _ in renamed} & {new for _, new in renamed}
 
 
-def find_dataset(data: Any) -> Dataset:
+def find_dataset(data: Any, task: str = "segment") -> Dataset:
     """Find a data set and check that it can be trained on; a known name that is not here is downloaded by Ultralytics.
 
     Args:
         data: A name that Ultralytics knows, the path of a YAML or NDJSON file, "shapes", or the keys themselves
             (`path`, `train`, `val`, `names`).
+        task: What it is for: "segment", "detect", "pose" or "obb". The shapes are drawn for it.
 
     Raises:
-        DataError: It is missing or malformed, a split has no images, or its labels hold no polygons.
+        ConfigError: There is no such task.
+        DataError: It is missing or malformed, a split has no images, or its labels are not those of the task.
     """
+    if task not in TASKS:
+        raise ConfigError(f"task: expected one of {', '.join(TASKS)}, got {task!r}{nearest(task, TASKS)}")
     name = "data" if isinstance(data, Mapping) else str(data)
     if isinstance(data, Mapping):
         source = None
@@ -116,23 +129,25 @@ def find_dataset(data: Any) -> Dataset:
             file.write_text(yaml.safe_dump({**data, **base}, allow_unicode=True), encoding="utf-8")
             keys = {k: v for k, v in _resolved(str(file), name).items() if k != "yaml_file"}
     else:
-        found = shapes_dataset() if name == SHAPES else Path(_converted(name)).expanduser()
+        found = shapes_dataset(task=task) if name == SHAPES else Path(_converted(name)).expanduser()
         source = str(found.resolve() if found.is_file() else found)  # stages run from wherever Ultralytics puts them
         source = name if "://" in name else source  # of which a path would make another address
         keys = _resolved(source, name)
     files, channels = {}, keys.get("channels", 3)
     if type(channels) is not int or channels < 1:
         raise DataError(f"{name}: expected channels to be a number of at least 1, such as 1, 3 or 10, got {channels!r}")
+    check_keypoints(keys, name, TASKS[task])
     for split in _SPLITS:
         try:
             files[split] = tuple(image_files(keys[split]))
         except DataError as error:
             raise DataError(f"{name}: the split '{split}' can't be used: {error}") from error
-        check_labels(files[split], len(keys["names"]), name, f"'{split}' ({keys[split]})")
+        given = TASKS[task], keypoint_shape(keys)
+        check_labels(files[split], len(keys["names"]), name, f"'{split}' ({keys[split]})", *given)
         if channels not in _CONVERTED:
             for file in files[split]:
                 read_image(file, channels)  # refuses one with others, which Ultralytics would meet in a training
-    return Dataset(source, keys, files)
+    return Dataset(source, keys, files, task)
 
 
 def training_images(data: str | Path) -> list[Path]:
@@ -184,7 +199,7 @@ def labelled_batches(
     At most so many `images`, evenly spaced over all, as squares of `imgsz` pixels, so many to a `batch`; with
     `single_cls` all objects are of class 0.
     """
-    args = get_cfg(overrides={"task": "segment", "imgsz": imgsz, "cache": False, "single_cls": single_cls})
+    args = get_cfg(overrides={"task": dataset.task, "imgsz": imgsz, "cache": False, "single_cls": single_cls})
     files = dataset.files["train"]
     chosen = [str(files[k]) for k in spread(len(files), images)]
     with tempfile.TemporaryDirectory() as folder:

@@ -1,14 +1,14 @@
-"""Labels, checked before anything is written: polygons that Ultralytics can use, and no cache that runs code."""
+"""Labels, checked before anything is written: such as Ultralytics can use for a task, no cache that runs code."""
 
 import io
 import itertools
 import os
 import pickle
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -16,6 +16,7 @@ from ultralytics.data.utils import img2label_paths, verify_image_label
 
 from depgraph_hsic_only.data.images import is_readable
 from depgraph_hsic_only.errors import DataError, one_line
+from depgraph_hsic_only.yolo.tasks import Task
 
 _ARRAYS = {(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")} | {
     ("numpy", "ndarray"),
@@ -24,6 +25,13 @@ _ARRAYS = {(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_c
 _NAMED = 3  # files that a message names
 _BLANK = cv2.imencode(".png", np.zeros((10, 10), np.uint8))[1].tobytes()  # for Ultralytics to look at labels alone
 _SAID = "ignoring corrupt image/label: "  # what Ultralytics says before a fault
+_ROWS: Final = {  # of label files, by task
+    "segment": "class x1 y1 x2 y2 x3 y3 ...",
+    "detect": "class x y width height",
+    "pose": "class x y width height x1 y1 ...",
+    "obb": "class x1 y1 x2 y2 x3 y3 x4 y4",
+}
+_OUTLINED = ("segment", "obb")  # tasks whose objects have no plain boxes
 
 
 def label_files(images: Sequence[Path]) -> list[Path]:
@@ -31,7 +39,34 @@ def label_files(images: Sequence[Path]) -> list[Path]:
     return [Path(label) for label in img2label_paths([str(image) for image in images])]
 
 
-def check_labels(images: Sequence[Path], classes: int, name: str, split: str) -> None:
+def keypoint_shape(keys: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Number of keypoints of a data set's objects, and numbers of each: 2, or 3 with its visibility; None for none."""
+    shape = keys.get("kpt_shape")
+    return None if shape is None else (int(shape[0]), int(shape[1]))
+
+
+def check_keypoints(keys: Mapping[str, Any], name: str, task: Task) -> None:
+    """Refuse a data set whose `kpt_shape` or `flip_idx` Ultralytics can't use for a task, by a `DataError`."""
+    shape, flip, poses = keys.get("kpt_shape"), keys.get("flip_idx"), task.name == "pose"
+    if shape is None and not poses:
+        return
+    pair = isinstance(shape, list) and len(shape) == 2 and all(type(item) is int for item in shape)
+    count, numbers = shape if pair and shape else (0, 0)
+    if count < 1 or numbers not in (2, 3):
+        raise DataError(
+            f"{name}: expected kpt_shape to be the number of keypoints, and 2 for x and y or 3 with the visibility, "
+            f"such as [17, 3], got {shape!r}; set it in the data set's YAML"
+        )
+    if poses and flip and (len(flip) != count or not set(flip) <= set(range(count))):
+        raise DataError(
+            f"{name}: expected flip_idx to have one of 0 to {count - 1} for each of {count} keypoints (kpt_shape), "
+            f"got {flip!r}; correct it, or leave it out to train without flips"
+        )
+
+
+def check_labels(
+    images: Sequence[Path], classes: int, name: str, split: str, task: Task, keypoints: tuple[int, int] | None = None
+) -> None:
     """Refuse a split that Ultralytics would not train on, and warn of images that it leaves out for their labels.
 
     All label files are read, by Ultralytics' own rules; images are opened only until one is readable.
@@ -41,11 +76,14 @@ def check_labels(images: Sequence[Path], classes: int, name: str, split: str) ->
         classes: Number of classes.
         name: Of the data set, for messages.
         split: What the split is, for messages.
+        task: What is to be trained.
+        keypoints: Of the data set (see `keypoint_shape`).
 
     Raises:
-        DataError: There is no usable polygon, some images have boxes only, or a label cache would run code.
+        DataError: There is no usable label, some images have boxes only where the task's are other ones, or a label
+            cache would run code.
     """
-    expected = f"{name}: expected images with instance polygons in {split}"
+    expected = f"{name}: expected images with {task.label} in {split}"
     if not images:
         raise DataError(f"{expected}, got no images; check the path in the data set's YAML")
     labels = label_files(images)
@@ -54,29 +92,29 @@ def check_labels(images: Sequence[Path], classes: int, name: str, split: str) ->
     for cache in {label.parent.with_suffix(".cache") for label in labels if label.parent.name}:
         if (code := code_in_cache(cache)) is not None:
             raise DataError(f"{cache}: expected a label cache of Ultralytics, got one that would run {code}; remove it")
-    outlined, boxed, faults = [], [], []
+    labelled, boxed, faults = [], [], []
     for image, label in zip(images, labels, strict=True):
-        found = _read(image, label, classes)
+        found = _read(image, label, classes, task, keypoints)
         if found.fault is not None:
             faults.append(found.fault)
-        elif found.boxes_only:
+        elif found.boxes_only and task.name in _OUTLINED:
             boxed.append((image, label))
         elif found.usable:
-            outlined.append(image)
+            labelled.append(image)
     # Ultralytics leaves out images that it can't read, with whatever labels they have.
     if named := [str(label) for _, label in itertools.islice(filter(lambda pair: is_readable(pair[0]), boxed), _NAMED)]:
         raise DataError(
             f"{expected}, got boxes only in {len(boxed)} of {len(images)} label files ({', '.join(named)}"
-            f"{', ...' if len(boxed) > len(named) else ''}); label outlines there (class x1 y1 x2 y2 x3 y3 ...), or "
-            "leave these images out"
+            f"{', ...' if len(boxed) > len(named) else ''}); label {task.label} there ({_ROWS[task.name]}), "
+            "or leave these images out"
         )
-    if not any(map(is_readable, outlined)):
-        if faults or outlined:
-            first = faults[0] if faults else f"{outlined[0]}: it is no readable image"
+    if not any(map(is_readable, labelled)):
+        if faults or labelled:
+            first = faults[0] if faults else f"{labelled[0]}: it is no readable image"
             raise DataError(f"{expected}, got none that can be used (first {first}); mend the labels or images")
         raise DataError(
-            f"{expected}, got {len(images)} images without labels of any area; put outlines into a 'labels' folder "
-            "beside 'images'"
+            f"{expected}, got {len(images)} images without labels of any area; put {task.label} ({_ROWS[task.name]}) "
+            "into a 'labels' folder beside 'images'"
         )
     if faults:
         warnings.warn(
@@ -96,11 +134,11 @@ class _Found:
     usable: bool = False  # whether there is an object of some width and height: others are no targets
 
 
-def _read(image: Path, label: Path, classes: int) -> _Found:
+def _read(image: Path, label: Path, classes: int, task: Task, keypoints: tuple[int, int] | None) -> _Found:
     if not image.is_file():
         return _Found(f"{image}: there is no such image")
     _, rows, _, polygons, *_, corrupt, message = verify_image_label(
-        (io.BytesIO(_BLANK), str(label), "", False, classes, 0, 0, False)
+        (io.BytesIO(_BLANK), str(label), "", task.name == "pose", classes, *(keypoints or (0, 0)), False)
     )
     if corrupt:
         return _Found(f"{label}: {one_line(message.partition(_SAID)[2] or message, 120)}")

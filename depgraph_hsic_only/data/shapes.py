@@ -1,4 +1,4 @@
-"""A small synthetic instance-segmentation data set, and the training that learns it in minutes on two CPU cores.
+"""A small synthetic data set for each task, and the training that learns it in minutes on two CPU cores.
 
 Nothing is downloaded: every picture is drawn from a random seed of its own, so the same arguments give the same bytes.
 Colour alone does not tell the classes apart (their hues overlap, and some objects have any hue), and objects partly
@@ -14,21 +14,20 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import cv2
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from depgraph_hsic_only.data.shape_labels import LABELLINGS, SUPERSAMPLE, Labelling, Mask, Object, Points
 from depgraph_hsic_only.errors import ConfigError, DataError
+from depgraph_hsic_only.support.nearest import nearest
 
 Image = NDArray[np.float64]  # (H, W, 3) BGR, or (H, W); [0, 1]
-Mask = NDArray[np.uint8]  # (SUPERSAMPLE * imgsz, SUPERSAMPLE * imgsz), 0 or 1
-Points = NDArray[np.float64]  # (K, 2), x to the right and y down
 
 VERSION: Final = 1  # of the drawings: raise it when they change, so that no cached folder is mistaken for the new ones
-SUPERSAMPLE: Final = 4  # outlines are rasterised this much finer than the picture: soft edges, sub-pixel polygons
 BACKGROUND_SHARE: Final = 0.06  # of the pictures that show no object
 MAX_OBJECTS: Final = 5
 RADIUS: Final = (0.11, 0.26)  # of an object's circumscribed circle, in picture widths
@@ -59,11 +58,9 @@ SHAPES_RECIPE: Final[dict[str, int | float | str | bool]] = {
 }
 
 
-class _Object(NamedTuple):
-    label: int  # of its class
-    area: float  # of the whole outline, also outside of the picture, in the masks' pixels
-    whole: Mask  # inside the picture
-    visible: Mask  # and not under later objects
+def shapes_recipe(task: str = "segment") -> dict[str, int | float | str | bool]:
+    """`SHAPES_RECIPE` for a task: keypoints are the top, right, bottom and left end, so poses are not turned over."""
+    return {key: value for key, value in SHAPES_RECIPE.items() if task != "pose" or key != "flipud"}
 
 
 def _turn(angle: float) -> Points:
@@ -86,28 +83,45 @@ OUTLINES: Final[dict[str, Points]] = {  # by class name, inside the unit circle
 
 
 def shapes_dataset(
-    root: Path | None = None, *, train: int = 256, val: int = 64, imgsz: int = 160, seed: int = 0
+    root: Path | None = None,
+    *,
+    train: int = 256,
+    val: int = 64,
+    imgsz: int = 160,
+    seed: int = 0,
+    task: str = "segment",
 ) -> Path:
-    """Path of the `data.yaml` of a data set in the Ultralytics segmentation format, which is drawn on the first call.
+    """Path of the `data.yaml` of a data set in Ultralytics' format for a task, which is drawn on the first call.
 
     `root` is the data set's own folder; by default one in the user's cache, named for the arguments. `train` and `val`
     count pictures (at least 1 each) of `imgsz` x `imgsz` pixels (at least 32). A folder that was moved or copied is
     used as it is, with the path in its `data.yaml` put right. Safe to call from several processes at once.
 
-    Raises `DataError` where `root` holds another data set, and `OSError` where it cannot be written.
+    The pictures of the tasks "segment", "detect" and "pose" are the same: their objects are labelled with the polygon
+    of what is visible of them, its box, or that and its top, right, bottom and left end. For "obb" the objects are half
+    as wide, so that they have a direction, whole in the picture, and labelled with the box along their own axes.
+
+    Raises `ConfigError` for other arguments, `DataError` where `root` holds another data set, and `OSError` where it
+    cannot be written.
     """
     if min(train, val) < 1 or imgsz < 32 or seed < 0:
         raise ConfigError(
             f"expected train >= 1, val >= 1, imgsz >= 32 and seed >= 0, got {train=}, {val=}, {imgsz=}, {seed=}"
         )
-    key = hashlib.sha256(json.dumps([VERSION, train, val, imgsz, seed]).encode()).hexdigest()[:12]
-    root = (_cache_folder() / f"shapes-{key}" if root is None else root).expanduser().absolute()
+    if task not in LABELLINGS:
+        raise ConfigError(f"task: expected one of {', '.join(LABELLINGS)}, got {task!r}{nearest(task, LABELLINGS)}")
+    first = task == "segment"  # whose folders are named, and known, as they were when it was the only task
+    drawn = [VERSION, train, val, imgsz, seed, *([] if first else [task])]
+    key = hashlib.sha256(json.dumps(drawn).encode()).hexdigest()[:12]
+    name = f"shapes-{key}" if first else f"shapes-{task}-{key}"
+    root = (_cache_folder() / name if root is None else root).expanduser().absolute()
     data = root / "data.yaml"
     described = {
         "path": str(root),
         "train": "images/train",
         "val": "images/val",
         "names": dict(enumerate(OUTLINES)),
+        **LABELLINGS[task].keys,
         "shapes": key,  # ours, ignored by Ultralytics: tells with which arguments the folder was drawn
     }
     content = yaml.safe_dump(described, sort_keys=False, allow_unicode=True)
@@ -115,8 +129,11 @@ def shapes_dataset(
         root.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(OSError):
             root.rmdir()  # an empty folder would be in the way on some systems; any other stays
+        write = partial(
+            _draw, described=content, counts=(train, val), imgsz=imgsz, seed=seed, labelling=LABELLINGS[task]
+        )
         try:
-            _publish(root, partial(_draw, described=content, counts=(train, val), imgsz=imgsz, seed=seed))
+            _publish(root, write)
         except OSError:
             if not data.is_file():  # else another process was faster
                 raise
@@ -142,40 +159,41 @@ def _publish(target: Path, write: Callable[[Path], object]) -> None:
         made.replace(target)
 
 
-def _draw(folder: Path, described: str, counts: tuple[int, int], imgsz: int, seed: int) -> None:
+def _draw(folder: Path, described: str, counts: tuple[int, int], imgsz: int, seed: int, labelling: Labelling) -> None:
     """Write the pictures (PNG, as they are exact), their labels and `data.yaml` into `folder`."""
     for number, (split, count) in enumerate(zip(("train", "val"), counts, strict=True)):
         images, labels = (folder / kind / split for kind in ("images", "labels"))
         images.mkdir(parents=True)
         labels.mkdir(parents=True)
         for index in range(count):
-            picture, label = _picture(np.random.default_rng([seed, number, index]), imgsz)
+            picture, label = _picture(np.random.default_rng([seed, number, index]), imgsz, labelling)
             (images / f"{index:05d}.png").write_bytes(cv2.imencode(".png", picture)[1].tobytes())
             (labels / f"{index:05d}.txt").write_text(label, encoding="utf-8")
     (folder / "data.yaml").write_text(described, encoding="utf-8")
 
 
-def _picture(rng: np.random.Generator, imgsz: int) -> tuple[NDArray[np.uint8], str]:
-    """A picture, `(imgsz, imgsz, 3)` BGR, and its labels: a line `class x1 y1 x2 y2 ...` in [0, 1] for each object."""
+def _picture(rng: np.random.Generator, imgsz: int, labelling: Labelling) -> tuple[NDArray[np.uint8], str]:
+    """A picture, `(imgsz, imgsz, 3)` BGR, and its labels: a line for each object, its class and numbers."""
     count = 0 if rng.random() < BACKGROUND_SHARE else int(rng.integers(1, MAX_OBJECTS + 1))
-    objects = _place(rng, count, SUPERSAMPLE * imgsz)
+    objects = _place(rng, count, SUPERSAMPLE * imgsz, labelling)
     picture = _background(rng, imgsz)
     for thing in objects:
         picture = _paint(rng, picture, thing)
     picture += rng.normal(0, 0.02, picture.shape)  # as a sensor's
-    lines = (f"{thing.label} {_polygon(thing.visible)}\n" for thing in objects)
+    numbers = ((thing.label, labelling.numbers(thing)) for thing in objects)
+    lines = (f"{label} {' '.join(f'{value:.5f}' for value in found)}\n" for label, found in numbers)
     return np.rint(255 * picture.clip(0, 1)).astype(np.uint8), "".join(lines)
 
 
-def _place(rng: np.random.Generator, count: int, side: int) -> list[_Object]:
+def _place(rng: np.random.Generator, count: int, side: int, labelling: Labelling) -> list[Object]:
     """At most `count` objects, the lowest first, on `side` x `side` pixels.
 
     A polygon has neither holes nor second parts. So a place where an object would make some in those below, or would
     hide too much of them, is not taken: every label is the exact visible region of its object.
     """
-    objects: list[_Object] = []
+    objects: list[Object] = []
     for _ in range(8 * count):  # tries; a crowded picture ends with fewer objects
-        new = _random_object(rng, side)
+        new = _random_object(rng, side, labelling)
         changed = [*(o._replace(visible=o.visible & ~new.whole) for o in objects), new]
         if all(_is_plain(o.visible) and cv2.countNonZero(o.visible) >= MIN_VISIBLE * o.area for o in changed):
             objects = changed
@@ -184,26 +202,22 @@ def _place(rng: np.random.Generator, count: int, side: int) -> list[_Object]:
     return objects
 
 
-def _random_object(rng: np.random.Generator, side: int) -> _Object:
+def _random_object(rng: np.random.Generator, side: int, labelling: Labelling) -> Object:
     label = int(rng.integers(len(OUTLINES)))
     radius, angle = rng.uniform(*RADIUS), rng.uniform(0, 2 * np.pi)
-    centre = rng.uniform(0.8 * radius, 1 - 0.8 * radius, size=2)
-    outline = side * (centre + radius * list(OUTLINES.values())[label] @ _turn(angle))
+    centre = rng.uniform(labelling.inside * radius, 1 - labelling.inside * radius, size=2)
+    own = list(OUTLINES.values())[label] * (1, labelling.squash)
+    (left, top), (right, bottom) = own.min(0), own.max(0)
+    corners = np.array([(left, top), (right, top), (right, bottom), (left, bottom)])
+    outline, box = (side * (centre + radius * points @ _turn(angle)) for points in (own, corners))
     whole = np.zeros((side, side), np.uint8)
     cv2.fillPoly(whole, [np.rint(outline).astype(np.int32)], 1)
-    return _Object(label, cv2.contourArea(outline.astype(np.float32)), whole, whole)
+    return Object(label, cv2.contourArea(outline.astype(np.float32)), box, whole, whole)
 
 
 def _is_plain(mask: Mask) -> bool:
     """Whether `mask` is a single part without holes."""
     return len(cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)[0]) == 1
-
-
-def _polygon(mask: Mask) -> str:
-    """The outline of a plain mask, in picture widths and heights, to a quarter of a picture's pixel."""
-    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    points = cv2.approxPolyDP(contours[0], SUPERSAMPLE / 4, True) + 0.5  # contours run through the pixels' centres
-    return " ".join(f"{value:.5f}" for value in (points / len(mask)).ravel())
 
 
 def _background(rng: np.random.Generator, imgsz: int) -> Image:
@@ -216,7 +230,7 @@ def _background(rng: np.random.Generator, imgsz: int) -> Image:
     return background
 
 
-def _paint(rng: np.random.Generator, picture: Image, thing: _Object) -> Image:
+def _paint(rng: np.random.Generator, picture: Image, thing: Object) -> Image:
     """`picture` with `thing` on top, shaded, and its soft shadow under it."""
     imgsz = len(picture)
     cover = cv2.resize(255 * thing.whole, (imgsz, imgsz), interpolation=cv2.INTER_AREA)[..., None] / 255

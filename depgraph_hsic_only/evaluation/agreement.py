@@ -1,17 +1,19 @@
 """Agreement of two models: what the one before the cut and the result predict on the same validation images.
 
 Their agreement on an image is the panoptic quality (Kirillov et al. 2019, arXiv:1801.00868) of one's objects against
-the other's, over all classes together: objects of the same class whose masks have an IoU above 0.5 match, and
+the other's, over all classes together: objects of the same class that overlap by more than a half match, and
 
-    agreement = Σ_matches IoU / (matches + ½ unmatched objects of both)
+    agreement = Σ_matches worth / (matches + ½ unmatched objects of both)
 
-in [0, 1]; 1 where neither finds anything.
+in [0, 1]; 1 where neither finds anything. What two objects overlap by, and what their match is worth, depends on the
+task (see `COMPARED`): the IoU of their masks, boxes or rotated boxes is both; of poses the IoU of the boxes is the
+overlap, and that times the keypoints' similarity the worth.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -22,14 +24,17 @@ from ultralytics.engine.results import Results
 from depgraph_hsic_only.data.images import read_image, spread
 from depgraph_hsic_only.errors import DataError
 from depgraph_hsic_only.evaluation.masks import pairwise_iou
+from depgraph_hsic_only.evaluation.similarity import best_pairs, box_iou, keypoint_similarity, rotated_iou
 from depgraph_hsic_only.support.progress import track
 from depgraph_hsic_only.yolo.input_shape import InputShape
 from depgraph_hsic_only.yolo.patches import patient_nms
 
 Picture = NDArray[np.uint8]  # (h, w, 3), RGB
+Measure = Callable[[Any, Any], torch.Tensor]
+"""Of the objects in one of Ultralytics' `Results` and in another, at least one in each, on the CPU: (n, m) in [0, 1]"""
 
 _CONFIDENCE, _NMS_IOU = 0.25, 0.7  # what Ultralytics predicts with
-_MATCH = 0.5  # IoU above which objects match
+_MATCH = 0.5  # overlap above which objects match
 _IMAGES = 100  # at most so many are compared
 _SHOWN = 4  # of either kind
 _SIDE = 1024  # pixels of a picture's longer side, at most: a figure shows no more
@@ -71,6 +76,34 @@ class Pair:
     after: Picture
 
 
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """How the objects that two models find are compared."""
+
+    overlap: Measure
+    called: str  # what the overlap is called
+    likeness: Measure | None = None  # what a match is worth beside its overlap; None for no more than that
+    likeness_called: str = ""
+
+    @property
+    def worth_called(self) -> str:
+        """What a match is worth, for people."""
+        return f"{self.called} times {self.likeness_called}" if self.likeness_called else self.called
+
+
+COMPARED: Final[Mapping[str, Compared]] = {  # by the name of the task
+    "segment": Compared(lambda a, b: pairwise_iou(a.masks.data, b.masks.data), "mask IoU"),
+    "detect": Compared(lambda a, b: box_iou(a.boxes.xyxy, b.boxes.xyxy), "box IoU"),
+    "pose": Compared(
+        lambda a, b: box_iou(a.boxes.xyxy, b.boxes.xyxy),
+        "box IoU",
+        lambda a, b: keypoint_similarity(a.keypoints.data, b.keypoints.data, a.boxes.xyxy, b.boxes.xyxy),
+        "keypoint similarity (OKS)",
+    ),
+    "obb": Compared(lambda a, b: rotated_iou(a.obb.xywhr, b.obb.xywhr), "rotated boxes' IoU"),
+}
+
+
 def measure_agreement(
     before: Any,
     after: Any,
@@ -82,9 +115,9 @@ def measure_agreement(
 ) -> tuple[Agreement, dict[str, Pair]]:
     """Let two models predict on the same images, and match their predictions.
 
-    Each is a `YOLO`, which is fused by predicting; they have the same class names. At most 100 of the files, evenly
-    spaced, are read, and those that are no images are passed over. In the pictures, classes are called by `labels`;
-    None for their names.
+    Each is a `YOLO`, which is fused by predicting; they have the same task and class names. At most 100 of the files,
+    evenly spaced, are read, and those that are no images are passed over. In the pictures, classes are called by
+    `labels`; None for their names.
 
     Returns:
         Their agreement, and the pictures by name: "example-1", ..., "difference-1", ...
@@ -94,6 +127,7 @@ def measure_agreement(
     """
     chosen = [files[k] for k in spread(len(files), _IMAGES)]
     arguments = {"imgsz": list(shape.size), "device": device, "conf": _CONFIDENCE, "iou": _NMS_IOU, "verbose": False}
+    how = COMPARED[before.task]
 
     def predictions(path: Path) -> tuple[Any, Any] | None:
         image = read_image(path, shape.channels)
@@ -106,7 +140,7 @@ def measure_agreement(
         if (pair := predictions(path)) is None:
             return None
         b, a = pair
-        return ImageAgreement(path.name, panoptic_quality(*_objects(b), *_objects(a)), len(b), len(a))
+        return ImageAgreement(path.name, agreement_of(b, a, how), len(b), len(a))
 
     def pictures(path: Path) -> tuple[Picture, ...]:
         return tuple(_drawn(found, found.names if labels is None else labels) for found in predictions(path) or ())
@@ -136,10 +170,28 @@ def measure_agreement(
     return Agreement(_CONFIDENCE, len(found), mean, *shown), pairs
 
 
-def _objects(found: Any) -> tuple[list[str], torch.Tensor]:
-    """Class names and masks (k, h, w) of Ultralytics' `Results`."""
-    names = [found.names[int(k)] for k in found.boxes.cls]
-    return names, found.masks.data.cpu() if names else torch.zeros(0, 1, 1, dtype=torch.uint8)
+def agreement_of(before: Any, after: Any, how: Compared) -> float:
+    """Panoptic quality of the objects in one of Ultralytics' `Results` against those in another, in [0, 1]."""
+    if not len(before) or not len(after):
+        return float(len(before) == len(after))
+    pair = [found.cpu() for found in (before, after)]
+    boxes = [found.obb if found.boxes is None else found.boxes for found in pair]
+    names = [[found.names[int(k)] for k in some.cls] for found, some in zip(pair, boxes, strict=True)]
+    same = torch.tensor([[x == y for y in names[1]] for x in names[0]])
+    likeness = None if how.likeness is None else how.likeness(*pair)
+    return panoptic_quality(torch.where(same, how.overlap(*pair), 0.0), likeness)
+
+
+def panoptic_quality(overlap: torch.Tensor, likeness: torch.Tensor | None = None) -> float:
+    """Panoptic quality of one list of objects, at least one, against another, in [0, 1]; the same if exchanged.
+
+    Args:
+        overlap: Of each object of the one list with each of the other, (n, m) in [0, 1]; 0 for those of two classes.
+        likeness: What a match is worth beside its overlap, (n, m) in [0, 1]; None for no more than that.
+    """
+    worth = overlap if likeness is None else overlap * likeness
+    matches = best_pairs(overlap, _MATCH)  # the best first: objects of one model may overlap, so one may have several
+    return sum(float(worth[match]) for match in matches) / (sum(overlap.shape) / 2)
 
 
 def _drawn(found: Any, labels: Mapping[int, str]) -> Picture:
@@ -147,32 +199,16 @@ def _drawn(found: Any, labels: Mapping[int, str]) -> Picture:
 
     At a photograph's own size, the masks of 300 objects in 12 megapixels would take 18 GB.
     """
-    image, boxes = found.orig_img, found.boxes.data.clone()
+    image = found.orig_img
+    parts = {name: getattr(found, name) for name in ("boxes", "obb", "keypoints", "masks")}
+    objects = {name: part.data.clone() for name, part in parts.items() if part is not None}
     height, width = image.shape[:2]
     if (scale := _SIDE / max(height, width)) < 1:
         size = max(1, round(scale * width)), max(1, round(scale * height))
         image = np.atleast_3d(cv2.resize(image, size, interpolation=cv2.INTER_AREA))
-        boxes[:, :4] *= boxes.new_tensor([size[0] / width, size[1] / height] * 2)
-    masks = None if found.masks is None else found.masks.data
-    drawn: Picture = Results(image, path=found.path, names=dict(labels), boxes=boxes, masks=masks).plot()
+        for name, places in (("boxes", 4), ("obb", 4), ("keypoints", 2)):  # x, y, x, y; x, y, width, height; x, y
+            if name in objects:
+                factors = [size[0] / width, size[1] / height] * (places // 2)
+                objects[name][..., :places] *= objects[name].new_tensor(factors)
+    drawn: Picture = Results(image, path=found.path, names=dict(labels), **objects).plot()
     return np.ascontiguousarray(drawn[..., ::-1])
-
-
-def panoptic_quality(
-    names_before: Sequence[str], before: torch.Tensor, names_after: Sequence[str], after: torch.Tensor
-) -> float:
-    """Panoptic quality of one list of objects against another, in [0, 1]; the same if they are exchanged.
-
-    Each list has the class names of its objects and their masks (k, h, w) in {0, 1}, of any type.
-    """
-    if not len(before) or not len(after):
-        return float(len(before) == len(after))
-    iou = pairwise_iou(before, after)
-    same = torch.tensor([[x == y for y in names_after] for x in names_before])
-    iou = torch.where(same, iou, 0.0)
-    matched, total = 0, 0.0
-    while float(iou.max()) > _MATCH:  # the best first; masks of one model may overlap, so a match need not be unique
-        i, j = divmod(int(iou.argmax()), iou.shape[1])
-        matched, total = matched + 1, total + float(iou[i, j])
-        iou[i], iou[:, j] = 0, 0
-    return total / ((len(before) + len(after)) / 2)

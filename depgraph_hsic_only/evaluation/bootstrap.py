@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from ultralytics.utils.metrics import ap_per_class
 
+_RIGHT = {"box": "tp", "mask": "tp_m", "pose": "tp_p"}  # Ultralytics' key by kind of prediction
 DRAWS = 200  # for an interval
 _DRAWS_FOR_DEVIATION = 40  # which is known to about a ninth then
 _LARGEST = 1000  # images; the mAP on more is good to a hundredth whatever they are, and drawing takes long
@@ -20,25 +21,26 @@ Match = tuple[NDArray[Any], ...]
 
 
 class Matches:
-    """Collects the matches of every validation image: a callback for "on_val_batch_end"."""
+    """Collects the matches of every validation image, of a kind of prediction: a callback for "on_val_batch_end"."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str) -> None:
+        self.kind = kind  # "box", "mask" or "pose"
         self.images: list[Match] = []  # in the order of validation, which is the same for all models
 
     def __call__(self, validator: Any) -> None:
         """Keep what a validator has found so far."""
         stats = validator.metrics.stats
-        columns = (stats[key][len(self.images) :] for key in ("tp_m", "conf", "pred_cls", "target_cls"))
+        columns = (stats[key][len(self.images) :] for key in (_RIGHT[self.kind], "conf", "pred_cls", "target_cls"))
         self.images += zip(*columns, strict=True)
 
     def bootstrap(self, draws: int = DRAWS, seed: int = 0) -> list[float]:
-        """Mask mAP50-95 on so many samples of the images, each as large as the set, with repeats.
+        """mAP50-95 on so many samples of the images, each as large as the set, with repeats.
 
         Equal draws, seeds and numbers of images give equal samples, so that the figures of two models are paired.
         """
         count = len(self.images)
         samples = np.random.default_rng(seed).integers(0, count, (draws, count))
-        return [mask_map([self.images[k] for k in sample]) for sample in samples]
+        return [mean_average_precision([self.images[k] for k in sample]) for sample in samples]
 
 
 def draws_for_deviation(images: int) -> int:
@@ -46,8 +48,8 @@ def draws_for_deviation(images: int) -> int:
     return _DRAWS_FOR_DEVIATION if 2 <= images <= _LARGEST else 0
 
 
-def mask_map(images: Sequence[Match]) -> float:
-    """Mask mAP50-95 of some images, with repeats."""
+def mean_average_precision(images: Sequence[Match]) -> float:
+    """mAP50-95 of some images, with repeats."""
     right, confidence, predicted, target = (np.concatenate(column) for column in zip(*images, strict=True))
     if not len(target):
         return 0.0

@@ -52,7 +52,7 @@ def quantize_onnx(source: str | Path, path: str | Path, images: Images, *, limit
         )
     left = _decoding(node.name for node in network.graph.node)
     if not left:
-        raise ExportError(f"{source}: expected a YOLOv8 file with named layers; write it with export_onnx")
+        raise ExportError(f"{source}: expected a YOLO file with named layers; write it with export_onnx")
     feeds = map(takes.fed_alone, torch.split(input_images(takes, images, limit), 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".quantize-") as folder:

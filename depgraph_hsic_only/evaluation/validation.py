@@ -3,7 +3,7 @@
 import logging
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,13 +12,13 @@ from ultralytics import YOLO
 from depgraph_hsic_only.evaluation.bootstrap import Matches
 from depgraph_hsic_only.support.progress import begin_work, end_work, work_done
 from depgraph_hsic_only.yolo.input_shape import InputShape
-from depgraph_hsic_only.yolo.load import as_loaded
+from depgraph_hsic_only.yolo.load import as_loaded, bare_network
 from depgraph_hsic_only.yolo.logs import heard
 from depgraph_hsic_only.yolo.patches import any_prototypes, patient_nms
+from depgraph_hsic_only.yolo.tasks import TASKS, Task, task_of
 from depgraph_hsic_only.yolo.types import Yolo
 
-KINDS: Final = ("box", "mask")  # of predictions, in the order in which tables have them
-PRIMARY: Final = "mask"  # the kind that counts most: its mAP50-95 chooses checkpoints, sizes and criteria
+_FIGURES: Final = {"box": "box", "mask": "seg", "pose": "pose"}  # Ultralytics' name by kind of prediction
 _LABEL = "validating"
 
 
@@ -32,6 +32,8 @@ class Validation:
         rect: Whether batches are rectangular.
         split: Split of the data set.
         single_cls: Whether all objects count as one class.
+        nms: Which branches of an end-to-end head, such as YOLO26's, are measured: None for the one-to-many ones with
+            NMS, Ultralytics' own default, False for the one-to-one ones without; no other head has these.
     """
 
     imgsz: int
@@ -39,10 +41,11 @@ class Validation:
     rect: bool = True
     split: str = "val"
     single_cls: bool = False
+    nms: bool | None = None
 
     def __str__(self) -> str:
         found = f"imgsz={self.imgsz}, batch={self.batch}, rect={self.rect}, {self.split}"
-        return f"{found}, single_cls" if self.single_cls else found
+        return found + ", single_cls" * self.single_cls + ", nms=False" * (self.nms is False)
 
 
 @dataclass(frozen=True)
@@ -64,25 +67,30 @@ class ClassMetrics:
 
     name: str
     instances: int  # number of its objects in the validation split, at least 1
-    map50_95: Mapping[str, float]  # AP averaged over IoUs of 0.5 to 0.95, by kind of prediction (see `KINDS`)
+    map50_95: Mapping[str, float]  # AP averaged over IoUs of 0.5 to 0.95, by kind of prediction
     index: int | None = None  # number of the class, from 0; None where an older version measured it
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """Validation figures of a model.
+    """Validation figures of a model, whose task says of which kinds of prediction (see `tasks.Task`).
 
     They are not `complete` where on a busy or slow machine Ultralytics' NMS ran out of time and left the rest of a
     batch without detections, so that the figures are too low.
     """
 
-    metrics: Mapping[str, Accuracy]  # by kind of prediction (see `KINDS`); `found["mask"]` is `found.metrics["mask"]`
+    metrics: Mapping[str, Accuracy]  # by kind, the primary one last; `found["mask"]` is `found.metrics["mask"]`
     complete: bool = True
     classes: tuple[ClassMetrics, ...] = ()  # of each class that has objects in the split, in the order of the classes
     resampled: tuple[float, ...] = ()  # mAP50-95 of the primary kind on samples of the images (see `bootstrap.py`)
 
     def __getitem__(self, kind: str) -> Accuracy:
         return self.metrics[kind]
+
+    @property
+    def primary(self) -> Accuracy:
+        """That of the kind that counts most: its mAP50-95 chooses checkpoints, sizes and criteria."""
+        return list(self.metrics.values())[-1]
 
     @property
     def map50_95(self) -> dict[str, float]:
@@ -98,22 +106,13 @@ def validate_model(
     The primary mAP50-95 is measured on so many `draws` of samples of the images, too (see `bootstrap.py`).
     """
     arguments = {"data": data, "device": device, "workers": workers, "plots": False, "verbose": False}
-    matches = Matches()
-    warned: list[str] = []
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        patient_nms(),
-        any_prototypes(),
-        heard(warned.append, logging.WARNING),
-    ):
-        fresh = as_loaded(model)
-        for event, function in (*_PROGRESS, ("on_val_batch_end", matches)):
-            fresh.add_callback(event, function)
-        found = fresh.val(project=folder, **arguments, **asdict(validation))  # it makes a folder
-    kinds = _by_kind(found)
-    return Metrics(
-        {kind: Accuracy(float(of.map50), float(of.map)) for kind, of in kinds.items()},
-        complete=not any("NMS time limit" in line for line in warned),  # all that Ultralytics does about it
+    task = task_of(bare_network(model))
+    fresh, matches = as_loaded(model), Matches(task.primary)
+    fresh.add_callback("on_val_batch_end", matches)
+    found, metrics = _validated(fresh, task, **arguments, **asdict(validation))
+    kinds = _by_kind(found, task)
+    return replace(
+        metrics,
         classes=tuple(
             ClassMetrics(
                 found.names[k], int(found.nt_per_class[k]), {kind: float(of.maps[k]) for kind, of in kinds.items()}, k
@@ -124,21 +123,39 @@ def validate_model(
     )
 
 
-def validate_onnx(path: Path, data: str, shape: InputShape, *, single_cls: bool = False) -> Metrics:
-    """mAP of an ONNX file, which takes batches of that `shape`, as `YOLO(path).val()` measures it on the CPU."""
-    with tempfile.TemporaryDirectory() as folder, patient_nms(), any_prototypes():
-        yolo: Any = YOLO(str(path), task="segment")
-        for event, function in _PROGRESS:
-            yolo.add_callback(event, function)
-        arguments = {"data": data, "device": "cpu", "workers": 0, "plots": False, "verbose": False}
-        arguments |= {"rect": False, "single_cls": single_cls}
-        found = yolo.val(project=folder, imgsz=max(shape.size), batch=shape.batch, **arguments)
-    return Metrics({kind: Accuracy(float(of.map50), float(of.map)) for kind, of in _by_kind(found).items()})
+def validate_file(path: Path, data: str, shape: InputShape, task: str, *, single_cls: bool = False) -> Metrics:
+    """mAP of a file of any format that Ultralytics runs, as `YOLO(path).val()` measures it on the CPU.
+
+    It is given batches of the `shape`, which an exported file takes; the `task` is what its model is for, by name.
+    """
+    arguments = {"data": data, "device": "cpu", "workers": 0, "plots": False, "verbose": False}
+    arguments |= {"rect": False, "single_cls": single_cls, "imgsz": max(shape.size), "batch": shape.batch}
+    return _validated(YOLO(str(path), task=task), TASKS[task], **arguments)[1]
 
 
-def _by_kind(found: Any) -> dict[str, Any]:
+def _validated(yolo: Any, task: Task, **arguments: Any) -> tuple[Any, Metrics]:
+    """What Ultralytics' validator finds, and the mAPs in it."""
+    warned: list[str] = []
+    for event, function in _PROGRESS:
+        yolo.add_callback(event, function)
+    with (
+        tempfile.TemporaryDirectory() as folder,  # for the one that it makes
+        patient_nms(),
+        any_prototypes(),
+        heard(warned.append, logging.WARNING),
+    ):
+        found = yolo.val(project=folder, **arguments)
+    complete = not any("NMS time limit" in line for line in warned)  # all that Ultralytics does about it
+    return found, Metrics(_accuracies(found, task), complete)
+
+
+def _accuracies(found: Any, task: Task) -> dict[str, Accuracy]:
+    return {kind: Accuracy(float(of.map50), float(of.map)) for kind, of in _by_kind(found, task).items()}
+
+
+def _by_kind(found: Any, task: Task) -> dict[str, Any]:
     """Ultralytics' figures by kind of prediction."""
-    return {"box": found.box, "mask": found.seg}
+    return {kind: getattr(found, _FIGURES[kind]) for kind in task.kinds}
 
 
 _PROGRESS = (  # callbacks by event that show how far a validation is

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from depgraph_hsic_only.report.tables import Sheet, to_text
+from depgraph_hsic_only.support.visible import visible
 from depgraph_hsic_only.yolo.architecture import is_written_out, layer_widths, origin_of, with_classes_of
 from depgraph_hsic_only.yolo.cost import Cost, measure_cost
 from depgraph_hsic_only.yolo.input_shape import input_side
@@ -22,7 +23,7 @@ _NAMES_SHOWN = 6
 
 @dataclass(frozen=True, repr=False)
 class ModelInfo:
-    """What a YOLOv8 network is, counted on the network.
+    """What a YOLO network is, counted on the network.
 
     Attributes:
         task: "segment", "detect", "pose" or "obb".
@@ -58,13 +59,13 @@ class ModelInfo:
                 "earlier version or by hand"
             )
         if not self.pruned or self.pruned_from is None:
-            return "no" if self.origins else "no; its widths are those of its own YAML and of no YOLOv8 scale"
+            return "no" if self.origins else "no; its widths are those of its own YAML and of no stock scale"
         cost = self.cost
         if self.origins:
             name, full = self.origins[0].name, self.origins[0].cost
             macs = f", {cost.gmacs / full.gmacs:.1%} of its multiply-adds"
             return f"yes, from {name}: {cost.parameters / full.parameters:.1%} of its parameters{macs}"
-        name, classes = self.pruned_from["from"] or "a model of no YOLOv8 scale", self.pruned_from["classes"]
+        name, classes = self.pruned_from["from"] or "a model of no stock scale", self.pruned_from["classes"]
         if classes != len(self.classes):
             return f"yes, from {name}, which had {classes} classes"
         return f"yes, from {name}: {cost.parameters / self.pruned_from['parameters']:.1%} of its parameters"
@@ -93,14 +94,14 @@ class ModelInfo:
         facts = Table.grid(padding=(0, 2))
         for name, value in {
             "task": TASKS[self.task].noun,
-            "scale": " or ".join(origin.scale for origin in self.origins) or "none of YOLOv8's",
+            "scale": " or ".join(origin.scale for origin in self.origins) or "none of the stock ones",
             "classes": f"{len(self.classes)}: {names}",
             "imgsz": f"{self.cost.imgsz} px",
             "parameters": f"{self.cost.parameters:,}",
             "GMACs": f"{self.cost.gmacs:.3f}",
             "pruned": self.verdict,
         }.items():
-            facts.add_row(Text(name, "bold"), Text(value))
+            facts.add_row(Text(name, "bold"), Text(visible(value)))
         # Beside the model's own figures stand those of the origins that differ.
         others = [origin for origin in self.origins if origin.widths != self.widths]
         return Group(facts, self._parts(others), self._widths(others))
@@ -127,17 +128,17 @@ class ModelInfo:
 
 
 def describe(model: Yolo | Network, imgsz: int | None = None) -> ModelInfo:
-    """Say what a YOLOv8 model is; the model is left as it is.
+    """Say what a YOLO model is; the model is left as it is.
 
     What a model was cut from stands in its YAML, where `cut` writes it.
 
     Args:
-        model: A `YOLO`, or its SegmentationModel or DetectionModel, of any scale, class count and widths.
+        model: A `YOLO`, or its network, of any scale, class count and widths.
         imgsz: Side of the square image that multiply-adds are of, pixels; None for the model's own, 640 where it has
             none. Rounded up to the network's stride.
 
     Raises:
-        UnsupportedModelError: The model is no unmodified YOLOv8 network.
+        UnsupportedModelError: The model is no unmodified YOLO network.
         ConfigError: `imgsz` is no side of an image.
     """
     network = network_of(model)

@@ -92,6 +92,15 @@ class Planner:
                 clock = self._clock(network, graph)
                 check_latency(graph, costs, self.amount, self.limits, clock, runtime_of(network))
 
+    def check_images(self, network: Network, images: int) -> None:
+        """Refuse, before any is read, so few images that the criterion can't rank the network's channels by them.
+
+        Raises:
+            DataError: There are too few.
+        """
+        if not self.amount.is_nothing:
+            self.scorer.check_images(lambda: trace_channels(network, self.layers), images, self.imgsz)
+
     def _clock(self, network: Network, graph: ChannelGraph) -> Clock:
         return relative_latency(network, graph, self.timed or InputShape.of(network, self.imgsz))
 

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from depgraph_hsic_only.evaluation.validation import KINDS, PRIMARY
+from depgraph_hsic_only.data.calibration import FEW
 from depgraph_hsic_only.report.tables import Sheet, figure_text
 from depgraph_hsic_only.yolo.input_shape import InputShape
+from depgraph_hsic_only.yolo.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,9 @@ class ExportedFile:
             not measured, since the file is proven to give the model's own outputs at the size of the validation.
         loss: Of the primary mAP50-95 against the same file in float32; None for float32.
         latency_ms: Milliseconds for one input in onnxruntime on the CPU: median, 10th and 90th percentile.
+        calibrated_on: Number of images that the ranges of a file in int8 are those on; None where they are of a
+            training, or an older version did not say.
+        complete: Whether all images count in the mAPs (see `validation.Metrics`).
     """
 
     path: str
@@ -31,6 +35,8 @@ class ExportedFile:
     map50_95: Mapping[str, float]
     loss: float | None
     latency_ms: tuple[float, float, float]
+    calibrated_on: int | None = None
+    complete: bool = True
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "ExportedFile":
@@ -38,21 +44,29 @@ class ExportedFile:
         return cls(**{**data, "input": InputShape(**data["input"]), "latency_ms": tuple(data["latency_ms"])})
 
 
-def exported_table(files: Sequence[ExportedFile]) -> Sheet:
-    """The files side by side; all take the same images."""
-    rows = []
+def exported_table(files: Sequence[ExportedFile], task: str) -> Sheet:
+    """The files of a model of a task side by side; all take the same images."""
+    kinds, rows = TASKS[task].kinds, []
     for file in files:
-        maps = (figure_text(file.map50_95.get(kind), ".4f") for kind in KINDS)
+        maps = (figure_text(file.map50_95.get(kind), ".4f") for kind in kinds)
         loss, latency = figure_text(file.loss, "+.4f"), f"{file.latency_ms[0]:.1f}"
         rows.append((file.path, file.precision, f"{file.size_mb:.2f}", *maps, loss, latency))
-    measured = (*(f"{kind}\nmAP50-95" for kind in KINDS), f"{PRIMARY}\nloss", "onnxruntime\nms")
+    measured = (*(f"{kind}\nmAP50-95" for kind in kinds), f"{TASKS[task].primary}\nloss", "onnxruntime\nms")
+    headings = ("file", "weights", "MB", *measured)
     title = f"Exported files ({files[0].input})" if files else "Exported files"
-    return Sheet(title, ("file", "weights", "MB", *measured), tuple(rows), "llrrrrr")
+    return Sheet(title, headings, tuple(rows), "ll" + "r" * (len(headings) - 2))
 
 
-def loss_text(file: ExportedFile, most: float) -> str:
-    """What a file of less than float32 loses, and whether that is within what it may lose."""
+def few_text(images: int) -> str | None:
+    """That so many images are few for int8 ranges; None where they are enough."""
+    if images >= FEW:
+        return None
+    return f"{images} images only, whose ranges others will exceed: calibrate on {FEW} or more (calibration.images)"
+
+
+def loss_text(file: ExportedFile, most: float, kind: str) -> str:
+    """What a file of less than float32 loses of the mAP50-95 of a kind, and whether that is within what it may lose."""
     loss = file.loss or 0.0
     change = f"loses {loss:.4f}" if loss >= 0 else f"gains {-loss:.4f}"
     within = f"within {most:g}" if loss <= most else f"more than {most:g}: do not deploy it unseen"
-    return f"{file.path} in {file.precision} {change} of {PRIMARY} mAP50-95 against float32, {within}"
+    return f"{file.path} in {file.precision} {change} of {kind} mAP50-95 against float32, {within}"

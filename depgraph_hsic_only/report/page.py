@@ -8,12 +8,18 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from depgraph_hsic_only.errors import one_line
-from depgraph_hsic_only.evaluation.agreement import ImageAgreement
-from depgraph_hsic_only.evaluation.validation import PRIMARY
+from depgraph_hsic_only.evaluation.agreement import COMPARED, ImageAgreement
 from depgraph_hsic_only.report.exported import exported_table
 from depgraph_hsic_only.report.pruning_report import part_table
 from depgraph_hsic_only.report.run_report import RunReport
-from depgraph_hsic_only.report.stages import PRIMARY_FIRST, TITLES, StageReport, class_table, latency_table, stage_table
+from depgraph_hsic_only.report.stages import (
+    TITLES,
+    StageReport,
+    class_table,
+    latency_table,
+    primary_first,
+    stage_table,
+)
 from depgraph_hsic_only.report.tables import figure_text
 from depgraph_hsic_only.report.warnings import find_warnings
 from depgraph_hsic_only.support.files import write_text_atomically
@@ -74,19 +80,20 @@ def render_html(report: RunReport, figures: Mapping[str, bytes], missing: Sequen
         report=report,
         name=Path(report.args["pretrained"]).name,
         cards=[(title, figure, _figures(after)[title]) for title, figure in _figures(before).items()],
-        warnings=[*missing, *lost, *find_warnings(report.stages, report.images)],
+        warnings=[*missing, *lost, *find_warnings(report.stages, report.images, report.files)],
         titles=TITLES,
         stages=stage_table(report.stages, report.validation, report.measured_on),
         parts=part_table(before.parts, after.parts),
         classes=class_table(before, after),
         latency=latency_table(before, after, report.measured_on),
-        files=exported_table(report.files),
+        files=exported_table(report.files, report.task),
         figures={name: "data:image/png;base64," + base64.b64encode(png).decode() for name, png in figures.items()},
         examples=_pictures(report, "example"),
         differences=_pictures(report, "difference"),
         command=f"python -m depgraph_hsic_only --cfg {shlex.quote(str(report.folder / 'args.yaml'))}",
         best=str(report.folder / "weights" / "best.pt"),
-        primary=PRIMARY,
+        primary=after.primary,
+        compared=COMPARED[report.task],
         data=data,
     )
 
@@ -98,7 +105,7 @@ def _figures(stage: StageReport) -> dict[str, str]:
         "GMACs": f"{stage.gmacs:.3f}",
         "checkpoint, MB": figure_text(stage.size_mb, ".2f"),
         "onnxruntime, ms": figure_text(stage.latency_ms["onnxruntime"], ".1f"),
-        **{f"{kind} mAP50-95": figure_text(stage.map50_95.get(kind), ".3f") for kind in PRIMARY_FIRST},
+        **{f"{kind} mAP50-95": figure_text(stage.map50_95.get(kind), ".3f") for kind in primary_first(stage)},
     }
 
 

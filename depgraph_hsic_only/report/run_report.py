@@ -16,13 +16,14 @@ from rich.text import Text
 from depgraph_hsic_only._version import __version__
 from depgraph_hsic_only.errors import DataError, one_line
 from depgraph_hsic_only.evaluation.agreement import Agreement
-from depgraph_hsic_only.evaluation.onnx import OnnxParity
+from depgraph_hsic_only.evaluation.parity import OnnxParity
 from depgraph_hsic_only.evaluation.validation import Validation
 from depgraph_hsic_only.report.exported import ExportedFile, exported_table, loss_text
 from depgraph_hsic_only.report.pruning_report import part_table
 from depgraph_hsic_only.report.stages import TITLES, StageReport, stage_table
 from depgraph_hsic_only.report.tables import Shown
 from depgraph_hsic_only.report.warnings import before_stage, headline
+from depgraph_hsic_only.support.visible import visible
 from depgraph_hsic_only.yolo.architecture import Layer
 from depgraph_hsic_only.yolo.input_shape import InputShape
 
@@ -49,6 +50,7 @@ class RunReport(Shown):
         version: Of this package.
         layers: All layers of the network; empty in the report of an older version.
         files: The exported files; empty before the export, and in the report of an older version.
+        notes: What a reader must know of the export.
     """
 
     folder: Path
@@ -65,6 +67,7 @@ class RunReport(Shown):
     version: str = __version__
     layers: tuple[Layer, ...] = ()
     files: tuple[ExportedFile, ...] = ()
+    notes: tuple[str, ...] = ()
 
     columns: ClassVar[int] = 140
 
@@ -78,7 +81,8 @@ class RunReport(Shown):
         folder = Path(run_folder).expanduser().resolve()
         try:
             data = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-            stages, validation = tuple(map(StageReport.from_dict, data["stages"])), Validation(**data["validation"])
+            task, validation = data.get("task", "segment"), Validation(**data["validation"])  # once the only task
+            stages = tuple(StageReport.from_dict(row, task) for row in data["stages"])
             before, after, onnx = data["widths"]["before"], data["widths"]["after"], dict(data["onnx"] or {})
             proved = (onnx.pop("path"), OnnxParity(**onnx)) if onnx else None
             found = {"environment": data["environment"], "version": data["version"]}
@@ -87,12 +91,18 @@ class RunReport(Shown):
             layers = tuple(map(Layer.from_dict, data.get("layers", ())))
             files = tuple(map(ExportedFile.from_dict, data.get("files", ())))
             known = {"onnx": proved, "agreement": agreement, "layers": layers, "files": files, **found}
+            known["notes"] = tuple(data.get("notes", ()))
             return cls(folder, data["args"], stages, validation, before, after, **known)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
                 f"{folder}: expected a run folder with a report.json, got {type(error).__name__} ({one_line(error)}); "
                 "pass a run's folder"
             ) from error
+
+    @property
+    def task(self) -> str:
+        """The task of the model, as Ultralytics calls it."""
+        return self.after.task
 
     @property
     def before(self) -> StageReport:
@@ -112,7 +122,7 @@ class RunReport(Shown):
     def losses(self, least: float = -1.0) -> list[str]:
         """What the files of less than float32 lose, a line for each that loses more than the `least` of mAP50-95."""
         files = [file for file in self.files if file.loss is not None and file.loss > least]
-        return [loss_text(file, self.args["export"]["max_map_drop"]) for file in files]
+        return [loss_text(file, self.args["export"]["max_map_drop"], self.after.primary) for file in files]
 
     def summary(self) -> str:
         """What the run cost and gained, in one line."""
@@ -122,6 +132,7 @@ class RunReport(Shown):
         """The content of `report.json`."""
         return {
             "version": self.version,
+            "task": self.task,
             "environment": dict(self.environment),
             "args": dict(self.args),
             "stages": [stage.to_dict() for stage in self.stages],
@@ -133,6 +144,7 @@ class RunReport(Shown):
             "comparison": asdict(self.agreement) if self.agreement else None,
             "layers": [asdict(layer) for layer in self.layers],
             "files": [asdict(file) for file in self.files],
+            "notes": list(self.notes),
         }
 
     def plot(self) -> "Figure":
@@ -143,12 +155,13 @@ class RunReport(Shown):
 
     def __rich__(self) -> Group:
         lines = [f"{TITLES[stage.name]}: {note}" for stage in self.stages for note in stage.notes]
+        lines += [f"export: {note}" for note in self.notes]
         lines += [f"ONNX: {self.onnx[1]}"] if self.onnx else []
         lines += self.losses()
         lines += [f"Everything is in {self.folder}, the report in {self.folder / 'report.html'}"]
         parts = part_table(self.stages[0].parts, self.stages[-1].parts)
-        texts = (Text(line, overflow="fold") for line in lines)
-        files = [exported_table(self.files)] if any(file.map50_95 for file in self.files) else []
+        texts = (Text(visible(line), overflow="fold") for line in lines)
+        files = [exported_table(self.files, self.task)] if any(file.map50_95 for file in self.files) else []
         return Group(stage_table(self.stages, self.validation, self.measured_on), parts, *files, *texts)
 
 

@@ -5,10 +5,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from depgraph_hsic_only.evaluation.latency import Latency
-from depgraph_hsic_only.evaluation.validation import KINDS, PRIMARY, Accuracy, ClassMetrics, Validation
+from depgraph_hsic_only.evaluation.validation import Accuracy, ClassMetrics, Validation
 from depgraph_hsic_only.report.tables import Sheet, figure_text
 from depgraph_hsic_only.yolo.cost import PartCost
 from depgraph_hsic_only.yolo.input_shape import InputShape
+from depgraph_hsic_only.yolo.tasks import TASKS, map_column
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,6 @@ ACTIVITIES: Final = (*(stage.activity for stage in STAGES), "export", "latency",
 EXPORTED: Final = "exported"  # what is done in the end
 TITLES = {BASELINE: BASELINE, **{stage.name: stage.title for stage in STAGES}}
 RUNTIMES = {"torch": "PyTorch", "onnxruntime": "onnxruntime"}
-PRIMARY_FIRST = (PRIMARY, *(kind for kind in KINDS if kind != PRIMARY))
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class StageReport:
         gmacs: Multiply-adds for one image, in units of 10^9.
         size_mb: Size of the checkpoint, 10^6 bytes.
         weights: Path of the checkpoint, relative to the run folder where it is in it.
-        metrics: The mAPs on the validation split by kind of prediction, "box" and "mask"; empty where not measured.
+        metrics: The mAPs on the validation split by kind of prediction, such as "mask"; empty where not measured.
         complete: Whether all images count in the mAPs (see `validation.Metrics`).
         classes: The mAPs by class.
         resampled: The primary mAP50-95 on samples of the validation images (see `bootstrap.py`).
@@ -58,6 +58,7 @@ class StageReport:
         epochs: Losses, mAPs and learning rates of each epoch, where the stage trained.
         details: What the stage itself measured: of pruning "as_cut" (mAPs before the recovery), "recovery", "scores" by
             channel group and "stability".
+        task: Of the model, as Ultralytics calls it: its kinds of predictions are those of `tasks.TASKS`.
     """
 
     name: str
@@ -76,27 +77,32 @@ class StageReport:
     parts: tuple[PartCost, ...] = ()
     epochs: tuple[Mapping[str, float | None], ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
+    task: str = "segment"
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "StageReport":
-        """The inverse of `to_dict`; what an older version did not measure is left out."""
+    def from_dict(cls, data: Mapping[str, Any], task: str = "segment") -> "StageReport":
+        """The inverse of `to_dict`, of a task; what an older version did not measure is left out."""
         row = {"notes": (), "epochs": (), "latency_spread_ms": dict.fromkeys(RUNTIMES), **data}
-        maps = {kind: (row.pop(f"map50_{kind}", None), row.pop(f"map50_95_{kind}", None)) for kind in KINDS}
+        kinds, primary = TASKS[task].kinds, TASKS[task].primary
+        maps = {kind: (row.pop(f"map50_{kind}", None), row.pop(f"map50_95_{kind}", None)) for kind in kinds}
         row["metrics"] = {kind: Accuracy(*pair) for kind, pair in maps.items() if None not in pair}
         row["classes"] = tuple(
-            ClassMetrics(c["name"], c["instances"], {kind: c[f"map50_95_{kind}"] for kind in KINDS}, c.get("index"))
+            ClassMetrics(c["name"], c["instances"], {kind: c[f"map50_95_{kind}"] for kind in kinds}, c.get("index"))
             for c in row.get("classes", ())
         )
-        row["resampled"] = tuple(row.pop(f"resampled_{PRIMARY}", ()))
+        row["resampled"] = tuple(row.pop(f"resampled_{primary}", ()))
         row["parts"] = tuple(PartCost(**part) for part in row["parts"])
         row |= {name: tuple(row[name]) for name in ("notes", "epochs")}
         row["latency_spread_ms"] = {name: pair and tuple(pair) for name, pair in row["latency_spread_ms"].items()}
-        return cls(**row)
+        return cls(**row, task=task)
 
     def to_dict(self) -> dict[str, Any]:
-        """A row of `report.json`'s `stages`: an mAP has its kind of prediction in its key, as in "map50_95_mask"."""
+        """A row of `report.json`'s `stages`: an mAP has its kind of prediction in its key, as in "map50_95_mask".
+
+        The task, which is that of all rows, is not in it.
+        """
         row = asdict(self)
-        for kind in KINDS:
+        for kind in self.kinds:
             found = row["metrics"].get(kind, {})
             row |= {f"{name}_{kind}": found.get(name) for name in ("map50_95", "map50")}
         row["classes"] = [
@@ -104,13 +110,23 @@ class StageReport:
                 "name": c.name,
                 "index": c.index,
                 "instances": c.instances,
-                **{f"map50_95_{kind}": c.map50_95[kind] for kind in KINDS},
+                **{f"map50_95_{kind}": c.map50_95[kind] for kind in self.kinds},
             }
             for c in self.classes
         ]
-        row[f"resampled_{PRIMARY}"] = row.pop("resampled")
-        del row["metrics"]
+        row[f"resampled_{self.primary}"] = row.pop("resampled")
+        del row["metrics"], row["task"]
         return row
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of predictions of its task, in the order in which tables have them."""
+        return TASKS[self.task].kinds
+
+    @property
+    def primary(self) -> str:
+        """The kind that counts most."""
+        return TASKS[self.task].primary
 
     @property
     def map50_95(self) -> dict[str, float]:
@@ -130,8 +146,7 @@ class StageReport:
             "parameters": self.parameters,
             "gmacs": round(self.gmacs, 4),
             "size_mb": self.size_mb,
-            "metrics/mAP50-95(B)": self.map50_95.get("box"),
-            "metrics/mAP50-95(M)": self.map50_95.get("mask"),
+            **{map_column(kind): self.map50_95.get(kind) for kind in self.kinds},
             "latency_ms": self.latency_ms["torch"],
             "latency_onnxruntime_ms": self.latency_ms["onnxruntime"],
             "seconds": round(self.seconds, 2),
@@ -143,20 +158,25 @@ def stage_table(stages: Sequence[StageReport], validation: Validation, timed: In
 
     The title says how the mAPs were measured, and what was `timed`, where that is known.
     """
-    rows = []
+    kinds, rows = stages[0].kinds, []
     for s in stages:
         cost = (f"{s.parameters:,}", f"{s.gmacs:.3f}")
         as_cut = s.details.get("as_cut")
         if as_cut is not None and as_cut.get("parameters", s.parameters) == s.parameters:  # else of a step undone
-            maps = (figure_text(as_cut[f"map50_95_{kind}"], ".4f") for kind in KINDS)
+            maps = (figure_text(as_cut[f"map50_95_{kind}"], ".4f") for kind in kinds)
             rows.append(("as cut", *cost, "-", *maps, "-", "-", "-"))
-        maps = (figure_text(s.map50_95.get(kind), ".4f") for kind in KINDS)
+        maps = (figure_text(s.map50_95.get(kind), ".4f") for kind in kinds)
         latencies = (figure_text(s.latency_ms[runtime], ".1f") for runtime in RUNTIMES)
         rows.append((TITLES[s.name], *cost, figure_text(s.size_mb, ".2f"), *maps, *latencies, f"{s.seconds:,.1f}"))
-    figures = ("parameters", "GMACs", "MB", *(f"{kind}\nmAP50-95" for kind in KINDS))
+    figures = ("parameters", "GMACs", "MB", *(f"{kind}\nmAP50-95" for kind in kinds))
     headings = ("stage", *figures, *(f"{title}\nms" for title in RUNTIMES.values()), "time\ns")
     latency = "" if timed is None else f"; latency of {timed}"
     return Sheet(f"Stages ({validation}{latency})", headings, tuple(rows), "l" + "r" * (len(headings) - 1))
+
+
+def primary_first(stage: StageReport) -> tuple[str, ...]:
+    """The kinds of predictions of a stage, the one that counts most before the others."""
+    return stage.primary, *(kind for kind in stage.kinds if kind != stage.primary)
 
 
 def latency_table(before: StageReport, after: StageReport, timed: InputShape | None = None) -> Sheet:
@@ -176,18 +196,18 @@ def latency_table(before: StageReport, after: StageReport, timed: InputShape | N
 
 def class_table(before: StageReport, after: StageReport) -> Sheet:
     """The mAPs of each class before and after, the greatest loss of the primary one first."""
-    known = {row.name: row for row in before.classes}
+    known, kinds = {row.name: row for row in before.classes}, primary_first(after)
     pairs = sorted(
         ((known[row.name], row) for row in after.classes if row.name in known),
-        key=lambda pair: pair[1].map50_95[PRIMARY] - pair[0].map50_95[PRIMARY],
+        key=lambda pair: pair[1].map50_95[kinds[0]] - pair[0].map50_95[kinds[0]],
     )
     rows = []
     for b, a in pairs:
         cells = []
-        for kind in PRIMARY_FIRST:
+        for kind in kinds:
             was, now = b.map50_95[kind], a.map50_95[kind]
             cells += [f"{was:.3f}", f"{now:.3f}", f"{now - was:+.3f}"]
         rows.append((a.name, figure_text(a.index, "d"), f"{a.instances:,}", *cells))
-    maps = (heading for kind in PRIMARY_FIRST for heading in (f"{kind}\nbefore", "\nafter", "\nchange"))
+    maps = (heading for kind in kinds for heading in (f"{kind}\nbefore", "\nafter", "\nchange"))
     headings = ("class", "number", "instances", *maps)
     return Sheet("mAP50-95 by class", headings, tuple(rows), "l" + "r" * (len(headings) - 1))

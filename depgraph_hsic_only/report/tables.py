@@ -3,11 +3,15 @@
 import abc
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from depgraph_hsic_only.support.visible import visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,8 +69,13 @@ class Sheet:
         for heading, side in zip(self.headings, self.align, strict=True):
             table.add_column(heading, justify="right" if side == "r" else "left", no_wrap=side != "t")
         for row in self.rows:
-            table.add_row(*row)
+            table.add_row(*map(Text, map(visible, row)))  # a name is no markup
         return table
+
+
+def kinds_in(row: Mapping[str, Any], key: str = "map50_95_") -> tuple[str, ...]:
+    """The kinds of predictions of which a row of a JSON file holds such a figure, the kind that counts most last."""
+    return tuple(name.removeprefix(key) for name in row if name.startswith(key))
 
 
 def figure_text(figure: float | None, form: str) -> str:

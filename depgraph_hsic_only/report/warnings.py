@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Mapping, Sequence
 
-from depgraph_hsic_only.evaluation.validation import PRIMARY
+from depgraph_hsic_only.report.exported import ExportedFile, few_text
 from depgraph_hsic_only.report.pruning_report import STABLE, change_text, stability_text
 from depgraph_hsic_only.report.stages import BASELINE, RUNTIMES, TITLES, TRAINED, StageReport
 
@@ -40,40 +40,47 @@ def _speed(before: StageReport, after: StageReport) -> str:
 
 
 def _map(before: StageReport, after: StageReport) -> str:
-    b, a = before.map50_95.get(PRIMARY), after.map50_95.get(PRIMARY)
+    kind = after.primary
+    b, a = before.map50_95.get(kind), after.map50_95.get(kind)
     if a is None:
-        return f"{PRIMARY} mAP50-95 not measured"
+        return f"{kind} mAP50-95 not measured"
     if b is None:
-        return f"{PRIMARY} mAP50-95 {a:.3f} (not measured before)"
+        return f"{kind} mAP50-95 {a:.3f} (not measured before)"
     change = f"{a - b:+.3f}".replace("-", "−") if f"{a:.3f}" != f"{b:.3f}" else "unchanged"
-    return f"{PRIMARY} mAP50-95 {b:.3f} → {a:.3f} ({change})"
+    return f"{kind} mAP50-95 {b:.3f} → {a:.3f} ({change})"
 
 
-def find_warnings(stages: Sequence[StageReport], images: Mapping[str, int]) -> list[str]:
+def find_warnings(
+    stages: Sequence[StageReport], images: Mapping[str, int], files: Sequence[ExportedFile] = ()
+) -> list[str]:
     """What a reader should know before the figures are trusted, the gravest first; `images` are numbers by split."""
     before, after, found = before_stage(stages), stages[-1], []
-    if names := ", ".join(TITLES[stage.name] for stage in stages if stage.complete is False):
+    incomplete = [TITLES[stage.name] for stage in stages if stage.complete is False]
+    if names := ", ".join([*incomplete, *(file.path for file in files if not file.complete)]):
         found.append(f"NMS ran out of time on this machine ({names}): the mAP is too low there; measure it again.")
-    found += [*_lost_classes(before, after), *_unsure_map(before, after, images)]
-    return [*found, *_calibration(stages, images), *_unsure_speed(before, after)]
+    found += [*_lost_classes(before, after), *_unsure_map(before, after, images), *_calibration(stages, images)]
+    few = {file.path: few_text(file.calibrated_on) for file in files if file.calibrated_on is not None}
+    found += [f"{path} was quantised by {text}." for path, text in few.items() if text]
+    return [*found, *_unsure_speed(before, after)]
 
 
 def _lost_classes(before: StageReport, after: StageReport) -> list[str]:
-    known = {row.name: row.map50_95[PRIMARY] for row in before.classes}
-    losses = ((known[r.name] - r.map50_95[PRIMARY], r) for r in after.classes if r.name in known)
+    kind = after.primary
+    known = {row.name: row.map50_95[kind] for row in before.classes}
+    losses = ((known[r.name] - r.map50_95[kind], r) for r in after.classes if r.name in known)
     # Those on enough instances to tell come first, the greatest of them first.
     ranked = (((r.instances < _FEW_INSTANCES, -loss, r.name), r) for loss, r in losses if loss >= _MUCH)
     lost = sorted(ranked, key=lambda pair: pair[0])
     if not lost:
         return []
     named = "; ".join(
-        f"{name} {known[name]:.3f} → {r.map50_95[PRIMARY]:.3f} on {_counted(r.instances, 'instance')}"
+        f"{name} {known[name]:.3f} → {r.map50_95[kind]:.3f} on {_counted(r.instances, 'instance')}"
         + (", too few to tell" if few else "")
         for (few, _, name), r in lost[:_NAMED]
     )
     more = f"; and {len(lost) - _NAMED} more in the table" if len(lost) > _NAMED else ""
     subject = "1 class has" if len(lost) == 1 else f"{len(lost)} classes have"
-    return [f"{subject} lost at least {_MUCH:g} of {PRIMARY} mAP50-95: {named}{more}."]
+    return [f"{subject} lost at least {_MUCH:g} of {kind} mAP50-95: {named}{more}."]
 
 
 def _unsure_map(before: StageReport, after: StageReport, images: Mapping[str, int]) -> list[str]:
@@ -82,7 +89,7 @@ def _unsure_map(before: StageReport, after: StageReport, images: Mapping[str, in
     if (own := 2 * statistics.pstdev(after.resampled)) < _UNSURE:
         return []
     size = _counted(images["val"], "image")
-    text = f"The validation set has {size}: the result's {PRIMARY} mAP50-95 is good to about ±{own:.3f}"
+    text = f"The validation set has {size}: the result's {after.primary} mAP50-95 is good to about ±{own:.3f}"
     if len(before.resampled) == len(after.resampled):
         change = [a - b for a, b in zip(after.resampled, before.resampled, strict=True)]
         text += f", its change to about ±{2 * statistics.pstdev(change):.3f}"

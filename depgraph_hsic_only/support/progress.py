@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from depgraph_hsic_only.support.visible import visible
+
 _TABLE_WIDTH = 120  # columns: no figure is cut off, however narrow the terminal
 _SILENCE = 10.0  # seconds between plain lines
 
@@ -74,6 +76,7 @@ class Display:
 
     def say(self, line: str) -> None:
         """Print a line, and write it to the log."""
+        line = "\n".join(map(visible, line.split("\n")))  # a warning of another library may have several
         self.console.print(Text("pruning » ", "bold cyan") + Text(line), highlight=False, soft_wrap=True)
         if self.log is not None:
             print(f"pruning » {line}", file=self.log, flush=True)

@@ -11,12 +11,18 @@ from ultralytics.utils.torch_utils import autocast, parse_device
 from depgraph_hsic_only.errors import ConfigError, one_line
 from depgraph_hsic_only.yolo.device import check_device, select_device
 from depgraph_hsic_only.yolo.load import load_model
+from depgraph_hsic_only.yolo.tasks import TASKS, task_of
 from depgraph_hsic_only.yolo.types import Network
 
 TRAIN_ARGUMENTS: Final[dict[str, Any]] = DEFAULT_CFG_DICT
 """By name: the default."""
 
 _USE, _OTHER_TASK = "no training reads it; pass it to", "only trainings of models for {} read it"
+_READ_BY: Final = {  # what trainings of models for one task alone read: its name
+    **dict.fromkeys(("pose", "kobj", "rle"), "pose"),
+    "angle": "obb",
+    **dict.fromkeys(("overlap_mask", "mask_ratio"), "segment"),
+}
 REFUSED: Final = {  # those that a run sets itself, that do nothing in its trainings, or that would break it: why
     **{
         key: f"it comes from {where}"
@@ -45,11 +51,9 @@ REFUSED: Final = {  # those that a run sets itself, that do nothing in its train
     "tracker": f"{_USE} YOLO('best.pt').track()",
     **dict.fromkeys(("dynamic", "simplify", "opset"), "no training reads it; set it in the block export"),
     **dict.fromkeys(("format", "optimize", "workspace"), f"{_USE} YOLO('best.pt').export()"),
-    "nms": "a YOLOv8 has no head without NMS; for a file with NMS in it, YOLO('best.pt').export(nms=True)",
+    "nms": "every mAP of a run is by Ultralytics' default; pass it to YOLO('best.pt').val(), predict() or export()",
     "split": "every figure of a run is of the split val; name other images as val in the data set's YAML",
     **dict.fromkeys(("dropout", "auto_augment", "erasing"), _OTHER_TASK.format("classification")),
-    **dict.fromkeys(("pose", "kobj", "rle"), _OTHER_TASK.format("poses")),
-    "angle": _OTHER_TASK.format("oriented boxes"),
     **dict.fromkeys(("dlog", "dgrad", "dlam"), _OTHER_TASK.format("depth")),
 }
 
@@ -144,8 +148,9 @@ def check_training(block: str, settings: Mapping[str, Any], network: Network, cl
 
     Raises:
         CheckpointError, UnsupportedModelError: A teacher (`distill_model`) can't be used.
-        ConfigError: All layers are frozen, a class is not in the data set, or the device, which this machine may not
-            have, can't do what is asked of it; or it is to be quantised, which takes epochs and goes without `compile`.
+        ConfigError: Trainings for its task don't read an argument, all layers are frozen, a class is not in the data
+            set, or the device, which this machine may not have, can't do what is asked of it; or it is to be quantised,
+            which takes epochs and goes without `compile`.
     """
     if settings.get("distill_model"):
         load_model(settings["distill_model"])
@@ -157,6 +162,10 @@ def check_training(block: str, settings: Mapping[str, Any], network: Network, cl
             )
     if not settings["epochs"]:
         return
+    task = task_of(network).name
+    for key in settings.keys() & _READ_BY.keys():
+        if task != (only := _READ_BY[key]):
+            raise ConfigError(f"{block}.{key}: {_OTHER_TASK.format(TASKS[only].noun)}; leave it out")
     device = settings.get("device", device)
     check_device(device)
     frozen = settings.get("freeze") or []

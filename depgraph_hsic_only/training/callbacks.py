@@ -17,12 +17,13 @@ from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.support.files import write_atomically
 from depgraph_hsic_only.support.nearest import nearest
 from depgraph_hsic_only.support.progress import begin_work, end_work, work_done, work_stands
+from depgraph_hsic_only.yolo.tasks import TASKS, map_column
 from depgraph_hsic_only.yolo.types import Yolo
 
 Hook = tuple[str, Callable[[Any], object]]
 """An event and the function that is called at it."""
 
-MASK_MAP = "metrics/mAP50-95(M)"  # as Ultralytics names it
+MASK_MAP = map_column("mask")
 PRUNE_EVENTS = ("on_prune_start", "on_prune_end")
 _SHARE_OF_START, _LONGEST_DECAY = 0.4, 0.998
 _SHIFT = 1.0  # SiLU is never below -0.28
@@ -135,16 +136,18 @@ def measured(epoch: Mapping[str, float]) -> dict[str, float | None]:
 
 @dataclass(frozen=True)
 class KeepBest:
-    """Callback for "on_model_save": keeps the checkpoint of the epoch with the best mask mAP50-95.
+    """Callback for "on_model_save": keeps the checkpoint of the epoch with the best mAP50-95 of one kind.
 
-    Ultralytics' own `best.pt` goes by box and mask together. All that is remembered is on the disk, in the training's
-    `results.csv`: it works in another process, and after a training was resumed.
+    Ultralytics' own `best.pt` goes by box and mask, or box and pose, together. All that is remembered is on the disk,
+    in the training's `results.csv`: it works in another process, and after a training was resumed.
 
     Attributes:
         file: Where the checkpoint is copied to.
+        column: Ultralytics' name of the mAP50-95 (see `tasks.map_column`).
     """
 
     file: Path
+    column: str = MASK_MAP
 
     def __call__(self, trainer: Any) -> None:
         """Copy the checkpoint just written if its epoch is the best so far."""
@@ -152,7 +155,7 @@ class KeepBest:
 
     def keep(self, folder: Path, last: Path) -> None:
         """Copy a checkpoint if the last epoch of a training's folder is the best so far."""
-        scores = [epoch.get(MASK_MAP) for epoch in read_epochs(folder)]
+        scores = [epoch.get(self.column) for epoch in read_epochs(folder)]
         known = [score for score in scores if score is not None]
         if known and scores[-1] is not None and known.index(max(known)) == len(known) - 1:
             write_atomically(self.file, lambda temporary: shutil.copyfile(last, temporary))
@@ -199,9 +202,10 @@ def _batch_done(trainer: Any) -> None:
 
 
 def _epoch_done(trainer: Any) -> None:
-    found = measured(trainer.metrics).get(MASK_MAP)
+    kind = TASKS[trainer.args.task].primary
+    found = measured(trainer.metrics).get(map_column(kind))
     loss = sum(trainer.label_loss_items(trainer.tloss).values())
-    _tell(trainer, 0, f"loss {loss:.3f}" if found is None else f"mask mAP50-95 {found:.4f}")
+    _tell(trainer, 0, f"loss {loss:.3f}" if found is None else f"{kind} mAP50-95 {found:.4f}")
 
 
 def _tell(trainer: Any, epochs: float, figure: str = "") -> None:

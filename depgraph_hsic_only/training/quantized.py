@@ -49,7 +49,7 @@ def quantized_trial(model: Yolo) -> Network:
 def train_quantized(
     model: Yolo, folder: Path, arguments: Mapping[str, Any], callbacks: Callbacks, *, dataset: Dataset, scratch: Path
 ) -> Yolo:
-    """Train a copy of a `YOLO` that rounds to int8: its best epoch by mask mAP50-95, which can be exported to ONNX.
+    """Train a copy of a `YOLO` that rounds to int8: its best epoch, which can be exported to ONNX.
 
     Arguments and what is raised are those of `train_model`.
     """

@@ -74,7 +74,7 @@ def automatic_batch(settings: Mapping[str, Any], model: Yolo, dataset: Dataset) 
     Args:
         settings: Among them imgsz, device, and a batch of -1 or a share of the GPU's memory in (0, 1).
     """
-    args = get_cfg(overrides={**settings, "task": "segment", "cache": False})
+    args = get_cfg(overrides={**settings, "task": dataset.task, "cache": False})
     device, network = select_device(args.device), copy.deepcopy(model.model)
     stride = max(int(network.stride.max()), 32)
     keys = dict(dataset.keys)

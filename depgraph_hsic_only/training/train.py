@@ -1,4 +1,7 @@
-"""Training by Ultralytics: of a copy, so that nothing is lost, and with the best epoch by mask mAP as the result."""
+"""Training by Ultralytics: of a copy, so that nothing is lost, and with the best epoch as the result.
+
+The best one is that of the highest mAP50-95 of the kind of prediction that counts most (see `tasks.Task`).
+"""
 
 import copy
 from collections.abc import Mapping
@@ -15,7 +18,6 @@ from depgraph_hsic_only.recovery.refit import head_channels, untouched_layers
 from depgraph_hsic_only.support.files import write_atomically
 from depgraph_hsic_only.support.progress import say
 from depgraph_hsic_only.training.callbacks import (
-    MASK_MAP,
     TRAINING_PROGRESS,
     Callbacks,
     Hook,
@@ -30,6 +32,7 @@ from depgraph_hsic_only.training.recipe import Start, continued, taught
 from depgraph_hsic_only.training.snapshot import Snapshot, TakeSnapshot, order_by_epoch
 from depgraph_hsic_only.yolo.load import load_model
 from depgraph_hsic_only.yolo.patches import any_prototypes, patient_nms, safe_load
+from depgraph_hsic_only.yolo.tasks import TASKS, map_column
 from depgraph_hsic_only.yolo.types import Network, Yolo
 
 _CHANGEABLE_ON_RESUME = ("data", "device", "workers", "batch", "distill_model")  # where it runs, and where files are
@@ -37,12 +40,12 @@ _CHANGEABLE_ON_RESUME = ("data", "device", "workers", "batch", "distill_model") 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What a training led to: the best epoch by mask mAP50-95, or the last one where no epoch was validated."""
+    """What a training led to: the best epoch, or the last one where no epoch was validated."""
 
     model: Yolo  # of that epoch
     epoch: int  # its number, from 1
     epochs: int  # how many there were
-    last: float | None  # mask mAP50-95 of the last epoch, as Ultralytics measured it in the training, if it did
+    last: float | None  # primary mAP50-95 of the last epoch, as Ultralytics measured it in the training, if it did
     batch: int  # less than was asked for where Ultralytics halved it, since a GPU's memory ran out
 
 
@@ -107,7 +110,7 @@ def train_model(
 def train_to_file(
     model: Yolo, folder: Path, arguments: Mapping[str, Any], callbacks: Callbacks, *, dataset: Dataset, scratch: Path
 ) -> tuple[Path, list[float | None]]:
-    """Train a copy of a `YOLO`, and write the checkpoint of its best epoch by mask mAP50-95, or of the last one.
+    """Train a copy of a `YOLO`, and write the checkpoint of its best epoch, or of the last one.
 
     A training that was cut off, and whose snapshot is in `scratch`, goes on from the last epoch that was finished.
 
@@ -119,14 +122,15 @@ def train_to_file(
             It is made where it is missing, and is the caller's to remove when the result is safe.
 
     Returns:
-        The checkpoint, in `scratch`, and the mask mAP50-95 of each epoch, None where it was not measured.
+        The checkpoint, in `scratch`, and the primary mAP50-95 of each epoch, None where it was not measured.
 
     Raises:
         CheckpointError: The snapshot is damaged.
         Exception: Whatever Ultralytics raises for arguments or data that it can't use (see `refusals.py`).
     """
     scratch.mkdir(parents=True, exist_ok=True)
-    best, state = KeepBest(scratch / "best.pt"), scratch / "snapshot.pt"
+    column, state = map_column(TASKS[dataset.task].primary), scratch / "snapshot.pt"
+    best = KeepBest(scratch / "best.pt", column)
     callbacks = callbacks.with_others(
         [
             ("on_train_epoch_start", order_by_epoch),
@@ -144,7 +148,7 @@ def train_to_file(
             trainee.train(**{**arguments, "project": str(folder.parent), "name": folder.name, "exist_ok": True})
         else:
             _go_on(snapshot, folder, arguments, callbacks, best)
-    scores = [epoch.get(MASK_MAP) for epoch in read_epochs(folder)]
+    scores = [epoch.get(column) for epoch in read_epochs(folder)]
     known = [score for score in scores if score is not None]
     kept, result = best.file if known else folder / "weights" / "last.pt", scratch / "result.pt"
     with safe_load():

@@ -2,22 +2,14 @@
 
 import abc
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, final
+from typing import Any, ClassVar, cast, final
 
 from depgraph_hsic_only.data.dataset import Dataset, find_dataset
-from depgraph_hsic_only.errors import (
-    ExportError,
-    OutOfMemoryError,
-    PruningError,
-    StorageError,
-    UltralyticsError,
-    one_line,
-)
+from depgraph_hsic_only.errors import UltralyticsError, UnsupportedModelError
 from depgraph_hsic_only.evaluation.bootstrap import draws_for_deviation
 from depgraph_hsic_only.evaluation.validation import Metrics, Validation, validate_model
 from depgraph_hsic_only.report.run_report import RunReport
@@ -25,7 +17,6 @@ from depgraph_hsic_only.report.stages import ACTIVITIES, EXPORTED, FINE_TUNED, P
 from depgraph_hsic_only.support.fingerprint import fingerprint
 from depgraph_hsic_only.support.progress import begin_stage, say
 from depgraph_hsic_only.support.refusals import refusal
-from depgraph_hsic_only.support.resource_errors import out_of_memory, storage_reason
 from depgraph_hsic_only.support.yaml import read_yaml
 from depgraph_hsic_only.training.callbacks import Callbacks
 from depgraph_hsic_only.workflow.config import DEFAULT_CFG, Config, load_config
@@ -33,23 +24,25 @@ from depgraph_hsic_only.workflow.exported import Exported
 from depgraph_hsic_only.workflow.fit import single_cls, take_classes
 from depgraph_hsic_only.workflow.recorder import Recorder
 from depgraph_hsic_only.workflow.run_folder import Checkpoints, RunFolder
-from depgraph_hsic_only.workflow.state import STATE, RunState, read_state
+from depgraph_hsic_only.workflow.state import STATE, RunState, read_state, resource_errors_explained
 from depgraph_hsic_only.yolo.device import check_device, set_seed
 from depgraph_hsic_only.yolo.input_shape import input_side
+from depgraph_hsic_only.yolo.load import load_model, network_of
 from depgraph_hsic_only.yolo.logs import run_display
+from depgraph_hsic_only.yolo.tasks import Task, task_of
 from depgraph_hsic_only.yolo.types import Yolo
 
 
-class Yolov8SegPruner(abc.ABC):
-    """The workflow for YOLOv8 segmentation models: subclass it and fill in the five stages, or subclass
-    `DefaultYolov8SegPruner` and replace some.
+class YoloPruner(abc.ABC):
+    """The workflow for YOLO models of any task: subclass it and fill in the five stages, or subclass
+    `DefaultYoloPruner` and replace some.
 
     A stage takes a model and returns the one that the next stage takes: an Ultralytics `YOLO`. What stages need is in
     `config`, `dataset` and `folder`; `evaluate` measures a model on the validation split.
 
     Args:
         pretrained_path: Path or known name of the checkpoint; None for what the configuration says.
-        cfg: A YAML file of settings, looked up in the working directory, then in this package.
+        cfg: A YAML file of settings, looked up in the working directory, then in this package, or what it would hold.
         overrides: Settings that go over the file's, nested (`prune={"ratio": 0.3}`) or with dots
             (`**{"prune.ratio": 0.3}`).
 
@@ -60,9 +53,15 @@ class Yolov8SegPruner(abc.ABC):
     checkpoints: Checkpoints
     """The models after the stages that are done, once the run folder is open."""
 
+    only: ClassVar[str | None] = None
+    """The one task whose models are taken, such as "segment"; None for any (see `tasks.TASKS`)."""
+
     @final
     def __init__(
-        self, pretrained_path: str | Path | None = None, cfg: str | Path | None = DEFAULT_CFG, **overrides: Any
+        self,
+        pretrained_path: str | Path | None = None,
+        cfg: str | Path | Mapping[str, Any] | None = DEFAULT_CFG,
+        **overrides: Any,
     ) -> None:
         given = {} if pretrained_path is None else {"pretrained": str(pretrained_path)}
         self.config: Config = load_config(cfg, {**overrides, **given})
@@ -72,6 +71,7 @@ class Yolov8SegPruner(abc.ABC):
         self._details: dict[str, Any] = {}
         self._evaluated: dict[tuple[str, int], Metrics] = {}
         self._resolved: dict[str, Any] = {}
+        self._task: Task | None = None  # until a model is loaded
 
     @abc.abstractmethod
     def load(self) -> Yolo:
@@ -113,6 +113,7 @@ class Yolov8SegPruner(abc.ABC):
         if resume is not None:
             self.open_folder(resume)
         model = self.load()
+        self.take_task(model)
         notes = take_classes(model, self.dataset, self.config)
         check_device(self.config.device)
         sources = {"checkpoint": fingerprint(model.model), "data": self.dataset.digest()}
@@ -124,7 +125,7 @@ class Yolov8SegPruner(abc.ABC):
         from depgraph_hsic_only.report.figures.fonts import fonts_for  # matplotlib loads slowly
 
         with (
-            _resource_errors_explained(folder),
+            resource_errors_explained(folder),
             folder.locked(),
             run_display(len(ACTIVITIES), folder.path / "run.log", verbose=self.config.verbose) as display,
             fonts_for(self.dataset.names),
@@ -160,7 +161,7 @@ class Yolov8SegPruner(abc.ABC):
         recorder.begin(model, notes)
         for stage, run in ((TRAINED, self.train), (PRUNED, self.prune), (FINE_TUNED, self.fine_tune)):
             model = self._stage(stage, run, model, recorder)
-        return recorder.finish(model, self.export)
+        return recorder.finish(model, lambda result: (self.export(result), tuple(self._notes)))
 
     def _stage(self, stage: Stage, run: Callable[[Yolo], Yolo], model: Yolo, recorder: Recorder) -> Yolo:
         """Run a stage, and record what it has led to.
@@ -228,10 +229,32 @@ class Yolov8SegPruner(abc.ABC):
         config = self.config
         return self._folder or RunFolder.planned(config.project, config.name, exist_ok=config.exist_ok)
 
+    @final
+    def take_task(self, model: Yolo) -> None:
+        """Let the run be one for the task of a model: `run` does it with the one that was loaded.
+
+        Raises:
+            UnsupportedModelError: This class takes models of another task alone (see `only`).
+        """
+        task = task_of(network_of(model))
+        if self.only not in (None, task.name):
+            raise UnsupportedModelError(
+                f"{type(self).__name__}: expected a model made to {self.only}, got one for {task.noun}; "
+                "DefaultYoloPruner takes it"
+            )
+        if task is not self._task:
+            self._task = task
+            self.__dict__.pop("dataset", None)  # whose labels were checked for another
+
     @cached_property
     def dataset(self) -> Dataset:
-        """The data set, found and checked when it is first asked for."""
-        return find_dataset(self.config.data)
+        """The data set for the task of the loaded model, found and checked when it is first asked for.
+
+        Before one is loaded it is for the task of the checkpoint that the configuration names.
+        """
+        if self._task is None:
+            self.take_task(load_model(self.config.pretrained, trust=self.config.trust))
+        return find_dataset(self.config.data, cast(Task, self._task).name)
 
     @final
     def imgsz_of(self, model: Yolo) -> int:
@@ -262,24 +285,7 @@ class Yolov8SegPruner(abc.ABC):
         return self._evaluated[key]
 
 
-@contextmanager
-def _resource_errors_explained(folder: RunFolder) -> Iterator[None]:
-    """Where the disk or the memory is too small, for us or for Ultralytics, say what is safe and how to go on."""
-    try:
-        yield
-    except Exception as error:
-        told = isinstance(error, (StorageError, ExportError))  # by us, of what another library met
-        cause = error.__cause__ if told else None if isinstance(error, PruningError) else error
-        if cause is None:
-            raise
-        if (reason := storage_reason(cause)) is not None:
-            begun = (folder.path / STATE).is_file()
-            safe = "what was done before is safe: make room, then go on with --resume" if begun else "nothing was done"
-            what = f"{safe} {folder.path}" if begun else f"{safe} yet: make room, or pass another --project"
-            raise StorageError(f"{folder.path}: expected to write files, but {reason}; {what}") from error
-        if out_of_memory(cause):
-            raise OutOfMemoryError(
-                f"expected more memory than there is ({one_line(cause)}); what was done before is safe: go on with a "
-                f"smaller --batch: --resume {folder.path}; or start anew with a smaller --imgsz or calibration.images"
-            ) from error
-        raise
+class Yolov8SegPruner(YoloPruner):
+    """`YoloPruner` for segmentation models alone."""
+
+    only = "segment"

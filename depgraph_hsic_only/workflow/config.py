@@ -21,6 +21,7 @@ from depgraph_hsic_only.yolo.input_shape import InputShape, input_side
 from depgraph_hsic_only.yolo.types import Yolo
 
 DEFAULT_CFG = "default.yaml"
+_AMOUNTS = ("ratio", "threshold", "target")  # of which one counts
 _VALUES = ("data", "target", "max_ratio")  # mappings that are one value: replaced, not merged
 
 
@@ -95,19 +96,24 @@ class Config:
 DEFAULTS: dict[str, Any] = asdict(Config()) | {"prune": {**asdict(PruneConfig()), "criterion": None}}  # by the target
 
 
-def load_config(cfg: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Config:
+def load_config(
+    cfg: str | Path | Mapping[str, Any] | None = None, overrides: Mapping[str, Any] | None = None
+) -> Config:
     """Read, merge and check a configuration.
 
     Args:
-        cfg: A YAML file, looked up in the working directory, then in this package; None for the defaults alone.
-        overrides: Settings that go over the file, nested ({"prune": {"ratio": 0.3}}) or dotted ("prune.ratio").
+        cfg: A YAML file, looked up in the working directory, then in this package, or what it would hold; None for the
+            defaults alone.
+        overrides: Settings that go over the file, nested ({"prune": {"ratio": 0.3}}) or dotted ("prune.ratio"). The one
+            of ratio, threshold and target that is given here goes over what the file has of them.
 
     Raises:
         ConfigError: The file can't be read, or there are faults: all of them are named at once.
     """
     merged = dict(DEFAULTS)
     faults: list[str] = []
-    for layer in (read_yaml(cfg) if cfg is not None else {}, _nested(overrides or {}, faults)):
+    file = read_yaml(cfg) if isinstance(cfg, (str, Path)) else cfg or {}
+    for layer in (file, _one_amount(_nested(overrides or {}, faults), faults)):
         merged = _over(merged, _spread_flat(layer, faults))
     if isinstance(merged["prune"], Mapping):
         filled = {"criterion": default_criterion(merged["prune"]["target"]), "recover": "none"}
@@ -133,6 +139,19 @@ def _nested(overrides: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
             value = {name: value}
         nested = _over(nested, {block: value})
     return nested
+
+
+def _one_amount(layer: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
+    """Overrides with the amount that they give in place of the one below; a ratio there yields to it anyhow."""
+    prune = layer.get("prune")
+    found = {key: prune.get(key) for key in _AMOUNTS} if isinstance(prune, Mapping) else {}
+    given = {key: value for key, value in found.items() if value is not None}
+    try:
+        if len(given) > 1:
+            Amount.of(**given)
+    except ConfigError as error:
+        faults.append(f"prune: {error}")
+    return {**layer, "prune": {"threshold": None, "target": None, **given, **prune}} if given and prune else dict(layer)
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,6 @@ from depgraph_hsic_only.channels.cut import cut, kept_channels
 from depgraph_hsic_only.channels.plan import PruningPlan
 from depgraph_hsic_only.data.dataset import labelled_batches
 from depgraph_hsic_only.evaluation.onnx import check_onnx
-from depgraph_hsic_only.evaluation.validation import PRIMARY
 from depgraph_hsic_only.pruning.api import report_cut
 from depgraph_hsic_only.pruning.planner import Planner, Scored
 from depgraph_hsic_only.recovery.recover import recover
@@ -24,6 +23,7 @@ from depgraph_hsic_only.support.fingerprint import fingerprint
 from depgraph_hsic_only.support.progress import say
 from depgraph_hsic_only.training.arguments import check_training
 from depgraph_hsic_only.training.train import Teacher
+from depgraph_hsic_only.workflow.base import Yolov8SegPruner
 from depgraph_hsic_only.workflow.config import DEFAULTS
 from depgraph_hsic_only.workflow.exported import (
     Exported,
@@ -38,13 +38,14 @@ from depgraph_hsic_only.workflow.prune_steps import FineTuning, PruneEvent, Step
 from depgraph_hsic_only.workflow.trainings import TrainingPruner
 from depgraph_hsic_only.yolo.device import on_device, select_device
 from depgraph_hsic_only.yolo.load import install, load_model
+from depgraph_hsic_only.yolo.tasks import task_of
 from depgraph_hsic_only.yolo.types import Yolo
 
 _PLAN, _SENSITIVITY = "plan.json", "sensitivity.json"
 
 
-class DefaultYolov8SegPruner(TrainingPruner):
-    """`DefaultYolov8SegPruner(pretrained_path="yolov8n-seg.pt", cfg="default.yaml").run()`.
+class DefaultYoloPruner(TrainingPruner):
+    """`DefaultYoloPruner(pretrained_path="yolov8n-seg.pt", cfg="default.yaml").run()`, for a model of any task.
 
     Every stage can be replaced by a subclass.
 
@@ -61,15 +62,20 @@ class DefaultYolov8SegPruner(TrainingPruner):
         Raises:
             CheckpointError, UnsupportedModelError: It can't be used, or a teacher (`distill_model`) can't.
             ConfigError: No such layers, a target out of reach, or arguments that can't be trained with: said now.
+            DataError: There are fewer images than the criterion takes.
             ExportError: onnx or onnxruntime is missing, or a setting of the export can't be used.
         """
         check_onnx()
         model = load_model(self.config.pretrained, trust=self.config.trust)
+        self.take_task(model)
         for stage in (TRAINED, FINE_TUNED):
             settings = getattr(self.config, stage.block)
             names = self.dataset.names if settings.get("classes") is not None else {}
             check_training(stage.block, settings, model.model, len(names), self.config.device)
-        self._planner(model).check(on_device(model.model, self.config.device))
+        planner, network = self._planner(model), on_device(model.model, self.config.device)
+        planner.check(network)
+        if planner.scorer.needs_batches:
+            planner.check_images(network, min(self.config.calibration["images"], len(self.dataset.images("train"))))
         quantized, size = wants_int8(self.config.fine_tune), self.config.deployed(model).size
         if quantized or not same_files(self.config.export, DEFAULTS["export"]):
             try_export(model, self.config.export, size, quantized=quantized)
@@ -86,7 +92,7 @@ class DefaultYolov8SegPruner(TrainingPruner):
     def fine_tune(self, model: Yolo) -> Yolo:
         """Train the cut model by Ultralytics for its part of `fine_tune.epochs`; 0 leaves it as it is.
 
-        The gentler, the more of its mask mAP the cut has left, and taught by the model before the cut (see
+        The gentler, the more of its mAP the cut has left, and taught by the model before the cut (see
         `recipe.py`); it comes back as it was if no epoch was better.
         """
         self.open_folder()
@@ -105,8 +111,8 @@ class DefaultYolov8SegPruner(TrainingPruner):
         batches = self._batches(model) if planner.needs_images(settings.recover != "none") else []
         unpruned = planner.ranked(copy.deepcopy(model.model), batches)
         sensitivity = self._sensitivity(planner, unpruned, batches) if planner.amount.is_target and batches else None
-        reference = None if settings.max_map_drop is None else self.evaluate(model)[PRIMARY].map50_95
-        done, trajectory = Step(0, model), [self._point(0, model)]
+        reference = None if settings.max_map_drop is None else self.evaluate(model).primary.map50_95
+        done, trajectory, primary = Step(0, model), [self._point(0, model)], task_of(model.model).primary
         if (kept := read_step(self.folder, model)) is not None:
             done, trajectory, self._notes = kept
             self._write_plan(done.plan)
@@ -125,10 +131,12 @@ class DefaultYolov8SegPruner(TrainingPruner):
                 self.folder.rename(FINE_TUNED.folder, self.tuning.name)
                 trajectory.append(self._point(number, step.model))
             if reference is not None:
-                change = self.evaluate(step.model)[PRIMARY].map50_95 - reference
+                change = self.evaluate(step.model).primary.map50_95 - reference
                 if undone := -change > (settings.max_map_drop or 0):
                     del self._notes[said:]
-                self.note(f"step {number} of {settings.steps}: mask mAP50-95 {change:+.4f} against the unpruned model")
+                self.note(
+                    f"step {number} of {settings.steps}: {primary} mAP50-95 {change:+.4f} against the unpruned model"
+                )
                 if undone:
                     done = last_good
                     self._write_plan(done.plan)
@@ -151,7 +159,7 @@ class DefaultYolov8SegPruner(TrainingPruner):
         found = export_result(model, weights, imgsz, config.export, self.dataset, config.calibration["images"])
         if not wants_int8(config.fine_tune):
             return found
-        say("training for int8")
+        self.note("training for int8")
         return with_quantized(found, self._quantized(model), imgsz, config.export)
 
     def _planner(self, model: Yolo) -> Planner:
@@ -217,8 +225,8 @@ class DefaultYolov8SegPruner(TrainingPruner):
     def _point(self, step: int, model: Yolo) -> dict[str, Any]:
         """Where a model stands between the unpruned one and the last cut; it is measured where there are several."""
         measured = self.config.prune.steps > 1 and works_on(model, self.dataset, self.config)
-        worth = self.evaluate(model)[PRIMARY].map50_95 if measured else None
-        return {"step": step, "parameters": _parameters(model), f"map50_95_{PRIMARY}": worth}
+        worth = self.evaluate(model).primary.map50_95 if measured else None
+        return {"step": step, "parameters": _parameters(model), f"map50_95_{task_of(model.model).primary}": worth}
 
     def _tuning(self, step: Step, after: int | None = None) -> FineTuning:
         """What a fine-tuning after a step is given."""
@@ -236,6 +244,10 @@ class DefaultYolov8SegPruner(TrainingPruner):
             return self._tuning(Step(0, model))
         plan, unpruned = PruningPlan.load(file), self.checkpoints.load(TRAINED)
         return self._tuning(Step(self.config.prune.steps, model, plan, kept_channels(unpruned.model, plan)))
+
+
+class DefaultYolov8SegPruner(DefaultYoloPruner, Yolov8SegPruner):
+    """`DefaultYoloPruner` for segmentation models alone."""
 
 
 def _images(batches: Sequence[Mapping[str, Any]]) -> torch.Tensor:

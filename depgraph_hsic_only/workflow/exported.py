@@ -5,7 +5,7 @@ import itertools
 import tempfile
 from collections.abc import Mapping
 from contextlib import redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,21 +17,16 @@ from depgraph_hsic_only.data.images import is_readable
 from depgraph_hsic_only.errors import ExportError
 from depgraph_hsic_only.evaluation.int8 import LEAST_OPSET, quantize_onnx
 from depgraph_hsic_only.evaluation.latency import Latency, onnx_run
-from depgraph_hsic_only.evaluation.onnx import (
-    OnnxParity,
-    export_onnx,
-    onnx_input,
-    onnx_precision,
-    open_session,
-    verify_onnx,
-)
-from depgraph_hsic_only.evaluation.validation import PRIMARY, Validation, validate_onnx
-from depgraph_hsic_only.report.exported import ExportedFile
+from depgraph_hsic_only.evaluation.onnx import export_onnx, onnx_input, onnx_precision, open_session
+from depgraph_hsic_only.evaluation.parity import OnnxParity, verify_onnx
+from depgraph_hsic_only.evaluation.validation import Metrics, Validation, validate_file
+from depgraph_hsic_only.report.exported import ExportedFile, few_text
 from depgraph_hsic_only.support.progress import say
 from depgraph_hsic_only.training.arguments import canonical
 from depgraph_hsic_only.training.quantized import quantized_trial
 from depgraph_hsic_only.yolo.input_shape import InputShape
 from depgraph_hsic_only.yolo.logs import silenced
+from depgraph_hsic_only.yolo.tasks import Task, task_of
 from depgraph_hsic_only.yolo.types import Network, Yolo
 
 # Of a file in float16; a few pixels more or less are much of a small object's mask, so that its mAP tells more.
@@ -47,11 +42,13 @@ class Exported:
         path: The file, in the run folder.
         parity: The comparison with PyTorch on validation images.
         int8: The same in int8, beside it: by calibration, by a training; as far as asked for.
+        calibrated_on: By file in int8 the number of images that its ranges are those on, where it is of no training.
     """
 
     path: Path
     parity: OnnxParity
     int8: tuple[Path, ...] = ()
+    calibrated_on: Mapping[Path, int] = field(default_factory=dict)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -107,9 +104,10 @@ def export_result(
         raise ExportError(f"{path}: expected the outputs of the model, got {parity}; the file was removed")
     if not wants_int8(settings):
         return Exported(path, parity)
-    say("quantising to int8")
+    count = min(calibration, len(dataset.images("train")))
+    say(f"quantising to int8 by {few_text(count) or f'{count} images'}")
     int8 = quantize_onnx(path, folder / "best_int8.onnx", dataset.images("train"), limit=calibration)
-    return Exported(path, parity, (int8,))
+    return Exported(path, parity, (int8,), {int8: count})
 
 
 def with_quantized(exported: Exported, trained: Yolo, imgsz: Any, settings: Mapping[str, Any]) -> Exported:
@@ -156,8 +154,8 @@ def file_shape(path: Path) -> InputShape:
     return onnx_input(open_session(path)).shape
 
 
-Maps = Mapping[Path, tuple[Mapping[str, float], float | None]]
-"""By file: its mAP50-95 by kind of prediction, and what it loses of the primary one against float32."""
+Maps = Mapping[Path, tuple[Metrics, float | None]]
+"""By file: its mAPs, if they were measured, and what it loses of the primary mAP50-95 against float32."""
 
 
 def measure_maps(
@@ -170,21 +168,24 @@ def measure_maps(
     """
     shape, precisions = exported.shape, exported.precisions
     if set(precisions.values()) == {"float32"} and shape.size == (validation.imgsz, validation.imgsz):
-        return {path: ({}, None) for path in exported.files}
-    found = {path: _measured(path, data, shape, validation) for path in exported.files}
-    reference = found[exported.path][PRIMARY]
+        return {path: (Metrics({}), None) for path in exported.files}
+    task = task_of(model.model)
+    found = {path: _measured(path, data, shape, task, validation) for path in exported.files}
+    primary = task.primary
+    reference = found[exported.path][primary].map50_95
     if precisions[exported.path] != "float32":
         with tempfile.TemporaryDirectory() as folder:
             given = {**arguments, "quantize": None, "imgsz": shape.size}
             float32 = export_onnx(model, Path(folder) / "float32.onnx", **given)
-            reference = _measured(float32, data, shape, validation)[PRIMARY]
+            reference = _measured(float32, data, shape, task, validation)[primary].map50_95
     reduced = {path for path, kind in precisions.items() if kind != "float32"}
-    return {path: (maps, reference - maps[PRIMARY] if path in reduced else None) for path, maps in found.items()}
+    losses = {path: reference - found[path][primary].map50_95 for path in reduced}
+    return {path: (metrics, losses.get(path)) for path, metrics in found.items()}
 
 
-def _measured(path: Path, data: str, shape: InputShape, validation: Validation) -> dict[str, float]:
+def _measured(path: Path, data: str, shape: InputShape, task: Task, validation: Validation) -> Metrics:
     say(f"validating {path.name}")
-    return validate_onnx(path, data, shape, single_cls=validation.single_cls).map50_95
+    return validate_file(path, data, shape, task.name, single_cls=validation.single_cls)
 
 
 def describe_files(
@@ -197,8 +198,11 @@ def describe_files(
             exported.precisions[path],
             exported.shape,
             path.stat().st_size / 1e6,
-            *found,
+            metrics.map50_95,
+            loss,
             (latencies[path].median, latencies[path].p10, latencies[path].p90),
+            exported.calibrated_on.get(path),
+            metrics.complete,
         )
-        for path, found in maps.items()
+        for path, (metrics, loss) in maps.items()
     )

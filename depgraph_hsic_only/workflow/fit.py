@@ -1,10 +1,12 @@
-"""Whether a model fits the data set: its classes, as Ultralytics trains on them, and the channels of its images."""
+"""Whether a model fits the data set: classes, as Ultralytics trains on them, keypoints, and the images' channels."""
 
 from depgraph_hsic_only.data.dataset import Dataset, same_classes
+from depgraph_hsic_only.data.labels import keypoint_shape
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.workflow.config import Config
 from depgraph_hsic_only.yolo.input_shape import input_channels
 from depgraph_hsic_only.yolo.load import own_arguments
+from depgraph_hsic_only.yolo.tasks import task_of
 from depgraph_hsic_only.yolo.types import Yolo
 
 
@@ -17,8 +19,8 @@ def single_cls(model: Yolo, config: Config) -> bool:
 
 
 def works_on(model: Yolo, dataset: Dataset, config: Config) -> bool:
-    """Whether a model's classes and channels are those of a run, so that it can be measured and trained on."""
-    fits = input_channels(model.model) == dataset.channels
+    """Whether a model's classes, keypoints and channels are those of a run: it can be measured and trained on."""
+    fits = input_channels(model.model) == dataset.channels and _same_keypoints(model, dataset)
     return fits and same_classes(model.names, dataset.classes(single_cls(model, config)))
 
 
@@ -29,8 +31,8 @@ def take_classes(model: Yolo, dataset: Dataset, config: Config) -> list[str]:
         What a reader of the report must know of it.
 
     Raises:
-        ConfigError: It would be pruned with another number of classes, or the same in another order, or for images of
-            other channels; or its number of classes would change after the cut.
+        ConfigError: It would be pruned with another number of classes, or the same in another order, for other
+            keypoints, or for images of other channels; or its number of classes would change after the cut.
     """
     if len(set(_single_cls(model, config))) > 1:
         raise ConfigError(
@@ -50,6 +52,11 @@ def take_classes(model: Yolo, dataset: Dataset, config: Config) -> list[str]:
         raise ConfigError(
             f"train.epochs: expected at least 1, since the checkpoint takes images with {channels} channels and those "
             f"of the data set have {dataset.channels}, got 0; train.epochs=50, say, trains a model for them"
+        )
+    if not (_same_keypoints(model, dataset) or trained):
+        raise ConfigError(
+            f"train.epochs: expected at least 1, since the checkpoint's kpt_shape is {list(_keypoints(model) or ())} "
+            f"and the data set's {list(dataset.keypoints or ())}, got 0; train.epochs=50, say, trains a head for them"
         )
     if not model.ckpt or len(has) != len(wants):
         return []
@@ -71,6 +78,16 @@ def _single_cls(model: Yolo, config: Config) -> list[bool]:
     own = own_arguments(model).get("single_cls")
     blocks = [block for block in (config.train, config.fine_tune) if block["epochs"]]
     return [bool(block.get("single_cls", own)) for block in blocks or [{**config.train, **config.fine_tune}]]
+
+
+def _keypoints(model: Yolo) -> tuple[int, int] | None:
+    """Keypoints that a model for poses finds (see `Dataset.keypoints`); None for one of another task."""
+    return keypoint_shape(vars(model.model)) if task_of(model.model).name == "pose" else None
+
+
+def _same_keypoints(model: Yolo, dataset: Dataset) -> bool:
+    """Whether a model finds the keypoints of a data set; those of another task find none, whatever that has."""
+    return _keypoints(model) in (None, dataset.keypoints)
 
 
 def _few(items: list[str]) -> str:

@@ -40,6 +40,7 @@ from depgraph_hsic_only.yolo.architecture import layer_widths, list_layers
 from depgraph_hsic_only.yolo.cost import measure_cost
 from depgraph_hsic_only.yolo.device import select_device
 from depgraph_hsic_only.yolo.input_shape import InputShape, input_channels
+from depgraph_hsic_only.yolo.tasks import task_of
 from depgraph_hsic_only.yolo.types import Yolo
 
 
@@ -88,10 +89,13 @@ class Recorder:
         self._write(saved, stages=stages)
         self._finished(stage.name)
 
-    def finish(self, model: Yolo, export: Callable[[Any], Exported]) -> RunReport:
-        """Export the result, measure the files and latency, compare it with the model before, and write the report."""
+    def finish(self, model: Yolo, export: Callable[[Any], tuple[Exported, tuple[str, ...]]]) -> RunReport:
+        """Export the result, measure the files and latency, compare it with the model before, and write the report.
+
+        With the exported files come the notes of the export.
+        """
         begin_stage("export")
-        exported = export(model)
+        exported, notes = export(model)
         data, arguments = self.dataset.write_keys(self.folder.path), export_arguments(self.config.export)
         maps = measure_maps(exported, model, data, self.validation, arguments)
         begin_stage("latency")
@@ -107,7 +111,7 @@ class Recorder:
             agreement, why = None, f"no images before and after ({type(error).__name__}: {one_line(error)})"
             say(why)
             stages = (*stages[:-1], replace(stages[-1], notes=(*stages[-1].notes, why)))
-        self._write(model, stages=stages, onnx=onnx, files=files, agreement=agreement)
+        self._write(model, stages=stages, onnx=onnx, files=files, agreement=agreement, notes=notes)
         write_html(self.folder.path)
         self._finished(EXPORTED)
         return self._report
@@ -122,8 +126,8 @@ class Recorder:
         self, name: str, model: Yolo, weights: Path | None, said: Sequence[str] = (), seconds: float = 0.0, **known: Any
     ) -> StageReport:
         """Measure a model; what is `known` of the stage is in the row too."""
-        cost, notes = measure_cost(model.model, self.validation.imgsz), list(said)
-        row = StageReport(name, seconds, cost.parameters, cost.gmacs, parts=cost.parts, **known)
+        cost, notes, task = measure_cost(model.model, self.validation.imgsz), list(said), task_of(model.model).name
+        row = StageReport(name, seconds, cost.parameters, cost.gmacs, parts=cost.parts, task=task, **known)
         if weights is None:
             notes.append("built from its YAML and not trained, so its mAP was not measured")
         elif not works_on(model, self.dataset, self.config):

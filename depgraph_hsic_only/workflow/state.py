@@ -1,13 +1,16 @@
-"""How far a run is: `state.json`, written after everything else of a stage."""
+"""How far a run is: `state.json`, written after everything else of a stage, and what is said where it breaks off."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from depgraph_hsic_only.errors import ConfigError
+from depgraph_hsic_only.errors import ConfigError, ExportError, OutOfMemoryError, PruningError, StorageError, one_line
+from depgraph_hsic_only.support.resource_errors import out_of_memory, storage_reason
 from depgraph_hsic_only.support.yaml import flattened
+from depgraph_hsic_only.workflow.run_folder import RunFolder
 
 STATE = "state.json"
 # Settings that may differ after a resume: where it runs and what fits there, and paths, whose content is compared.
@@ -48,3 +51,26 @@ def read_state(folder: str | Path) -> RunState:
             f"resume: expected the folder of a run, with its {STATE}, got {folder} ({type(error).__name__}); pass the "
             "folder that the run printed, or start a new run"
         ) from error
+
+
+@contextmanager
+def resource_errors_explained(folder: RunFolder) -> Iterator[None]:
+    """Where the disk or the memory is too small, for us or for Ultralytics, say what is safe and how to go on."""
+    try:
+        yield
+    except Exception as error:
+        told = isinstance(error, (StorageError, ExportError))  # by us, of what another library met
+        cause = error.__cause__ if told else None if isinstance(error, PruningError) else error
+        if cause is None:
+            raise
+        if (reason := storage_reason(cause)) is not None:
+            begun = (folder.path / STATE).is_file()
+            safe = "what was done before is safe: make room, then go on with --resume" if begun else "nothing was done"
+            what = f"{safe} {folder.path}" if begun else f"{safe} yet: make room, or pass another --project"
+            raise StorageError(f"{folder.path}: expected to write files, but {reason}; {what}") from error
+        if out_of_memory(cause):
+            raise OutOfMemoryError(
+                f"expected more memory than there is ({one_line(cause)}); what was done before is safe: go on with a "
+                f"smaller --batch: --resume {folder.path}; or start anew with a smaller --imgsz or calibration.images"
+            ) from error
+        raise

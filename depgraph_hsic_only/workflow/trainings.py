@@ -5,15 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from depgraph_hsic_only.evaluation.validation import PRIMARY
 from depgraph_hsic_only.report.stages import FINE_TUNED, Stage
 from depgraph_hsic_only.training.callbacks import Callbacks
 from depgraph_hsic_only.training.provenance import trained_on
 from depgraph_hsic_only.training.quantized import train_quantized
 from depgraph_hsic_only.training.settle import settle, start_of
 from depgraph_hsic_only.training.train import Recipe, Teacher, Trained, make_recipe, train_model
-from depgraph_hsic_only.workflow.base import Yolov8SegPruner
+from depgraph_hsic_only.workflow.base import YoloPruner
 from depgraph_hsic_only.workflow.fit import works_on
+from depgraph_hsic_only.yolo.tasks import task_of
 from depgraph_hsic_only.yolo.types import Yolo
 
 _QUANTIZED = "qat"  # folder of a quantisation-aware training
@@ -21,13 +21,13 @@ _COMMON = ("batch", "device", "workers", "seed")  # settings of all trainings
 _BUILT = (".yaml", ".yml")  # of a model that has learnt nothing yet
 
 
-class TrainingPruner(Yolov8SegPruner):
+class TrainingPruner(YoloPruner):
     """The workflow with what its stages train by."""
 
     def _trained(
         self, model: Yolo, stage: Stage, given: dict[str, Any], name: str, teacher: Teacher | None = None
     ) -> Yolo:
-        """The better of a model and the best epoch of its training by the user's arguments, by mask mAP50-95."""
+        """The better of a model and the best epoch of its training by the user's arguments, by primary mAP50-95."""
         if given["epochs"] == 0:
             return model
         scratch, cut = self.open_folder().scratch / name, stage is FINE_TUNED
@@ -82,18 +82,19 @@ class TrainingPruner(Yolov8SegPruner):
             self.note("the checkpoint was trained on this data set, and goes on as it was trained")
         own = "distill_model" in settings
         if teacher is not None and teacher.model is not None:
-            reference = self.evaluate(teacher.model)[PRIMARY].map50_95
-            start = replace(start, kept=self.evaluate(model)[PRIMARY].map50_95 / reference if reference > 0 else 1.0)
+            reference = self.evaluate(teacher.model).primary.map50_95
+            start = replace(start, kept=self.evaluate(model).primary.map50_95 / reference if reference > 0 else 1.0)
         elif not (cut or own or start.trained_with):
             teacher = Teacher.itself(model, scratch)
         return make_recipe(model.model, start, None if own else teacher)
 
     def _better(self, model: Yolo, trained: Trained, *, last: bool) -> Yolo:
         """The better of what went into a training and what came out."""
-        before, after = self.evaluate(model)[PRIMARY].map50_95, self.evaluate(trained.model)[PRIMARY].map50_95
+        before, after = self.evaluate(model).primary.map50_95, self.evaluate(trained.model).primary.map50_95
         if last:
             self.detail(selection={"input": before, "best": after, "best_epoch": trained.epoch, "last": trained.last})
-        found = f"epoch {trained.epoch} of {trained.epochs} has the best mask mAP50-95, {after:.4f}"
+        kind = task_of(model.model).primary
+        found = f"epoch {trained.epoch} of {trained.epochs} has the best {kind} mAP50-95, {after:.4f}"
         if after > before:
             self.note(f"{found}; it was {before:.4f} before")
             return trained.model

@@ -71,13 +71,37 @@ def check_architecture(model: Any) -> None:
             f"{expected}, but {grouped[0]} is a convolution in groups, which no stock model has; pass one without"
         )
     _check_matches_yaml(model, expected)
+    _check_attributes(model, expected)
+    _check_widths(model, expected)
+
+
+def _check_attributes(model: Network, expected: str) -> None:
+    """Refuse a model that doesn't say what its layers have: Ultralytics would predict wrongly, or not at all."""
+    head, layers = model.model[-1], list_layers(model)
+    strides = [layers[i].stride for i in sources(head, len(layers) - 1)]
+    for where, found in (("stride", getattr(model, "stride", None)), ("head's stride", head.stride)):
+        if not isinstance(found, torch.Tensor) or found.tolist() != strides:
+            raise UnsupportedModelError(
+                f"{expected} with the stride {strides} of its layers, got {one_line(repr(found))} as its {where}; pass "
+                "a checkpoint that Ultralytics has written"
+            )
+    names = getattr(model, "names", None)
+    if not isinstance(names, Mapping) or set(names) != set(range(head.nc)):
+        raise UnsupportedModelError(
+            f"{expected} with a name for each of its {head.nc} classes by number, got {one_line(repr(names))}; pass a "
+            "checkpoint that Ultralytics has written"
+        )
+
+
+def _check_widths(model: Network, expected: str) -> None:
+    """Refuse a model one of whose layers reads several at once where it has to read one width."""
     widths = widths_of(model)
     names = {width.name for _, width in widths}
     for i, width in widths:
         if width.tie is not None and width.tie.to not in names:
             raise UnsupportedModelError(
-                f"{expected}, but layer {i} ({type(layers[i]).__name__}) reads several layers at once, which none of "
-                "a stock model does; put a Conv between"
+                f"{expected}, but layer {i} ({type(model.model[i]).__name__}) reads several layers at once, which none "
+                "of a stock model does; put a Conv between"
             )
 
 
@@ -107,6 +131,19 @@ def _check_matches_yaml(model: Network, expected: str) -> None:
             "one of YOLO11 that Ultralytics 8.3.0 built into YOLOv8 too: the Ultralytics installed here would train "
             "it without its class branch; train anew from yolov8n-seg.pt, say, with this version"
         )
+    own, stock = _module_types(cast(nn.Module, model.model)), _module_types(built)
+    if changed := sorted(name for name in own.keys() | stock.keys() if own.get(name) != stock.get(name)):
+        name = changed[0]
+        raise UnsupportedModelError(
+            f"{expected}, but its modules differ from its own YAML (model.{name}: {own.get(name)} where the YAML "
+            f"builds {stock.get(name)}): another tool or version of Ultralytics has made it so, and the one "
+            "installed here would train a different network; pass the checkpoint from before"
+        )
+
+
+def _module_types(layers: nn.Module) -> dict[str, str]:
+    found = layers.named_modules(remove_duplicate=False)  # an activation may be one module at many places
+    return {name: type(module).__qualname__ for name, module in found}
 
 
 def skeleton(yaml: dict[str, Any]) -> tuple[nn.Sequential, list[int]]:
@@ -205,7 +242,8 @@ def with_classes_of(model: Network, widths: Mapping[str, int]) -> dict[str, int]
 
 def backbone_layers(model: Network) -> range:
     """Indices of the layers that the model's YAML calls its backbone."""
-    rows = model.yaml.get("backbone") if isinstance(model.yaml, Mapping) else None  # a checkpoint may hold anything
+    yaml = getattr(model, "yaml", None)  # a checkpoint may hold anything
+    rows = yaml.get("backbone") if isinstance(yaml, Mapping) else None
     return range(len(rows) if isinstance(rows, list) else 0)
 
 

@@ -2,14 +2,17 @@
 
 import copy
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import nn
 from ultralytics import YOLO
 from ultralytics.cfg import get_cfg
 from ultralytics.engine.model import Model
 from ultralytics.nn.distill_model import DistillationModel
+from ultralytics.nn.modules import SPPF
 from ultralytics.nn.tasks import yaml_model_load
 from ultralytics.utils.callbacks.base import get_default_callbacks
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
@@ -67,6 +70,7 @@ def load_model(path: str | Path, *, task: str | None = None, trust: bool = False
         raise UnsupportedModelError(f"{expected}, got a model for the task '{yolo.task}'; pass one made to {task}")
     if isinstance(yolo.model, DistillationModel):
         _take_student(yolo)
+    _say_unactivated(yolo.model)
     try:
         check_architecture(yolo.model)
     except UnsupportedModelError as error:
@@ -91,6 +95,18 @@ def _take_student(yolo: Any) -> None:
     taught._remove_feature_hooks()  # which hold activations, and keep a network from being copied
     yolo.model = student
     yolo.ckpt = {**yolo.ckpt, "epoch": -1, "optimizer": None, "ema": None, "model": student}
+
+
+def _say_unactivated(network: Any) -> None:
+    """Write into a network's YAML that its SPPF has no activation, as Ultralytics 8.4.0 to 8.4.140 built it.
+
+    Later versions take a row of no more than two arguments for one with, and would train that.
+    """
+    for i, layer in enumerate(getattr(network, "model", ())):
+        if type(layer) is SPPF and isinstance(layer.cv1.act, nn.Identity):
+            with suppress(Exception):  # a YAML that is none of this model is refused later
+                row = [*network.yaml["backbone"], *network.yaml["head"]][i]
+                row[3] += (5, 3, False)[len(row[3]) - 1 :]
 
 
 def network_of(model: Yolo | Network) -> Network:
@@ -146,8 +162,8 @@ def own_arguments(model: Yolo | Network) -> dict[str, Any]:
 
 
 def with_loss_arguments(network: Network) -> Network:
-    """The network, whose training loss reads its weights as attributes of `args`."""
+    """The network, whose training loss, whatever its task, reads its weights as attributes of `args`."""
     known = own_arguments(network)
-    keys = ("box", "cls", "dfl", "overlap_mask")
+    keys = ("box", "cls", "dfl", "overlap_mask", "pose", "kobj", "rle", "angle")
     network.args = get_cfg(overrides={key: known[key] for key in keys if key in known})
     return network

@@ -38,6 +38,11 @@ TASKS: Final[Mapping[str, Task]] = {
 }
 
 
+def map_column(kind: str) -> str:
+    """Ultralytics' name of the mAP50-95 of a kind of prediction, such as "metrics/mAP50-95(M)" of masks."""
+    return f"metrics/mAP50-95({kind[0].upper()})"
+
+
 def task_of(network: Network) -> Task:
     """The task of a network whose class is that of one (see `architecture.check_architecture`)."""
     kind: type = type(network)

@@ -14,7 +14,10 @@ from depgraph_hsic_only.yolo.architecture import Layer
 Place = tuple[int, float]  # column, and row from the top
 
 _COLUMNS: Final = ("backbone", "neck, upwards", "neck, downwards", "head")
-_HEAD: Final = {"npr": "prototypes", "mask": "masks", "class": "classes", "box": "boxes"}  # from top to bottom
+# What a layer's widths count, by the letter before its index, and the boxes of a head's, from top to bottom.
+_WIDTHS: Final = {"w": "out", "h": "hidden", "b": "inner", "a": "heads", "f": "ffn"}
+_BRANCHES: Final = {"mask": "masks", "keypoint": "keypoints", "angle": "angles", "class": "classes", "box": "boxes"}
+_HEAD: Final = {"npr": "prototypes", **_BRANCHES}
 _WIDTH, _HEIGHT, _STEP = 2.7, 0.76, 3.4  # of a box, and from column to column; rows are 1 apart
 _ABOVE, _BELOW = 1.05, 0.75  # rows above the first layer and below the last one
 
@@ -27,7 +30,9 @@ def plot_network(before: Mapping[str, int], after: Mapping[str, int], layers: Se
         after: The same after the cut.
         layers: The network's layers, of `yolo.architecture.list_layers`.
     """
-    shown = [layer for layer in layers if f"w{layer.index}" in before]  # Concat and Upsample have no width
+    named = {layer.index: {f"{letter}{layer.index}": label for letter, label in _WIDTHS.items()} for layer in layers}
+    bars = {index: {n: label for n, label in names.items() if n in before} for index, names in named.items()}
+    shown = [layer for layer in layers if bars[layer.index]]  # Concat and Upsample have no width
     places, head = _places(shown), layers[-1]
     scales = [places[source] for source in _sources(head, layers, places)]
     first, last, bottom = scales[0][1], scales[-1][1], max(row for _, row in places.values())
@@ -36,13 +41,11 @@ def plot_network(before: Mapping[str, int], after: Mapping[str, int], layers: Se
     for layer in shown:
         for source in _sources(layer, layers, places):
             _arrow(axes, places[source], places[layer.index])
-        hidden = {f"h{layer.index}": "hidden"} if f"h{layer.index}" in before else {}
-        title, bars = f"{layer.index}  {layer.kind}", {f"w{layer.index}": "out", **hidden}
-        _box(axes, places[layer.index], title, bars, before, after)
-    for k, (name, title) in enumerate(_HEAD.items()):
-        if name in before:
-            place, label = (3, first + (last - first) * k / (len(_HEAD) - 1)), "channels" if name == "npr" else "hidden"
-            _box(axes, place, title, {name: label}, before, after)
+        _box(axes, places[layer.index], f"{layer.index}  {layer.kind}", bars[layer.index], before, after)
+    parts = [name for name in _HEAD if name in before]
+    for k, name in enumerate(parts):
+        place, label = (3, first + (last - first) * k / (len(parts) - 1)), "channels" if name == "npr" else "hidden"
+        _box(axes, place, _HEAD[name], {name: label}, before, after)
     left = 3 * _STEP - _WIDTH / 2 - 0.2
     axes.add_patch(Rectangle((left, first - 0.6), _WIDTH + 0.4, last - first + 1.2, fc="none", ec=GREY, ls=":"))
     for column, row in scales:
@@ -97,15 +100,18 @@ def _box(
     left, top = place[0] * _STEP - _WIDTH / 2, place[1] - _HEIGHT / 2
     axes.add_patch(FancyBboxPatch((left, top), _WIDTH, _HEIGHT, "round,pad=0.02", fc="white", ec="black", lw=0.8))
     axes.text(left + 0.06, top + 0.13, title, va="center", fontsize=10, weight="bold")
+    # Two bars stand below each other; of more, two stand side by side, in small.
+    columns, length, height, step, size = (1, 1.0, 0.17, 0.25, 9) if len(bars) <= 2 else (2, 0.25, 0.11, 0.17, 6.5)
     for k, (name, label) in enumerate(bars.items()):
-        y = top + 0.28 + 0.25 * k
-        start, share, height = left + 0.08, after[name] / before[name], 0.17  # a whole bar has the length 1
+        start, y = left + 0.08 + k % columns * (_WIDTH / columns - 0.05), top + 0.28 + step * (k // columns)
+        share, cut = length * after[name] / before[name], after[name] < before[name]
         axes.add_patch(Rectangle((start, y), share, height, fc=BLUE))
-        if share < 1:
-            cut = Rectangle((start + share, y), 1 - share, height, hatch="//////", lw=0.6, fc="white", ec=ORANGE)
-            axes.add_patch(cut)
-        numbers = f"{before[name]} → {after[name]}" if share < 1 else f"{before[name]}"
-        axes.text(start + 1.08, y + height / 2, f"{label} {numbers}", va="center", fontsize=9)
+        if cut:
+            left_out = Rectangle((start + share, y), length - share, height)
+            left_out.set(hatch="//////", linewidth=0.6, facecolor="white", edgecolor=ORANGE)
+            axes.add_patch(left_out)
+        numbers = f"{before[name]}{'→' if columns > 1 else ' → '}{after[name]}" if cut else f"{before[name]}"
+        axes.text(start + length + 0.05, y + height / 2, f"{label} {numbers}", va="center", fontsize=size)
 
 
 def _arrow(axes: Axes, start: Place, end: Place) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from depgraph_hsic_only.evaluation.validation import PRIMARY
 from depgraph_hsic_only.report.figures.style import BLUE, GREEN, GREY, ORANGE, open_figure
+from depgraph_hsic_only.report.tables import kinds_in
 
 _COLORS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 _MARKERS = "osD^vPX"  # told apart where there is no colour
@@ -29,27 +29,28 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def plot_pareto(summaries: Sequence[Mapping[str, Any]]) -> Figure:
-    """Mask mAP50-95 against parameters, multiply-adds and latency, with spreads over seeds and the front.
+    """The primary mAP50-95 against parameters, multiply-adds and latency, with spreads over seeds and the front.
 
     Args:
         summaries: `summary` of `comparison.json`; the control is the one whose target is None. What has no latency is
             left out of that panel.
     """
+    kind = kinds_in(summaries[0])[-1]
     criteria = dict.fromkeys(s["criterion"] for s in summaries if s["target"] is not None)
     looks = {name: dict(_CUT, color=c, marker=m) for name, c, m in zip(criteria, cycle(_COLORS), cycle(_MARKERS))}
     figure, panels = open_figure(13, 4.4, len(_PANELS), sharey=True)
     for axes, (key, (title, unit)) in zip(panels, _PANELS.items(), strict=True):
         shown = [s for s in summaries if s[key] is not None]
-        points = [(s[key] / unit, s[f"map50_95_{PRIMARY}"]) for s in shown]
+        points = [(s[key] / unit, s[f"map50_95_{kind}"]) for s in shown]
         front = [points[k] for k in pareto_front(points)]
         axes.plot([x for x, _ in front], [y for _, y in front], color=GREY, linewidth=1.2, zorder=1, label="front")
         for summary, (x, y) in zip(shown, points, strict=True):
-            name, spread = summary["criterion"], summary[f"{PRIMARY}_spread"]
+            name, spread = summary["criterion"], summary[f"{kind}_spread"]
             look = _CONTROL if summary["target"] is None else looks[name]
             axes.errorbar(x, y, yerr=spread, label=name, **_POINT, **look)
         axes.margins(x=0.12, y=0.12)
         axes.set(xlabel=title, ylim=(0, None))
-    panels[0].set_ylabel(f"{PRIMARY} mAP50-95")
+    panels[0].set_ylabel(f"{kind} mAP50-95")
     handles, labels = panels[0].get_legend_handles_labels()
     named = dict(zip(labels, handles, strict=True))
     figure.legend(named.values(), named.keys(), loc="outside upper center", ncols=len(named), fontsize=9, frameon=False)

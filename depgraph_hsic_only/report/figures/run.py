@@ -10,15 +10,16 @@ from matplotlib.ticker import MaxNLocator
 
 from depgraph_hsic_only.budget.sensitivity import Sensitivity
 from depgraph_hsic_only.channels.plan import PruningPlan
-from depgraph_hsic_only.evaluation.validation import KINDS, PRIMARY
 from depgraph_hsic_only.report.figures.channels import plot_scores, plot_sensitivity
 from depgraph_hsic_only.report.figures.fonts import find_fonts
 from depgraph_hsic_only.report.figures.network import plot_network
 from depgraph_hsic_only.report.figures.style import BLUE, GREEN, GREY, ORANGE, add_legend, open_figure
 from depgraph_hsic_only.report.run_report import RunReport
 from depgraph_hsic_only.report.stages import RUNTIMES, TITLES
+from depgraph_hsic_only.report.tables import kinds_in
+from depgraph_hsic_only.yolo.tasks import map_column
 
-_MAP = f"map50_95_{PRIMARY}"  # a key of `report.json`
+_COLORS = (BLUE, ORANGE)  # of series side by side
 
 
 def plot_metrics(run_folder: str | Path) -> list[Path]:
@@ -50,8 +51,9 @@ def plot_metrics(run_folder: str | Path) -> list[Path]:
         damage = Sensitivity.from_dict(json.loads(sensitivity.read_text(encoding="utf-8")))
         figures["sensitivity"] = plot_sensitivity(damage, after)
     for stage in stages:
-        if sum(point[_MAP] is not None for point in stage["details"].get("trajectory", ())) > 1:
-            figures["trajectory"] = plot_trajectory(stage["details"]["trajectory"])
+        points = stage["details"].get("trajectory", ())
+        if sum(point[f"map50_95_{report.after.primary}"] is not None for point in points) > 1:
+            figures["trajectory"] = plot_trajectory(points)
     if any(stage["epochs"] for stage in stages):
         figures["training"] = plot_training(stages)
     if report.before.classes and report.after.classes:
@@ -71,11 +73,15 @@ def plot_stages(stages: Sequence[Mapping[str, Any]]) -> Figure:
     Args:
         stages: The stages of `report.json`.
     """
-    names = [TITLES[stage["name"]] for stage in stages]
+    names, kinds = [TITLES[stage["name"]] for stage in stages], kinds_in(stages[0])
     panels: list[tuple[str, str, dict[str, list[float | None]]]] = [
         ("parameters, millions", "%.3f", {"": [stage["parameters"] / 1e6 for stage in stages]}),
         ("multiply-adds, billions", "%.3f", {"": [stage["gmacs"] for stage in stages]}),
-        ("mAP50-95", "%.3f", {kind: [s[f"map50_95_{kind}"] for s in stages] for kind in KINDS}),
+        (
+            "mAP50-95" if len(kinds) > 1 else f"{kinds[0]} mAP50-95",
+            "%.3f",
+            {kind: [s[f"map50_95_{kind}"] for s in stages] for kind in kinds},
+        ),
         ("latency, ms", "%.1f", {name: [s["latency_ms"][key] for s in stages] for key, name in RUNTIMES.items()}),
     ]
     figure, every = open_figure(13, 3.6, len(panels))
@@ -84,7 +90,7 @@ def plot_stages(stages: Sequence[Mapping[str, Any]]) -> Figure:
         for k, (label, values) in enumerate(series.items()):
             left = (k - (len(series) - 1) / 2) * width
             there = {i + left: value for i, value in enumerate(values) if value is not None}
-            bars = axes.bar(list(there), list(there.values()), width, color=(BLUE, ORANGE)[k], label=label)
+            bars = axes.bar(list(there), list(there.values()), width, color=_COLORS[k], label=label)
             axes.bar_label(bars, fmt=form, fontsize=8, rotation=90 if len(series) > 1 else 0, padding=2)
         axes.set_title(title)
         axes.set_xticks(range(len(names)), names, rotation=20)
@@ -96,21 +102,22 @@ def plot_stages(stages: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def plot_trajectory(points: Sequence[Mapping[str, Any]]) -> Figure:
-    """Mask mAP against parameters through all cuts (blue) and the fine-tunings after them (orange).
+    """The primary mAP against parameters through all cuts (blue) and the fine-tunings after them (orange).
 
     Args:
-        points: `details.trajectory` of a stage of `report.json`: "step", "parameters", "map50_95_mask".
+        points: `details.trajectory` of a stage of `report.json`: "step", "parameters", and such as "map50_95_mask".
     """
+    kind = kinds_in(points[0])[-1]
     figure, [axes] = open_figure(8, 4.5)
     x = [point["parameters"] / points[0]["parameters"] for point in points]
-    y = [point[_MAP] for point in points]
+    y = [point[f"map50_95_{kind}"] for point in points]
     for k in range(1, len(points)):
         tuned = points[k]["step"] == points[k - 1]["step"]
         color, label = (ORANGE, "fine-tuned") if tuned else (BLUE, "cut and recovered")
         axes.plot(x[k - 1 : k + 1], y[k - 1 : k + 1], color=color, marker="o", markersize=4, label=label)
     axes.invert_xaxis()
     axes.set(title="Steps of the cut", xlabel="share of the parameters that is left", ylim=(0, None))
-    axes.set_ylabel(f"{PRIMARY} mAP50-95")
+    axes.set_ylabel(f"{kind} mAP50-95")
     add_legend(axes)
     return figure
 
@@ -129,8 +136,10 @@ def plot_training(stages: Sequence[Mapping[str, Any]]) -> Figure:
         lines = (
             (panels[0], BLUE, "training", [_loss(e, "train") for e in epochs]),
             (panels[0], ORANGE, "validation", [_loss(e, "val") for e in epochs]),
-            (panels[1], BLUE, "box", [e["metrics/mAP50-95(B)"] for e in epochs]),
-            (panels[1], ORANGE, "mask", [e["metrics/mAP50-95(M)"] for e in epochs]),
+            *(
+                (panels[1], color, kind, [e[map_column(kind)] for e in epochs])
+                for kind, color in zip(kinds_in(stage), _COLORS, strict=False)
+            ),
             (panels[2], GREEN, "first parameter group", [e["lr/pg0"] for e in epochs]),
         )
         for axes, color, label, values in lines:
@@ -151,7 +160,7 @@ def plot_training(stages: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def plot_classes(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], *, most: int = 10) -> Figure:
-    """Mask mAP50-95 before and after of the classes that lost most and of those that gained most or lost least.
+    """The primary mAP50-95 before and after of the classes that lost most and of those that gained most or lost least.
 
     A name that no font of this machine can draw is given by the number of its class, and a long one is shortened.
 
@@ -160,8 +169,9 @@ def plot_classes(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[st
         after: The same of another one.
         most: Largest number of classes at either end.
     """
-    known = {row["name"]: row[_MAP] for row in before}
-    rows = [(known[r["name"]], r[_MAP], r) for r in after if r["name"] in known]
+    kind = kinds_in(after[0])[-1]
+    known = {row["name"]: row[f"map50_95_{kind}"] for row in before}
+    rows = [(known[r["name"]], r[f"map50_95_{kind}"], r) for r in after if r["name"] in known]
     rows.sort(key=lambda row: row[1] - row[0])
     shown = rows if len(rows) <= 2 * most else [*rows[:most], *rows[-most:]]
     figure, [axes] = open_figure(8, 1.2 + 0.26 * len(shown))
@@ -177,7 +187,7 @@ def plot_classes(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[st
     axes.set_yticks(places, names, fontsize=8, fontfamily=fonts.families, parse_math=False)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.05 * max([0.01, *(max(was, now) for was, now, _ in shown)]))
-    axes.set_xlabel(f"{PRIMARY} mAP50-95 (instances in brackets)")
+    axes.set_xlabel(f"{kind} mAP50-95 (instances in brackets)")
     left_out = f", {len(rows) - len(shown)} in between left out" if len(shown) < len(rows) else ""
     axes.set_title(f"Classes, greatest loss first{left_out}")
     axes.grid(axis="x", color=GREY, alpha=0.3)
