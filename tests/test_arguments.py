@@ -9,6 +9,7 @@ from test_bad_input import plain
 from ultralytics.cfg import get_cfg
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.nn.tasks import PoseModel
 from ultralytics.utils import DEFAULT_CFG_DICT
 
 from depgraph_hsic_only import ConfigError, load_model
@@ -42,6 +43,8 @@ HANDLED = {  # by what, beside being passed on
     "seed": "checked at the start",
     "imgsz": "the run's where it is not set",
     "quantize": "of the fine-tuning alone: a training of its own, for an int8 file",
+    **dict.fromkeys(("pose", "kobj", "rle"), "refused where the model is for no poses"),
+    "angle": "refused where the model is for no rotated boxes",
 }
 PASSED: dict[str, Any] = {  # to Ultralytics' trainer, with a value other than the default
     **{"patience": 7, "verbose": False, "deterministic": False, "single_cls": True, "rect": True, "cos_lr": True},
@@ -108,11 +111,17 @@ def test_what_a_network_a_data_set_or_a_device_can_not_do_is_refused_at_the_star
         ({"classes": [0, 5]}, "classes: expected classes of the data set, 0 to 4, got 5"),
         ({"amp": "bf16", "device": "cpu"}, "amp: bfloat16"),
         ({"device": "foo"}, "device: expected one that this machine has"),
+        ({"pose": 9.0}, "train.pose: only trainings of models for pose read it"),
+        ({"angle": 2.0}, "train.angle: only trainings of models for oriented detection read it"),
     ):
         with pytest.raises(ConfigError, match=said):
             check_training("train", {"epochs": 1, **settings}, network, 5, "cpu")
         check_training("train", {"epochs": 0, **settings}, network, 5, "cpu")
     check_training("train", {"epochs": 1, "freeze": 10, "classes": 4, "batch": -1}, network, 5, "cpu")
+    poses = PoseModel("yolov8n-pose.yaml", verbose=False)
+    check_training("train", {"epochs": 1, "pose": 9.0}, poses, 1, "cpu")
+    with pytest.raises(ConfigError, match="mask_ratio: only trainings of models for segmentation read it"):
+        check_training("train", {"epochs": 1, "mask_ratio": 2}, poses, 1, "cpu")
 
 
 def test_the_recipe_goes_by_the_batch_that_is_used(checkpoint: Path, shapes: Path, monkeypatch: Any) -> None:

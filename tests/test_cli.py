@@ -14,13 +14,16 @@ from typing import Any
 import pytest
 import yaml
 from ultralytics import YOLO
+from ultralytics.nn.tasks import guess_model_task, yaml_model_load
 
 from depgraph_hsic_only.budget import allocation
 from depgraph_hsic_only.cli.command import PROGRAM
-from depgraph_hsic_only.cli.main import _COMMANDS, _parser, main
+from depgraph_hsic_only.cli.main import _COMMANDS, DEMO_TASKS, _demo_settings, _parser, main
 from depgraph_hsic_only.criteria import list_criteria
 from depgraph_hsic_only.data.shapes import shapes_dataset
 from depgraph_hsic_only.evaluation import relative_latency
+from depgraph_hsic_only.workflow.config import load_config
+from depgraph_hsic_only.yolo.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
 
@@ -152,7 +155,7 @@ def test_help_fits_a_terminal_and_has_examples_that_parse(command: list[str], mo
     with pytest.raises(SystemExit) as caught:
         main([*command, "--help"])
     lines = capsys.readouterr().out.splitlines()
-    assert caught.value.code == 0 and len(lines) <= 40
+    assert caught.value.code == 0 and len(lines) <= 41
     assert all(len(line) <= 80 for line in lines), max(lines, key=len)
     examples = [line.split() for line in lines if line.startswith(f"  {PROGRAM} ")]
     assert len(examples) >= (1 if command else 3)
@@ -263,6 +266,17 @@ def test_the_demo_for_a_target_of_latency(shapes: Path, tmp_path: Path, monkeypa
     best = YOLO(run / "weights" / "best.pt").model
     assert stages["pruned"]["parameters"] == sum(p.numel() for p in best.parameters()) < stages["trained"]["parameters"]
     assert stages["trained"]["latency_ms"]["onnxruntime"] > 0 < stages["pruned"]["latency_ms"]["onnxruntime"]
+
+
+def test_the_demo_of_every_task(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    assert tuple(TASKS) == DEMO_TASKS
+    monkeypatch.chdir(tmp_path)
+    for task in DEMO_TASKS:
+        settings = load_config(None, _demo_settings(task))
+        assert settings.data == "shapes" and guess_model_task(yaml_model_load(settings.pretrained)) == task
+        assert ("flipud" in settings.train) == (task != "pose")  # which would turn top and bottom over
+    assert main(["--demo", "--task", "obb", "--dry-run"]) == 0
+    assert "Nothing was written" in capsys.readouterr().out and list(tmp_path.iterdir()) == []
 
 
 def test_version(capsys: Any) -> None:

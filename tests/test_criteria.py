@@ -17,6 +17,8 @@ from depgraph_hsic_only import ConfigError, DataError, list_criteria, plan_pruni
 from depgraph_hsic_only.channels.groups import ChannelGraph, ChannelGroup, Member, trace_channels
 from depgraph_hsic_only.criteria.gradient import first_order
 from depgraph_hsic_only.criteria.registry import create_criterion, registered_criterion
+from depgraph_hsic_only.yolo.load import with_loss_arguments
+from depgraph_hsic_only.yolo.tasks import TASKS
 
 
 def parts(model: Any, group: str) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -212,3 +214,10 @@ def test_every_criterion_ranks_the_whole_backbone_of_the_real_model(real_yolo: A
             assert torch.isfinite(score).all() and (score >= 0).all() and score.unique().numel() > 0.5 * len(score), (
                 group
             )
+
+
+@pytest.mark.parametrize(("task", "gain"), [("segment", "box"), ("pose", "kobj"), ("obb", "angle")])
+def test_losses_are_weighted_as_the_checkpoint_was_trained(task: str, gain: str) -> None:
+    network = TASKS[task].model(f"yolov8n{TASKS[task].suffix}.yaml", verbose=False)
+    network.args = {gain: 3.5, "imgsz": 64}
+    assert getattr(with_loss_arguments(network).init_criterion().hyp, gain) == 3.5

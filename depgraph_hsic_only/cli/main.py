@@ -73,7 +73,8 @@ def _add_flags(parser: Parser) -> None:
     parser.add_argument("--resume", metavar="FOLDER", help=resume, complete=shtab.DIRECTORY)
     for switch, meaning in _SWITCHES.items():
         parser.add_argument(f"--{switch}", action="store_true", help=meaning)
-    parser.add_argument("--task", choices=DEMO_TASKS, help="of --demo alone: a model of your own knows its task")
+    meaning = "of --demo: segment (default), detect, pose or obb"
+    parser.add_argument("--task", choices=DEMO_TASKS, metavar="NAME", help=meaning)
     version = f"depgraph_hsic_only {__version__}"
     parser.add_argument("--version", action="version", version=version, help="print the version")
 

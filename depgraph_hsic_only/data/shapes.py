@@ -33,7 +33,8 @@ MAX_OBJECTS: Final = 5
 RADIUS: Final = (0.11, 0.26)  # of an object's circumscribed circle, in picture widths
 MIN_VISIBLE: Final = 0.45  # of an object's area; a lesser remainder could not be told apart
 
-# What differs from Ultralytics' defaults, for `YOLO("yolov8n-seg.yaml").train(data=shapes_dataset(), **SHAPES_RECIPE)`.
+# What differs from Ultralytics' defaults, for `YOLO("yolov8n-seg.yaml").train(data=shapes_dataset(), **SHAPES_RECIPE)`;
+# for poses see `shapes_recipe`.
 # Seeds 0, 1 and 2 end at a mask mAP50 of 0.934, 0.932 and 0.951, after seven minutes of CPU time. On a CPU, Ultralytics
 # leaves one core unused; `torch.set_num_threads` in an `on_train_start` callback takes it, if nothing else runs there.
 SHAPES_RECIPE: Final[dict[str, int | float | str | bool]] = {

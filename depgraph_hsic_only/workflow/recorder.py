@@ -131,7 +131,7 @@ class Recorder:
         if weights is None:
             notes.append("built from its YAML and not trained, so its mAP was not measured")
         elif not works_on(model, self.dataset, self.config):
-            notes.append("it has other classes, or in another order, or other channels than the data: mAP not measured")
+            notes.append("it has other classes, or in another order, other keypoints or channels: mAP not measured")
         else:
             say(f"validating {weights.name}")
             found = self.evaluate(model)
