@@ -45,7 +45,7 @@ def geometric_median(group: ChannelGroup) -> torch.Tensor:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Compare a criterion of one's own with built-in ones.")
-    parser.add_argument("--weights", default="yolov8n-seg.yaml", help="checkpoint (.pt); a YAML has random weights")
+    parser.add_argument("--weights", default="yolo11n-seg.yaml", help="checkpoint (.pt); a YAML has random weights")
     parser.add_argument("--ratio", type=float, default=0.25, help="share of the channels to cut")
     parser.add_argument("--data", help="data.yaml or 'shapes': measure the damage too, on its training images")
     parser.add_argument("--imgsz", type=int, default=160, help="side of these images, pixels")

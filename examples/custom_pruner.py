@@ -11,20 +11,20 @@ import argparse
 import sys
 from typing import Any
 
-from depgraph_hsic_only import DefaultYolov8SegPruner, PruningError, apply_plan, load_images, plan_pruning
+from depgraph_hsic_only import DefaultYoloPruner, PruningError, apply_plan, load_images, plan_pruning
 
 AMOUNTS = {"backbone": 0.125, "prototypes": 0.5}
-LAYERS = {"backbone": "backbone", "prototypes": [22]}
 
 
-class TwoAmounts(DefaultYolov8SegPruner):
+class TwoAmounts(DefaultYoloPruner):
     """Cuts the backbone a little and the prototypes a lot."""
 
     def prune(self, model: Any) -> Any:
         imgsz, count = self.config.imgsz, self.config.calibration["images"]
         images = load_images(self.dataset.images("train"), imgsz, limit=count)
+        layers = {"backbone": "backbone", "prototypes": [len(model.model.model) - 1]}  # those of the head
         for part, ratio in AMOUNTS.items():
-            plan = plan_pruning(model, ratio, layers=LAYERS[part])
+            plan = plan_pruning(model, ratio, layers=layers[part])
             report = apply_plan(model, plan, recovery="least_squares", images=images)
             self.note(f"{part}: {report.before.gmacs:.3f} -> {report.after.gmacs:.3f} GMACs; {report.recovery}")
         return model
@@ -41,7 +41,7 @@ class TwoAmounts(DefaultYolov8SegPruner):
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Prune with two stages of one's own.")
-    parser.add_argument("--pretrained", default="yolov8n-seg.yaml", help="checkpoint (.pt), or a YAML to train from")
+    parser.add_argument("--pretrained", default="yolo26n-seg.yaml", help="checkpoint (.pt), or a YAML to train from")
     parser.add_argument("--data", default="shapes", help="data.yaml, or 'shapes'")
     parser.add_argument("--imgsz", type=int, default=64, help="side of the input image, pixels")
     parser.add_argument("--train-epochs", type=int, default=1, help="before the cut; 0 for a checkpoint of this data")

@@ -75,9 +75,9 @@ def shapes(tmp_path_factory: Any) -> Path:
     return shapes_dataset(tmp_path_factory.mktemp("shapes") / "set", train=16, val=6, imgsz=64)
 
 
-def save_untrained(task: str, path: Path, kpt_shape: tuple[int, int] = (4, 3)) -> Path:
-    """A checkpoint of a YOLOv8n for a task, with the classes of the shapes and, for poses, so many keypoints."""
-    name = f"yolov8n{TASKS[task].suffix}.yaml"
+def save_untrained(task: str, path: Path, kpt_shape: tuple[int, int] = (4, 3), name: str = "") -> Path:
+    """A checkpoint of a model for a task, YOLOv8n's or that of a `name`, with the shapes' classes and keypoints."""
+    name = f"{name or 'yolov8n' + TASKS[task].suffix}.yaml"
     yolo = YOLO(name)
     own: dict[str, Any] = {"data_kpt_shape": kpt_shape} if task == "pose" else {}
     yolo.model = type(yolo.model)(name, nc=5, verbose=False, **own)

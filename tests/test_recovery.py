@@ -345,6 +345,20 @@ def test_every_method_on_both_kinds_of_model(method: str) -> None:
         assert str(found).startswith(method)
 
 
+def test_everything_that_a_cut_has_touched_is_fitted() -> None:
+    """Depthwise convolutions, attentions, both sets of branches, and what training alone has use for."""
+    network: Any = SegmentationModel("yolo26n-seg.yaml", nc=3, verbose=False)
+    plan = plan_pruning(network, 0.5, layers="all")
+    pruned = cut(network, plan).network
+    found = recover(pruned, network, plan, random_images(2, 64), positions=20, mosaics=0)
+    names = [layer.name for layer in found.layers]
+    assert sorted(names) == sorted(touched_convolutions(pruned, network))
+    assert all(layer.after <= layer.before * (1 + 1e-6) + 1e-6 for layer in found.layers)
+    for part in ("proto.semseg.0", "cv3.0.0.0", "one2one_cv3.2.1.0"):
+        assert f"model.23.{part}.conv" in names
+    assert {f"model.10.m.0.attn.{part}.conv" for part in ("qkv", "pe", "proj")} <= set(names)
+
+
 def test_errors_leave_the_model_as_it_was() -> None:
     network, images = build(), random_images(4, 64)
     plan = plan_pruning(network, 0.25)

@@ -32,8 +32,9 @@ class OnnxParity:
         images: Number of images compared.
         detections: Number of objects that PyTorch found in them, at confidence 0.25.
         max_abs_diff: Largest difference of any raw output: coordinates of boxes and keypoints in units of the image's
-            width or height, class scores, visibilities, angles in radians, mask coefficients and prototypes as they
-            are. Of an end-to-end file, of its detections, whatever their order (see `match_detections`).
+            width or height, class scores, visibilities, angles in radians, mask coefficients and prototypes in units of
+            the image's largest one, at least 1. Of an end-to-end file, of its detections, whatever their order (see
+            `match_detections`).
         mask_iou: Smallest IoU of the two final masks of an object that either finds; 1 where neither finds any; None
             for a model without masks.
         tolerance: Largest `max_abs_diff` that passes.
@@ -89,33 +90,39 @@ def verify_onnx(
     compare, fixed = (_compare_detections, _EXTRA) if takes.end2end else (_compare_anchors, 4 + len(reference.names))
     batch = input_images(takes, images)
     size = (batch.shape[2], batch.shape[3])
-    largest, objects, ious = 0.0, 0, []
+    differences, objects, ious = [], 0, []
     for image in torch.split(batch, 1):
         got = [torch.from_numpy(output[0]).float() for output in session.run(None, takes.fed_alone(image))]
         if takes.end2end:
             reference.model[-1].max_det = len(got[0])
-        with torch.no_grad():
-            outputs = reference(image)[0]
-        expected = [output[0] for output in (outputs if isinstance(outputs, tuple) else (outputs,))]
+        expected = _outputs(reference, image)
         dimensions = [[tuple(output.shape) for output in some] for some in (expected, got)]
         if dimensions[0] != dimensions[1]:
             raise ExportError(
                 f"{onnx}: expected the model's outputs, of {dimensions[0]}, got {dimensions[1]}; pass the model that "
                 "it was exported from, and export it without nms=True"
             )
-        channels = expected[0].shape[1 if takes.end2end else 0]
-        units = _units(reference, size, channels - fixed)
+        units = _units(reference, size, (expected[0].T if takes.end2end else expected[0])[fixed:])
         difference, found, *rows = compare(reference, expected[0], got[0], units)
-        of_prototypes = (float((e - g).abs().max()) for e, g in zip(expected[1:], got[1:], strict=True))
-        largest, objects = max(largest, difference, *of_prototypes), objects + found
+        of_prototypes = ((e - g).abs().max() / _largest(e) for e, g in zip(expected[1:], got[1:], strict=True))
+        differences += [difference, *of_prototypes]
+        objects += found
         if len(expected) > 1:
             parts = (torch.split(some, in_a_block(size[0] * size[1])) for some in rows)
             for a, b in zip(*parts, strict=True):
                 ious.append(_smallest_iou(_masks(a, expected[1], size), _masks(b, got[1], size)))
+    largest = float(torch.stack(differences).max())  # NaN where any is, which does not pass
     return OnnxParity(len(batch), objects, largest, min(ious) if ious else None, tolerance, min_mask_iou)
 
 
-Compared = tuple[float, int, torch.Tensor, torch.Tensor]
+def _outputs(network: Any, image: torch.Tensor) -> list[torch.Tensor]:
+    """What a network puts out for one image (1, c, h, w), as its file does: predictions, and prototypes if any."""
+    with torch.no_grad():
+        outputs = network(image)[0]
+    return [output[0] for output in (outputs if isinstance(outputs, tuple) else (outputs,))]
+
+
+Compared = tuple[torch.Tensor, int, torch.Tensor, torch.Tensor]
 """The largest difference of two lists of rows, how many objects are in the first, and the rows of the objects that are
 in either, of each list, one by one, as detections: (k, 6 + extras) of corners, score, class, extras."""
 
@@ -127,7 +134,7 @@ def _compare_anchors(network: Any, expected: torch.Tensor, got: torch.Tensor, un
     either = torch.unique(torch.cat(kept))
     a, b = (_detections(predictions.T[either], nc) for predictions in (expected, got))
     units = torch.cat([units[:4], units.new_ones(nc), units[4:]])
-    return float(((expected - got).T / units).abs().max()), len(kept[0]), a, b
+    return ((expected - got).T / units).abs().max(), len(kept[0]), a, b
 
 
 def _kept(predictions: torch.Tensor, nc: int, *, rotated: bool) -> torch.Tensor:
@@ -151,7 +158,7 @@ def _compare_detections(_: Any, expected: torch.Tensor, got: torch.Tensor, units
     return largest, int(found.sum()), rows[0][either], rows[1][either]
 
 
-def match_detections(a: torch.Tensor, b: torch.Tensor, units: torch.Tensor) -> tuple[float, torch.Tensor]:
+def match_detections(a: torch.Tensor, b: torch.Tensor, units: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The largest difference of two lists of detections, whatever their order, and which belong together.
 
     The most alike of one class are matched first; the difference of two is the largest of their columns'. A list ends
@@ -176,18 +183,25 @@ def match_detections(a: torch.Tensor, b: torch.Tensor, units: torch.Tensor) -> t
     matches = torch.tensor(best_pairs(torch.where(like, -different, -torch.inf))).reshape(-1, 2)
     for some, matched in zip(alone, matches.T, strict=True):
         some[matched] = 0
-    return float(torch.cat([different[matches[:, 0], matches[:, 1]], *alone]).max()), matches
+    return torch.cat([different[matches[:, 0], matches[:, 1]], *alone]).max(), matches
 
 
-def _units(network: Any, size: Size, extras: int) -> torch.Tensor:
-    """In which the columns of box and extras are compared, (4 + extras): pixels as shares of the image's sides."""
-    height, width = size
-    units = torch.ones(4 + extras)
+def _units(network: Any, size: Size, extras: torch.Tensor) -> torch.Tensor:
+    """In which the columns of box and extras, (k, n) by now, are compared, (4 + k); see `OnnxParity`."""
+    (height, width), task = size, task_of(network).name
+    units = torch.ones(4 + len(extras))
     units[:4] = torch.tensor([width, height, width, height])
-    if task_of(network).name == "pose":
+    if task == "pose":
         keypoints = units[4:].view(tuple(network.model[-1].kpt_shape))
         keypoints[:, 0], keypoints[:, 1] = width, height
+    if task == "segment":
+        units[4:] = _largest(extras)
     return units
+
+
+def _largest(values: torch.Tensor) -> torch.Tensor:
+    """The largest size of values, at least 1."""
+    return values.abs().max().clamp_min(1)
 
 
 def _masks(rows: torch.Tensor, prototypes: torch.Tensor, size: Size) -> torch.Tensor:

@@ -111,7 +111,7 @@ def recover(
     Raises:
         ConfigError: There is no such method.
         DataError: There are no images, or an activation is not finite.
-        UnsupportedModelError: A model is no unmodified YOLOv8 network.
+        UnsupportedModelError: A model is no unmodified YOLO network.
         PlanError: The plan was made for another model.
     """
     check_method(method)

@@ -265,7 +265,8 @@ class YoloPruner(abc.ABC):
     @final
     def validation_of(self, model: Yolo) -> Validation:
         """What a model is measured with in this run."""
-        return Validation(self.imgsz_of(model), self.config.batch, single_cls=single_cls(model, self.config))
+        own: Any = {"single_cls": single_cls(model, self.config), "nms": self.config.export.get("nms")}
+        return Validation(self.imgsz_of(model), self.config.batch, **own)
 
     @final
     def evaluate(self, model: Yolo, draws: int | None = None) -> Metrics:

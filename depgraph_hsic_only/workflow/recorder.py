@@ -179,7 +179,9 @@ class Recorder:
         before, after = self.checkpoints.copy(TRAINED), self.checkpoints.copy(FINE_TUNED)  # they will be fused
         device = select_device(self.config.device)
         images, labels = self.dataset.images("val"), picture_labels(before.names)
-        agreement, pairs = measure_agreement(before, after, images, shape=shape, device=device, labels=labels)
+        agreement, pairs = measure_agreement(
+            before, after, images, shape=shape, device=device, labels=labels, nms=self.validation.nms
+        )
         for name, pair in pairs.items():
             titles = f"before: {pair.found.before} found", f"after: {pair.found.after} found"
             figure = plot_pair(pair.before, pair.after, titles)
