@@ -96,6 +96,10 @@ _TOP: _Checks = {
     "exist_ok": _SWITCH,
     "trust": _SWITCH,
     "verbose": _SWITCH,
+    "rivals": (
+        lambda v: v is None or (isinstance(v, (list, tuple)) and all(map(_is_text, v))),
+        "a list of checkpoints, [] for the unpruned model on smaller images alone, or null for none",
+    ),
 }
 TRAININGS: Final[Mapping[str, _Checks]] = {  # the blocks of train arguments, with what is ours or other than elsewhere
     "train": {

@@ -36,6 +36,7 @@ from depgraph_hsic_only.workflow.exported import (
 )
 from depgraph_hsic_only.workflow.fit import works_on
 from depgraph_hsic_only.workflow.prune_steps import FineTuning, PruneEvent, Step, keep_step, read_step
+from depgraph_hsic_only.workflow.rivals import check_rivals
 from depgraph_hsic_only.workflow.trainings import TrainingPruner
 from depgraph_hsic_only.yolo.blocks import is_end_to_end
 from depgraph_hsic_only.yolo.device import on_device, select_device
@@ -74,6 +75,7 @@ class DefaultYoloPruner(TrainingPruner):
             settings = getattr(self.config, stage.block)
             names = self.dataset.names if settings.get("classes") is not None else {}
             check_training(stage.block, settings, model.model, len(names), self.config.device)
+        check_rivals(self.config.rivals or (), self.dataset.task, len(self.dataset.names))
         planner, network = self._planner(model), on_device(model.model, self.config.device)
         planner.check(network)
         if planner.scorer.needs_batches:
