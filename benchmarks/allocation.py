@@ -34,9 +34,9 @@ def main() -> None:
 
     bench = Bench.of(args)
     unpruned = bench.validated(bench.original)
-    print(f"unpruned: box {unpruned.box:.4f}, mask {unpruned.mask:.4f}")
+    print(f"unpruned: box {unpruned.box:.4f}, primary {unpruned.primary:.4f}")
     print(f"sensitivity scan: {bench.damage(args.criterion).seconds:.0f} s\n")
-    headings = ("ratio", "widths", "parameters", "GMACs", "box", "mask", "mask, of unpruned", "against uniform")
+    headings = ("ratio", "widths", "parameters", "GMACs", "box", "primary", "primary, of unpruned", "against uniform")
     print(f"| {' | '.join(headings)} |\n|{'---|' * len(headings)}", flush=True)
     for ratio in args.ratios.split(","):
         uniform = bench.widths(ratio, args.criterion)
@@ -102,14 +102,14 @@ class _RawOutputs(nn.Module):
 def difference(found: Measured, base: Measured) -> str:
     """Mask mAP50-95 against another model's, with a paired interval."""
     low, high = paired_interval([found], [base])
-    return f"{found.mask - base.mask:+.4f} ({low:+.3f} … {high:+.3f})"
+    return f"{found.primary - base.primary:+.4f} ({low:+.3f} … {high:+.3f})"
 
 
 def say(ratio: str, name: str, parameters: float, gmacs: float, m: Measured, unpruned: Measured, claim: str) -> None:
     """Print one row."""
     print(
-        f"| {ratio} | {name} | {parameters:.3f} | {gmacs:.3f} | {m.box:.4f} | {m.mask:.4f} | "
-        f"{m.mask / unpruned.mask:.2f} | {claim} |",
+        f"| {ratio} | {name} | {parameters:.3f} | {gmacs:.3f} | {m.box:.4f} | {m.primary:.4f} | "
+        f"{m.primary / unpruned.primary:.2f} | {claim} |",
         flush=True,
     )
 

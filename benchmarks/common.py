@@ -71,8 +71,8 @@ class Bench:
 
     def __init__(self, weights: str, data: str, *, imgsz: int, images: int, layers: str, seed: int = 0) -> None:
         self.weights, self.imgsz, self.layers, self.seed = weights, imgsz, layers, seed
-        self.dataset: Dataset = find_dataset(data)
         self.original: Any = load_model(weights)
+        self.dataset: Dataset = find_dataset(data, self.original.task)
         self.graph: ChannelGraph = trace_channels(self.original.model, layers)
         files = self.dataset.images("train")
         order = torch.randperm(len(files), generator=torch.Generator().manual_seed(seed)).tolist()

@@ -32,7 +32,7 @@ def main() -> None:
         for variant, cut in itertools.product(variants, cuts):
             row = bench.row(bench.widths(cut, variants[0]), variant)
             found.setdefault((cut, variant), []).append(row.measured)
-            figures = f"{row.measured.box:.4f} | {row.measured.mask:.4f} | {row.seconds:.1f}"
+            figures = f"{row.measured.box:.4f} | {row.measured.primary:.4f} | {row.seconds:.1f}"
             print(f"| {cut} | {seed} | {variant} | {figures} |", flush=True)
     compare(found, variants, cuts)
 
@@ -42,10 +42,10 @@ def compare(found: dict[tuple[str, str], list[Measured]], variants: list[str], c
     print("\n| cut | criterion | box / mask | first − this, mask | 95 % interval |\n|---|---|---|---|---|")
     for cut, variant in itertools.product(cuts, variants):
         first, rows = found[cut, variants[0]], found[cut, variant]
-        box, mask = (sum(getattr(row, part) for row in rows) / len(rows) for part in ("box", "mask"))
+        box, primary = (sum(getattr(row, part) for row in rows) / len(rows) for part in ("box", "primary"))
         low, high = paired_interval(first, rows)
-        base = sum(row.mask for row in first) / len(first)
-        print(f"| {cut} | {variant} | {box:.3f} / {mask:.3f} | {base - mask:+.3f} | {low:+.3f} … {high:+.3f} |")
+        base = sum(row.primary for row in first) / len(first)
+        print(f"| {cut} | {variant} | {box:.3f} / {primary:.3f} | {base - primary:+.3f} | {low:+.3f} … {high:+.3f} |")
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ class Arms:
         data, nothing = self.bench.dataset, Recipe({}, ())
         known, classes = trained_on(self.bench.original, data), len(data.names)
         same = Start(len(data.images("train")), 16, self.args.epochs, trained_with=known, classes=classes)
-        start = replace(same, kept=self.recovered.mask / self.unpruned.mask)
+        start = replace(same, kept=self.recovered.primary / self.unpruned.primary)
         if arm == "recipe":
             return self.cut, make_recipe(self.cut.model, start, self.taught)
         if arm == "recipe/no teacher":
@@ -99,22 +99,22 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         arms = Arms(Bench.of(args), args, Path(folder))
-        print(f"unpruned {arms.unpruned.box:.4f} / {arms.unpruned.mask:.4f}")
-        print(f"cut and recovered {arms.recovered.box:.4f} / {arms.recovered.mask:.4f}\n")
+        print(f"unpruned {arms.unpruned.box:.4f} / {arms.unpruned.primary:.4f}")
+        print(f"cut and recovered {arms.recovered.box:.4f} / {arms.recovered.primary:.4f}\n")
         print("| arm | seed | last epoch, box / mask | best epoch, box / mask |\n|---|---|---|---|", flush=True)
         last: dict[str, list[Measured]] = {}
         for arm in args.arms.split(","):
             for seed in range(args.seed, args.seed + args.seeds):
                 final, best = arms.run(arm, seed)
                 last.setdefault(arm, []).append(final)
-                figures = " | ".join(f"{m.box:.4f} / {m.mask:.4f}" for m in (final, best))
+                figures = " | ".join(f"{m.box:.4f} / {m.primary:.4f}" for m in (final, best))
                 print(f"| {arm} | {seed} | {figures} |", flush=True)
         against = {"recovered": [arms.recovered] * args.seeds} | last
         print("\n| last epoch of | against | mask mAP50-95 | 95 % interval |\n|---|---|---|---|")
         for name, base in against.items():
             if name != "recipe" and "recipe" in last:
                 low, high = paired_interval(last["recipe"], base)
-                change = sum(m.mask for m in last["recipe"]) - sum(m.mask for m in base)
+                change = sum(m.primary for m in last["recipe"]) - sum(m.primary for m in base)
                 print(f"| recipe | {name} | {change / args.seeds:+.4f} | {low:+.3f} … {high:+.3f} |")
 
 

@@ -14,23 +14,23 @@ class Measured:
 
     Attributes:
         box: Box mAP50-95.
-        mask: Mask mAP50-95.
-        samples: Mask mAP50-95 on samples of the images.
+        primary: mAP50-95 of the task's primary kind: mask, pose, or box.
+        samples: The primary mAP50-95 on samples of the images.
     """
 
     box: float
-    mask: float
+    primary: float
     samples: tuple[float, ...]
 
 
 def measure(model: Any, data: str, validation: Validation) -> Measured:
     """Validate a live `YOLO` from the file it saves, on the CPU."""
     found = validate_model(model, data, validation, device="cpu", workers=0, draws=bootstrap.DRAWS)
-    return Measured(found["box"].map50_95, found["mask"].map50_95, found.resampled)
+    return Measured(found["box"].map50_95, found.primary.map50_95, found.resampled)
 
 
 def paired_interval(a: Sequence[Measured], b: Sequence[Measured]) -> tuple[float, float]:
-    """95 % bootstrap interval of the difference a − b in mask mAP50-95: the same images drawn for both.
+    """95 % bootstrap interval of the difference a − b in the primary mAP50-95: the same images drawn for both.
 
     Args:
         a: One validation for each seed.

@@ -21,8 +21,8 @@ def main() -> None:
 
     bench = Bench.of(args)
     unpruned = bench.validated(bench.original)
-    print(f"unpruned: box {unpruned.box:.4f}, mask {unpruned.mask:.4f}\n")
-    headings = ("cut", "criterion", "method", "parameters", "GMACs", "box", "mask", "mask, of unpruned", "s")
+    print(f"unpruned: box {unpruned.box:.4f}, primary {unpruned.primary:.4f}\n")
+    headings = ("cut", "criterion", "method", "parameters", "GMACs", "box", "primary", "primary, of unpruned", "s")
     print(f"| {' | '.join(headings)} |\n|{'---|' * len(headings)}", flush=True)
     found: dict[tuple[str, str, str], Row] = {}
     criteria, methods = args.criteria.split(","), args.methods.split(",")
@@ -35,7 +35,7 @@ def main() -> None:
                 m = row.measured
                 print(
                     f"| {cut} | {criterion} | {method} | {row.parameters:.3f} | {row.gmacs:.3f} | {m.box:.4f} | "
-                    f"{m.mask:.4f} | {m.mask / unpruned.mask:.2f} | {row.seconds:.0f} |",
+                    f"{m.primary:.4f} | {m.primary / unpruned.primary:.2f} | {row.seconds:.0f} |",
                     flush=True,
                 )
     print("\n| cut | criterion, method | against | mask mAP50-95 | 95 % interval |\n|---|---|---|---|---|")
@@ -45,7 +45,7 @@ def main() -> None:
             base = found.get((cut, *other))
             if base is not None and base is not row:
                 low, high = paired_interval([row.measured], [base.measured])
-                change = row.measured.mask - base.measured.mask
+                change = row.measured.primary - base.measured.primary
                 print(
                     f"| {cut} | {criterion}, {method} | {', '.join(other)} | {change:+.4f} | {low:+.3f} … {high:+.3f} |"
                 )
