@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from depgraph_hsic_only._version import __version__
-from depgraph_hsic_only.channels.amount import NOTHING, TARGETS, Amount
+from depgraph_hsic_only.channels.amount import NOTHING, Amount
+from depgraph_hsic_only.channels.budgets import TARGETS
 from depgraph_hsic_only.criteria import create_criterion
 from depgraph_hsic_only.data.dataset import Dataset
 from depgraph_hsic_only.errors import ConfigError
@@ -19,6 +20,7 @@ from depgraph_hsic_only.support.fingerprint import fingerprint
 from depgraph_hsic_only.support.nearest import nearest
 from depgraph_hsic_only.support.yaml import flattened
 from depgraph_hsic_only.workflow.config import Config, load_config
+from depgraph_hsic_only.workflow.exported import deployed_kind
 from depgraph_hsic_only.workflow.run_folder import RunFolder
 from depgraph_hsic_only.yolo.types import Yolo
 
@@ -67,7 +69,8 @@ class Study:
     def planner(self, criterion: str, seed: int, imgsz: int, amount: Amount = NOTHING) -> Planner:
         """What scores by a criterion and plans the cut of an amount, for images of that side."""
         settings = self.config.prune
-        return Planner(criterion, amount, settings.limits, settings.layers, seed=seed, imgsz=imgsz)
+        file = deployed_kind(self.config.export)
+        return Planner(criterion, amount, settings.limits, settings.layers, seed=seed, imgsz=imgsz, file=file)
 
     def identity(self, model: Yolo, dataset: Dataset) -> dict[str, Any]:
         """What every figure depends on, by name: two comparisons in which it is equal can share a folder.

@@ -6,12 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from depgraph_hsic_only.channels.cut import cut
+from depgraph_hsic_only.channels.cut import cut_to
 from depgraph_hsic_only.channels.groups import ChannelGraph
-from depgraph_hsic_only.channels.plan import make_plan
-from depgraph_hsic_only.channels.widths import follow_ties
 from depgraph_hsic_only.evaluation.latency import fused_run, onnx_run, time_rounds
 from depgraph_hsic_only.evaluation.onnx import export_onnx
 from depgraph_hsic_only.support.progress import say
@@ -31,13 +27,14 @@ class TimeShare:
     median: float
     low: float
     high: float
+    full_ms: float  # median of the unpruned network in the same rounds, milliseconds
 
     @classmethod
     def of(cls, full: Sequence[float], cut: Sequence[float]) -> "TimeShare":
         """From the durations of both in the same rounds, of which there are at least two."""
         shares = sorted(c / f for c, f in zip(cut, full, strict=True))
         outside = max(0, len(shares) * 3 // 10 - 1)  # 5 of 20 rounds on either side: 96 %
-        return cls(statistics.median(shares), shares[outside], shares[-1 - outside])
+        return cls(statistics.median(shares), shares[outside], shares[-1 - outside], 1e3 * statistics.median(full))
 
     def __str__(self) -> str:
         return f"{self.median:.3f} of the unpruned model's time ({self.low:.3f} to {self.high:.3f})"
@@ -52,13 +49,10 @@ def relative_latency(
     is on the CPU, else fused in PyTorch. Which channels stay makes no difference to it. The network is the unpruned
     one, on the device to measure on, and the graph its channel groups.
     """
-    scores = {group.name: torch.zeros(group.channels) for group in graph.groups}
     full = _run(network, shape)
 
     def share(widths: Mapping[str, int]) -> TimeShare:
-        widths = follow_ties(graph, widths)
-        plan = make_plan(graph, scores, widths, criterion="none", reasons=dict.fromkeys(widths, ""))
-        seconds = time_rounds({"full": full, "cut": _run(cut(network, plan).network, shape)})
+        seconds = time_rounds({"full": full, "cut": _run(cut_to(network, graph, widths), shape)})
         found = TimeShare.of(seconds["full"], seconds["cut"])
         before, after = (1e3 * statistics.median(seconds[name]) for name in ("full", "cut"))
         say(f"latency {before:.1f} -> {after:.1f} ms for {shape} on {runtime_of(network)}: {found}")

@@ -83,7 +83,7 @@ class HsicLassoPruner:
         threshold = _DEFAULT_THRESHOLD if self._unsaid else threshold
         amount, limits = Amount.of(ratio, threshold, target), Limits(round_to, min_channels, max_ratio)
         self._planner = Planner("hsic_lasso", amount, limits, layers, options)
-        if amount.metric == "threshold" and amount.value > 1:
+        if amount.kind == "threshold" and amount.value > 1:
             raise ConfigError(f"threshold: expected a score of HSIC-Lasso, in [0, 1], got {threshold!r}")
         for name, value in {"max_images": max_images, "batch": batch, "imgsz": imgsz}.items():
             if (type(value) is not int or value < 1) and (name != "imgsz" or value is not None):

@@ -17,6 +17,7 @@ from depgraph_hsic_only.support.nearest import nearest
 from depgraph_hsic_only.support.yaml import read_yaml
 from depgraph_hsic_only.training.arguments import REFUSED, TRAIN_ARGUMENTS, refused
 from depgraph_hsic_only.workflow.config_checks import TRAININGS, amount_of, find_faults
+from depgraph_hsic_only.workflow.exported import deployed_kind
 from depgraph_hsic_only.yolo.input_shape import InputShape, input_side
 from depgraph_hsic_only.yolo.types import Yolo
 
@@ -83,10 +84,10 @@ class Config:
         return InputShape.of(model, self.export.get("imgsz") or self.imgsz, self.export.get("batch") or 1)
 
     def planner(self, model: Yolo) -> Planner:
-        """What plans the cut of a model; latency is of what is deployed."""
+        """What plans the cut of a model; latency and size are of what is deployed."""
         prune = self.prune
         settings = prune.criterion, prune.amount, prune.limits, prune.layers, prune.options, self.seed
-        return Planner(*settings, input_side(model, self.imgsz), self.deployed(model))
+        return Planner(*settings, input_side(model, self.imgsz), self.deployed(model), deployed_kind(self.export))
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as `args.yaml` holds it: a file that `cfg` takes again."""

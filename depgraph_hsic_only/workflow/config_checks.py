@@ -5,7 +5,8 @@ from math import inf
 from pathlib import Path
 from typing import Any, Final
 
-from depgraph_hsic_only.channels.amount import Amount, is_number
+from depgraph_hsic_only.channels.amount import Amount
+from depgraph_hsic_only.channels.budgets import is_number
 from depgraph_hsic_only.channels.groups import check_layers
 from depgraph_hsic_only.channels.limits import Limits
 from depgraph_hsic_only.criteria import create_criterion, list_criteria

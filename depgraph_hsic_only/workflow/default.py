@@ -157,10 +157,21 @@ class DefaultYoloPruner(TrainingPruner):
         """
         weights, imgsz, config = self.open_folder().weights, self.config.deployed(model).size, self.config
         found = export_result(model, weights, imgsz, config.export, self.dataset, config.calibration["images"])
+        self._note_size(found)
         if not wants_int8(config.fine_tune):
             return found
         self.note("training for int8")
         return with_quantized(found, self._quantized(model), imgsz, config.export)
+
+    def _note_size(self, exported: Exported) -> None:
+        """Say whether the deployed file is as small as the target wants it."""
+        if (budget := self.config.prune.amount.budget("size")) is not None:
+            got, full = exported.deployed.stat().st_size / 1e6, 1.0
+            if not budget.absolute:
+                planner = self._planner(unpruned := self.checkpoints.load(TRAINED))
+                full = planner.file.weigh(unpruned.model, exported.shape)
+            missed = f", missed by {budget.figure(got - budget.limit(full), full)}" if got > budget.limit(full) else ""
+            self.note(f"target {budget}: {exported.deployed.name} has {budget.said(got, full)}{missed}")
 
     def _planner(self, model: Yolo) -> Planner:
         return self.config.planner(model)
