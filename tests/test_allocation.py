@@ -120,7 +120,7 @@ def test_near_the_least_damage_of_all_choices(metrics: list[str], seed: int) -> 
     assert found.damage <= 1.02 * best  # it may be below: it has smaller steps
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 def test_several_budgets_hold_together_and_cost_no_less_than_each_alone(seed: int) -> None:
     model, draw = build(), random.Random(seed)
     graph = trace_channels(model, [4, 8, 15])
@@ -138,7 +138,7 @@ def test_several_budgets_hold_together_and_cost_no_less_than_each_alone(seed: in
     assert both.damage <= sum(found.damage for found in alone) * 1.02  # which the smaller of both widths has at most
 
 
-@pytest.mark.parametrize("overhead", [lambda p: 0.3, lambda p: 0.1 + p**0.5 / 4e3, lambda p: 0.3 + (p // 7e4) % 3 / 20])
+@pytest.mark.parametrize("overhead", [lambda p: 0.1 + p**0.5 / 4e3, lambda p: 0.3 + (p // 7e4) % 3 / 20])
 def test_a_size_is_met_by_weighing(overhead: Any) -> None:
     """Where the file is no straight line over the parameters, too: what is chosen was weighed, and is small enough."""
     model = build()

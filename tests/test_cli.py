@@ -84,6 +84,7 @@ GOOD = ("--pretrained", "@good.pt", "--data", "@good.yaml", "train.epochs=0", "-
         (mistake(*GOOD, "--target", "parms=0.8"), "did you mean 'params'"),
         (mistake(*GOOD, "--target", "gmacs=0.5", "train.epochs=0"), "0.726 of the multiply-adds are left"),
         (mistake(*GOOD, "--target", "gmacs=0.8", "--threshold", "0.1"), "leave all but one out"),
+        (mistake(*GOOD, "--target", "params=9M,gmacs=20G"), "3.41M parameters and 0.06001G multiply-adds at 64 px"),
         (mistake(*GOOD, "--ratio", "0.5", "prune.target=gmacs=0.8"), "got ratio=0.5 and target='gmacs=0.8'; leave all"),
         (mistake(*GOOD, "prune.max_ratio=2"), "max_ratio: expected a share in [0, 1]"),
         (mistake(*GOOD, "--device", "99"), "device: expected"),

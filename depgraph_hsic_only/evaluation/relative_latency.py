@@ -6,8 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from depgraph_hsic_only.channels.cut import cut_to
+import torch
+
+from depgraph_hsic_only.channels.cut import cut
 from depgraph_hsic_only.channels.groups import ChannelGraph
+from depgraph_hsic_only.channels.plan import make_plan
+from depgraph_hsic_only.channels.widths import follow_ties
 from depgraph_hsic_only.evaluation.latency import fused_run, onnx_run, time_rounds
 from depgraph_hsic_only.evaluation.onnx import export_onnx
 from depgraph_hsic_only.support.progress import say
@@ -49,10 +53,13 @@ def relative_latency(
     is on the CPU, else fused in PyTorch. Which channels stay makes no difference to it. The network is the unpruned
     one, on the device to measure on, and the graph its channel groups.
     """
+    scores = {group.name: torch.zeros(group.channels) for group in graph.groups}
     full = _run(network, shape)
 
     def share(widths: Mapping[str, int]) -> TimeShare:
-        seconds = time_rounds({"full": full, "cut": _run(cut_to(network, graph, widths), shape)})
+        widths = follow_ties(graph, widths)
+        plan = make_plan(graph, scores, widths, criterion="none", reasons=dict.fromkeys(widths, ""))
+        seconds = time_rounds({"full": full, "cut": _run(cut(network, plan).network, shape)})
         found = TimeShare.of(seconds["full"], seconds["cut"])
         before, after = (1e3 * statistics.median(seconds[name]) for name in ("full", "cut"))
         say(f"latency {before:.1f} -> {after:.1f} ms for {shape} on {runtime_of(network)}: {found}")
