@@ -62,7 +62,8 @@ def compare(
         pretrained: Path or known name of the checkpoint; None for what the configuration says.
         data: The data set; None for what the configuration says.
         criteria: Names of criteria, as a list or as text with commas.
-        targets: Such as "params=0.9,0.8,gmacs=0.75", or {"params": [0.9, 0.8]}: shares of the unpruned model.
+        targets: Such as "params=0.9,0.8,gmacs=3G", or {"params": [0.9, 0.8]}: shares of the unpruned model, or amounts
+            (see `channels.budgets`); a + joins what has to hold at once, as in "latency=12ms+params=2M".
         ratios: Such as "0.25,0.5", or [0.25, 0.5]: shares of the channels to cut from each width.
         seeds: How many, from the configuration's `seed` on.
         max_map_drop: Largest loss of the mAP50-95 that counts most, that of masks, poses or boxes by the model's task,
