@@ -14,8 +14,9 @@ from conftest import COCO_MINI, build
 from ultralytics.nn.tasks import DetectionModel
 
 from depgraph_hsic_only import ConfigError, DataError, HsicLassoPruner, apply_plan, plan_pruning, recover
-from depgraph_hsic_only.budget.allocation import allocate, check_latency, check_target, smallest_widths
+from depgraph_hsic_only.budget.allocation import allocate
 from depgraph_hsic_only.budget.cost_model import CostModel
+from depgraph_hsic_only.budget.reachable import check_latency, check_target, smallest_widths
 from depgraph_hsic_only.budget.sensitivity import Sensitivity, measure_sensitivity, split_images
 from depgraph_hsic_only.channels.amount import Amount
 from depgraph_hsic_only.channels.cut import cut
@@ -196,7 +197,8 @@ def clock(costs: CostModel, graph: ChannelGraph, law: Any, spread: float = 0.0) 
 
     def measure(widths: Any) -> TimeShare:
         share = law((costs.gmacs(follow_ties(graph, widths)) / full - least) / (1 - least))
-        return TimeShare(share, share - spread, share + spread, 10.0)
+        shares = share, share - spread, share + spread
+        return TimeShare(*shares, 10.0, tuple(10 * s for s in shares))
 
     return measure
 
@@ -263,6 +265,12 @@ def test_a_latency_out_of_reach_is_refused_at_the_start_and_one_at_the_edge_is_n
         with pytest.raises(ConfigError, match=refused):
             slow = clock(costs, graph, lambda x, took=took: took, 0.02)
             check_latency(graph, costs, Amount.target({"latency": target}), Limits(), slow, on)
+    with pytest.raises(
+        ConfigError, match=r"latency=8ms, .* takes 9.3ms \(9.1ms to 9.5ms; the unpruned model 10ms\) on"
+    ):
+        check_latency(
+            graph, costs, Amount.target("latency=8ms"), Limits(), clock(costs, graph, lambda x: 0.93, 0.02), on
+        )
     with pytest.warns(UserWarning, match="at the edge of what can be reached: the smallest model .* takes 0.810"):
         check_latency(*given, clock(costs, graph, lambda x: 0.81, 0.02), on)
     for law in LAWS.values():
@@ -274,7 +282,7 @@ def test_a_share_of_the_time_bears_drift_and_outliers() -> None:
     drift = [1 + k / 10 for k in range(20)]
     found = TimeShare.of(drift, [0.5 * d * (20 if k in (3, 11) else 1 + k / 1e3) for k, d in enumerate(drift)])
     assert 0.5 < found.low < found.median < found.high < 0.52
-    assert TimeShare.of([2.0, 2.0], [1.0, 1.0]) == TimeShare(0.5, 0.5, 0.5, 2000.0)
+    assert TimeShare.of([2.0, 2.0], [1.0, 1.0]) == TimeShare(0.5, 0.5, 0.5, 2000.0, (1000.0, 1000.0, 1000.0))
 
 
 def test_a_target_that_is_met_already_leaves_nothing_to_cut(timed: Any) -> None:

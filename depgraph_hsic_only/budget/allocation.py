@@ -7,31 +7,24 @@ bounds of these are tried, and what was measured decides.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import nextafter
-from typing import Any
 
 from depgraph_hsic_only.budget.cost_model import CostModel
+from depgraph_hsic_only.budget.reachable import Clock, Scale, check_reachable, counted, not_measured, taken, took
 from depgraph_hsic_only.budget.search import Bound, CostOf, Search
 from depgraph_hsic_only.budget.sensitivity import Sensitivity
 from depgraph_hsic_only.channels.amount import Amount
 from depgraph_hsic_only.channels.budgets import TARGETS, Budget
 from depgraph_hsic_only.channels.groups import ChannelGraph, WidthGroup
 from depgraph_hsic_only.channels.limits import Limits
-from depgraph_hsic_only.channels.widths import Widths, follow_ties, uniform_widths
-from depgraph_hsic_only.errors import ConfigError, DataError
+from depgraph_hsic_only.channels.widths import Widths
+from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.evaluation.relative_latency import TimeShare
 
 _TRIALS = 6  # of a latency
 _SPREAD = 4  # more of them, evenly spaced, where none of these meets the target
-_OVERHEAD = 0.1  # of the time by which it exceeds the share of the multiply-adds: then it is not these that take it
-
-Clock = Callable[[Widths], TimeShare]
-"""Measures the latency of the model with some widths, tied ones following, against the unpruned one's."""
-
-Scale = Callable[[Widths], float]
-"""Measures the file of the model with some widths, tied ones following, 10^6 bytes."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +34,6 @@ class Allocation:
     widths: dict[str, int]  # of every width group, tied ones included
     reasons: dict[str, str]  # why, by free width group, for people
     damage: float  # the sum of those that each width does alone: a lower bound of what to expect
-
-
-def not_measured(widths: Widths) -> Any:
-    """The clock or scale where no target is of it."""
-    raise DataError("target: expected one of parameters or multiply-adds, since nothing measures latency or files here")
 
 
 def allocate(
@@ -77,9 +65,9 @@ def allocate(
         if timed is None:
             widths = search.within([*bounds.values()])
         else:
-            gmacs = _counted(graph, costs, "gmacs")
+            gmacs = counted(graph, costs, "gmacs")
             widths, found = _latency_widths(search, [*bounds.values()], gmacs, target, timed, latency)
-            measured.append(timed.figure(found.median * found.full_ms, found.full_ms))
+            measured.append(timed.figure(taken(timed, found)[0], 1.0))
         if sized is None:
             break
         bound, most, got = bounds["size"], sized.limit(size(graph.full)), size(widths)
@@ -89,89 +77,11 @@ def allocate(
         below = min(bound.limit - (got - most), nextafter(bound.cost(widths), 0))
         bounds["size"] = bound._replace(limit=max(below, bound.cost(search.smallest)))
     metric = target.asking[0].metric
-    cost = bounds[metric].cost if metric in bounds else _counted(graph, costs, "gmacs")
+    cost = bounds[metric].cost if metric in bounds else counted(graph, costs, "gmacs")
     what = TARGETS[metric if metric in bounds else "gmacs"]
     asked = ", measured ".join([str(target), *filter(None, [" and ".join(measured)])])
     reasons = {w.name: _reason(w, widths, sensitivity, cost, what) for w in graph.widths if not w.tie}
     return Allocation(widths, {n: f"{asked}: {r}" for n, r in reasons.items()}, search.damage(widths))
-
-
-def check_reachable(
-    graph: ChannelGraph, costs: CostModel, target: Amount, limits: Limits, size: Scale = not_measured
-) -> dict[str, Bound]:
-    """The bounds of a target's budgets by metric, but for latency; refused if the smallest widths don't meet one.
-
-    Errors are those of `allocate`.
-    """
-    limits.check_names((w.layer, w.name) for w in graph.widths)
-    smallest, bounds = smallest_widths(graph, limits), {}
-    for budget in target.asking:
-        if budget.metric != "latency":
-            counted = budget.metric != "size"
-            cost = _counted(graph, costs, budget.metric) if counted else _sized(graph, costs, smallest, size)
-            full, least = cost(graph.full), cost(smallest)
-            bounds[budget.metric] = Bound(cost, budget.limit(full))
-            if least > budget.limit(full):
-                raise ConfigError(
-                    f"target: expected one that the chosen layers can meet, got {target}, but with every width at its "
-                    f"smallest {budget.said(least, full)} are left; ask for more than that, loosen min_channels and "
-                    "max_ratio, or choose layers=all"
-                )
-    return bounds
-
-
-def check_target(
-    graph: ChannelGraph,
-    costs: CostModel,
-    target: Amount,
-    limits: Limits,
-    latency: Clock,
-    size: Scale,
-    runtime: str,
-    where: str,
-) -> None:
-    """Refuse a target that can't be met, and one that leaves nothing to cut; warn of a latency at the edge.
-
-    The `runtime` of the latency, and `where` the multiply-adds are of, are what people read.
-
-    Raises:
-        ConfigError: Not even the smallest widths meet it, or the unpruned network does.
-    """
-    bounds = check_reachable(graph, costs, target, limits, size)
-    full = {metric: bound.cost(graph.full) for metric, bound in bounds.items()}
-    if target.budget("latency"):
-        full["latency"] = check_latency(graph, costs, target, limits, latency, runtime, [*bounds.values()]).full_ms
-    if all(budget.limit(full[budget.metric]) >= full[budget.metric] for budget in target.asking):
-        has = " and ".join(b.said(full[b.metric], full[b.metric]) for b in target.asking if b.absolute)
-        raise ConfigError(
-            f"target: expected one that the unpruned model exceeds, got {target}, but that has {has} {where}: there is "
-            "nothing to cut; ask for less"
-        )
-
-
-def unpruned_cost(graph: ChannelGraph, costs: CostModel, metric: str, latency: Clock, size: Scale) -> float:
-    """What the unpruned network costs by a metric, in the unit that absolute budgets of it are in."""
-    if metric == "latency":
-        return latency(graph.full).full_ms
-    return size(graph.full) if metric == "size" else _counted(graph, costs, metric)(graph.full)
-
-
-def smallest_widths(graph: ChannelGraph, limits: Limits) -> dict[str, int]:
-    """Every width as small as the limits allow, tied ones following."""
-    return follow_ties(graph, {w.name: limits.smallest(w) for w in graph.widths})
-
-
-def _counted(graph: ChannelGraph, costs: CostModel, metric: str) -> CostOf:
-    count = costs.parameters if metric == "params" else costs.gmacs
-    return lambda widths: count(follow_ties(graph, widths))
-
-
-def _sized(graph: ChannelGraph, costs: CostModel, smallest: Widths, size: Scale) -> CostOf:
-    """The size of a file by the straight line over the parameters through the smallest and the full widths."""
-    count = _counted(graph, costs, "params")
-    least, origin = size(smallest), count(smallest)
-    slope = (size(graph.full) - least) / max(1.0, count(graph.full) - origin)
-    return lambda widths: least + slope * (count(widths) - origin)
 
 
 def _latency_widths(
@@ -185,18 +95,18 @@ def _latency_widths(
     found: dict[tuple[int, ...], tuple[float, dict[str, int], TimeShare]] = {}
 
     def good() -> list[tuple[float, dict[str, int], TimeShare]]:
-        return [trial for trial in found.values() if trial[2].median <= _share(budget, trial[2])]
+        return [trial for trial in found.values() if taken(budget, trial[2])[0] <= budget.value]
 
     def meets(share: float) -> bool:
         widths = search.within([*bounds, Bound(cost, share * full)])
         key = tuple(widths.values())
         if key not in found:
             found[key] = cost(widths), widths, latency(widths)
-        return found[key][2].median <= _share(budget, found[key][2])
+        return taken(budget, found[key][2])[0] <= budget.value
 
     low, high = least, 1.0
     if not (bounds and meets(high)):
-        asked = _share(budget, latency(search.full)) if budget.absolute else budget.value
+        asked = budget.value / latency(search.full).full_ms if budget.absolute else budget.value
         trial = min(max(least, asked), high)
         for _ in range(_TRIALS):
             low, high = (trial, high) if meets(trial) else (low, trial)
@@ -206,77 +116,17 @@ def _latency_widths(
             meets(least + (1 - least) * k / _SPREAD)
     if good():
         return max(good(), key=lambda trial: trial[0])[1:]
-    _, widths, best = min(found.values(), key=lambda trial: trial[2].median)
-    most = _share(budget, best)
-    if best.low > most:
+    _, widths, best = min(found.values(), key=lambda trial: taken(budget, trial[2])[0])
+    median, low, _ = taken(budget, best)
+    if low > budget.value:
         raise ConfigError(
             f"target: expected one that this device can reach, got {target}, but the fastest of {len(found)} models "
-            f"that were measured takes {_took(budget, best)}; ask for more than that, or for gmacs="
+            f"that were measured takes {took(budget, best)}; ask for more than that, or for gmacs="
         )
-    over = budget.figure((best.median - most) * best.full_ms, best.full_ms)
-    missed = f"missed by {over}, which is less than the clock can tell"
-    said = f"target {target}: {missed}; the fastest model found takes {_took(budget, best)}"
+    missed = f"missed by {budget.figure(median - budget.value, 1.0)}, which is less than the clock can tell"
+    said = f"target {target}: {missed}; the fastest model found takes {took(budget, best)}"
     warnings.warn(said, UserWarning, stacklevel=2)
     return widths, best
-
-
-def check_latency(
-    graph: ChannelGraph,
-    costs: CostModel,
-    target: Amount,
-    limits: Limits,
-    latency: Clock,
-    runtime: str,
-    bounds: Sequence[Bound] = (),
-) -> TimeShare:
-    """Refuse a budget of latency that a device can't reach, and warn of one that is at the edge of what it can.
-
-    The smallest widths are measured; where they miss it, half a cut too if that is within the `bounds` of the others,
-    since the smallest need not be the fastest. What is nearer to the budget than the clock can tell is not refused. The
-    `runtime` is what people read.
-
-    Returns:
-        The latency of the fastest of what was measured.
-
-    Raises:
-        ConfigError: The budget is out of reach.
-    """
-    (budget,) = (budget for budget in target.budgets if budget.metric == "latency")
-    widths, what = smallest_widths(graph, limits), "the smallest model that the limits allow"
-    best = latency(widths)
-    if best.median > _share(budget, best):
-        halved = uniform_widths(graph, 0.5, limits)
-        within = all(bound.cost(halved) <= bound.limit for bound in bounds)
-        if within and (found := latency(halved)).median < best.median:
-            widths, what, best = halved, "the model of half the widths, faster than the smallest,", found
-    if best.median <= _share(budget, best):
-        return best
-    reach = f"{what} takes {_took(budget, best)} on {runtime}"
-    if best.low <= _share(budget, best):
-        warnings.warn(f"target {target}: at the edge of what can be reached: {reach}", UserWarning, stacklevel=2)
-        return best
-    left = costs.gmacs(widths) / costs.gmacs(graph.full)
-    why = "the chosen layers and limits leave no more to save; choose layers=all, or loosen min_channels and max_ratio"
-    if best.median > left + _OVERHEAD:
-        why = (
-            f"with {left:.3f} of the multiply-adds left, most of that goes to launching operations and moving data, "
-            "which narrower layers don't save; ask for gmacs= instead, and measure where it will run: exported (ONNX, "
-            "TensorRT), with larger batches, or at a smaller imgsz"
-        )
-    raise ConfigError(f"target: expected one that this device can reach, got {target}, but {reach}: {why}")
-
-
-def _share(budget: Budget, found: TimeShare) -> float:
-    """The most that a budget of latency allows, as a share of the time that the unpruned model took beside."""
-    return budget.value / found.full_ms if budget.absolute else budget.value
-
-
-def _took(budget: Budget, found: TimeShare) -> str:
-    """A latency as the budget is stated."""
-    if not budget.absolute:
-        return str(found)
-    median, low, high = (budget.figure(s * found.full_ms, found.full_ms) for s in (found.median, found.low, found.high))
-    return f"{median} ({low} to {high}; the unpruned model {budget.figure(found.full_ms, found.full_ms)})"
 
 
 def _reason(width: WidthGroup, widths: Widths, sensitivity: Sensitivity, cost: CostOf, what: str) -> str:

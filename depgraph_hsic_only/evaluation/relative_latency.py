@@ -32,16 +32,22 @@ class TimeShare:
     low: float
     high: float
     full_ms: float  # median of the unpruned network in the same rounds, milliseconds
+    cut_ms: tuple[float, float, float]  # of the network itself: median, and what it may be, milliseconds
 
     @classmethod
     def of(cls, full: Sequence[float], cut: Sequence[float]) -> "TimeShare":
-        """From the durations of both in the same rounds, of which there are at least two."""
-        shares = sorted(c / f for c, f in zip(cut, full, strict=True))
-        outside = max(0, len(shares) * 3 // 10 - 1)  # 5 of 20 rounds on either side: 96 %
-        return cls(statistics.median(shares), shares[outside], shares[-1 - outside], 1e3 * statistics.median(full))
+        """From the durations of both in the same rounds, seconds, of which there are at least two."""
+        share = _median([c / f for c, f in zip(cut, full, strict=True)])
+        return cls(*share, 1e3 * statistics.median(full), _median([1e3 * c for c in cut]))
 
     def __str__(self) -> str:
         return f"{self.median:.3f} of the unpruned model's time ({self.low:.3f} to {self.high:.3f})"
+
+
+def _median(values: Sequence[float]) -> tuple[float, float, float]:
+    """The median, and the interval that holds the true one."""
+    ranked, outside = sorted(values), max(0, len(values) * 3 // 10 - 1)  # 5 of 20 rounds on either side: 96 %
+    return statistics.median(ranked), ranked[outside], ranked[-1 - outside]
 
 
 def relative_latency(

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from depgraph_hsic_only.budget.allocation import Clock, Scale, allocate, check_target, not_measured, unpruned_cost
+from depgraph_hsic_only.budget.allocation import allocate
 from depgraph_hsic_only.budget.cost_model import CostModel
+from depgraph_hsic_only.budget.reachable import Clock, Scale, check_target, not_measured, unpruned_cost
 from depgraph_hsic_only.budget.sensitivity import Sensitivity, measure_sensitivity
 from depgraph_hsic_only.channels.amount import NOTHING, Amount
 from depgraph_hsic_only.channels.groups import ChannelGraph, check_layers, choose_layers, chosen_widths, trace_channels
