@@ -20,6 +20,7 @@ from depgraph_hsic_only.evaluation.parity import OnnxParity
 from depgraph_hsic_only.evaluation.validation import Validation
 from depgraph_hsic_only.report.exported import ExportedFile, exported_table, loss_text
 from depgraph_hsic_only.report.pruning_report import part_table
+from depgraph_hsic_only.report.rivals import Rival, better_rival, rival_table
 from depgraph_hsic_only.report.stages import TITLES, StageReport, stage_table
 from depgraph_hsic_only.report.tables import Shown
 from depgraph_hsic_only.report.warnings import before_stage, headline
@@ -51,6 +52,7 @@ class RunReport(Shown):
         layers: All layers of the network; empty in the report of an older version.
         files: The exported files; empty before the export, and in the report of an older version.
         notes: What a reader must know of the export.
+        rivals: What else costs as little as the result; empty where nothing was cut, or it was not asked for.
     """
 
     folder: Path
@@ -68,6 +70,7 @@ class RunReport(Shown):
     layers: tuple[Layer, ...] = ()
     files: tuple[ExportedFile, ...] = ()
     notes: tuple[str, ...] = ()
+    rivals: tuple[Rival, ...] = ()
 
     columns: ClassVar[int] = 140
 
@@ -92,6 +95,7 @@ class RunReport(Shown):
             files = tuple(map(ExportedFile.from_dict, data.get("files", ())))
             known = {"onnx": proved, "agreement": agreement, "layers": layers, "files": files, **found}
             known["notes"] = tuple(data.get("notes", ()))
+            known["rivals"] = tuple(Rival(**row) for row in data.get("rivals", ()))
             return cls(folder, data["args"], stages, validation, before, after, **known)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
@@ -125,8 +129,9 @@ class RunReport(Shown):
         return [loss_text(file, self.args["export"]["max_map_drop"], self.after.primary) for file in files]
 
     def summary(self) -> str:
-        """What the run cost and gained, in one line."""
-        return headline(self.before, self.after)
+        """What the run cost and gained, in one line, and whether a rival does better."""
+        better = better_rival(self.after, self.rivals)
+        return headline(self.before, self.after) + (f"; {better}" if better else "")
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `report.json`."""
@@ -145,6 +150,7 @@ class RunReport(Shown):
             "layers": [asdict(layer) for layer in self.layers],
             "files": [asdict(file) for file in self.files],
             "notes": list(self.notes),
+            "rivals": [rival.to_dict() for rival in self.rivals],
         }
 
     def plot(self) -> "Figure":
@@ -162,6 +168,7 @@ class RunReport(Shown):
         parts = part_table(self.stages[0].parts, self.stages[-1].parts)
         texts = (Text(visible(line), overflow="fold") for line in lines)
         files = [exported_table(self.files, self.task)] if any(file.map50_95 for file in self.files) else []
+        files += [rival_table(self.after, self.validation.imgsz, self.rivals)] if self.rivals else []
         return Group(stage_table(self.stages, self.validation, self.measured_on), parts, *files, *texts)
 
 
