@@ -122,10 +122,8 @@ def test_int8_files_are_near_and_decode_in_float(tmp_path: Path) -> None:
     path = quantize_onnx(source, tmp_path / "new folder" / "int8.onnx", images)
     assert [p.name for p in path.parent.iterdir()] == ["int8.onnx"]
     assert path.stat().st_size < 0.4 * source.stat().st_size
-    weighed = FileKind(int8=True).weigh(
-        model, InputShape.of(model, 64)
-    )  # by ranges of its own
-    assert weighed == pytest.approx(path.stat().st_size / 1e6, rel=2e-3)
+    weighed = FileKind(int8=True).weigh(model, InputShape.of(model, 64))  # by ranges of its own
+    assert 0 <= weighed - path.stat().st_size / 1e6 < 2e-3
     assert YOLO(path, task="segment").predict(images[:1], imgsz=64, verbose=False)[0].names == model.names
 
     network = onnx.load(path)

@@ -17,6 +17,8 @@ from depgraph_hsic_only.yolo.input_shape import InputShape
 from depgraph_hsic_only.yolo.logs import silenced
 from depgraph_hsic_only.yolo.types import Network
 
+_ROOM = 1e-3  # 10^6 bytes, for what a file says of a training that is still to come, such as the path of its data
+
 
 @dataclass(frozen=True)
 class FileKind:
@@ -31,13 +33,13 @@ class FileKind:
     int8: bool = False
 
     def weigh(self, network: Network, shape: InputShape) -> float:
-        """Size of the file of a network for one `shape` of images, 10^6 bytes."""
+        """Size of a network's file for one `shape` of images, 10^6 bytes, with a little room for more text in it."""
         with tempfile.TemporaryDirectory() as folder, silenced():
             given = {**self.arguments, "imgsz": shape.size, "batch": shape.batch}
             path = export_onnx(network, Path(folder) / "model.onnx", **given)
             if self.int8:  # whatever the ranges are, they take the same room
                 path = quantize_onnx(path, Path(folder) / "int8.onnx", torch.rand(1, *shape.dimensions[1:]))
-            return path.stat().st_size / 1e6
+            return path.stat().st_size / 1e6 + _ROOM
 
 
 def file_sizes(
