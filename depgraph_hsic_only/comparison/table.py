@@ -24,7 +24,9 @@ class Row:
     # last; and after the fine-tuning.
     recovered: Mapping[str, float] = field(default_factory=dict)
     fine_tuned: Mapping[str, float] | None = None
-    latency_ms: float | None = None  # median for one image, in onnxruntime on the CPU
+    latency_ms: float | None = (
+        None  # median, of what the settings say (`latency`): for one image, in onnxruntime on the CPU
+    )
     seconds: float = 0.0  # for scores, cut, recovery and fine-tuning
     weights: str = ""  # the model, relative to the comparison's folder
     samples: tuple[float, ...] = ()  # its last primary mAP50-95 on samples of the images, the same ones for all rows

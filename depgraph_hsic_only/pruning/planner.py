@@ -17,7 +17,8 @@ from depgraph_hsic_only.channels.plan import PruningPlan, make_plan, selection_s
 from depgraph_hsic_only.channels.widths import Scores, threshold_widths, uniform_widths
 from depgraph_hsic_only.criteria.registry import Batches, Criterion, Measured, create_criterion, option_names
 from depgraph_hsic_only.errors import DataError
-from depgraph_hsic_only.evaluation.relative_latency import relative_latency, runtime_of
+from depgraph_hsic_only.evaluation.deployed.deployment import Deployment
+from depgraph_hsic_only.evaluation.relative_latency import relative_latency
 from depgraph_hsic_only.yolo.input_shape import InputShape
 from depgraph_hsic_only.yolo.types import Network
 
@@ -48,7 +49,7 @@ class Planner:
         options: Options of the criterion.
         seed: Of every random choice, the criterion's too where it has a seed that `options` don't set.
         imgsz: Side of the square image that multiply-adds are of, pixels.
-        timed: What a target of latency is measured on; None for one image of that side.
+        timed: What a target of latency is measured on, and how; None for one image of that side (see `Deployment`).
     """
 
     criterion: str
@@ -58,7 +59,7 @@ class Planner:
     options: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     imgsz: int = 640
-    timed: InputShape | None = None
+    timed: Deployment | None = None
 
     def __post_init__(self) -> None:
         check_layers(self.layers)
@@ -89,8 +90,9 @@ class Planner:
             costs = CostModel(network, graph, self.imgsz)
             check_reachable(graph, costs, self.amount, self.limits)
             if self.amount.metric == "latency" and not self.amount.is_nothing:
-                clock = self._clock(network, graph)
-                check_latency(graph, costs, self.amount, self.limits, clock, runtime_of(network))
+                clock, timed = self._clock(network, graph), self._deployment(network)
+                where = str(timed.on(next(network.parameters()).device))
+                check_latency(graph, costs, self.amount, self.limits, clock, where)
 
     def check_images(self, network: Network, images: int) -> None:
         """Refuse, before any is read, so few images that the criterion can't rank the network's channels by them.
@@ -102,7 +104,10 @@ class Planner:
             self.scorer.check_images(lambda: trace_channels(network, self.layers), images, self.imgsz)
 
     def _clock(self, network: Network, graph: ChannelGraph) -> Clock:
-        return relative_latency(network, graph, self.timed or InputShape.of(network, self.imgsz))
+        return relative_latency(network, graph, self._deployment(network))
+
+    def _deployment(self, network: Network) -> Deployment:
+        return self.timed or Deployment(InputShape.of(network, self.imgsz))
 
     def score(self, network: Network, batches: Batches | None = None) -> Scored:
         """Find the channel groups of a checked network, and rank their channels by `batches`, where it takes any."""

@@ -61,7 +61,8 @@ class DefaultYoloPruner(TrainingPruner):
 
         Raises:
             CheckpointError, UnsupportedModelError: It can't be used, or a teacher (`distill_model`) can't.
-            ConfigError: No such layers, a target out of reach, or arguments that can't be trained with: said now.
+            ConfigError: No such layers, a target out of reach, arguments that can't be trained with, or a clock
+                (`latency`) that can't be read: said now.
             DataError: There are fewer images than the criterion takes.
             ExportError: onnx or onnxruntime is missing, or a setting of the export can't be used.
         """
@@ -73,12 +74,14 @@ class DefaultYoloPruner(TrainingPruner):
             names = self.dataset.names if settings.get("classes") is not None else {}
             check_training(stage.block, settings, model.model, len(names), self.config.device)
         planner, network = self._planner(model), on_device(model.model, self.config.device)
+        if self.config.latency != DEFAULTS["latency"]:
+            self.config.deployment(model).try_out(network)
         planner.check(network)
         if planner.scorer.needs_batches:
             planner.check_images(network, min(self.config.calibration["images"], len(self.dataset.images("train"))))
         quantized, size = wants_int8(self.config.fine_tune), self.config.deployed(model).size
         if quantized or not same_files(self.config.export, DEFAULTS["export"]):
-            try_export(model, self.config.export, size, quantized=quantized)
+            try_export(model, self.config.export, size, self.dataset, quantized=quantized)
         return model
 
     def train(self, model: Yolo) -> Yolo:
