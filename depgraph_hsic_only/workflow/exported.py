@@ -108,7 +108,8 @@ class Exported:
 def export_arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Ultralytics' export arguments by the block `export`, of the file in floating point, but for the size."""
     arguments = {key: value for key, value in settings.items() if key not in _ELSEWHERE}
-    return arguments | ({"quantize": None} if wants_int8(settings) else {})
+    quantize = canonical("quantize", settings.get("quantize"))
+    return arguments | ({"quantize": quantize if quantize == 16 else None} if "quantize" in arguments else {})
 
 
 def same_files(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:

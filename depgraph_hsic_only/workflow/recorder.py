@@ -152,12 +152,12 @@ class Recorder:
         onnxruntime, and as the settings say, where that is neither.
         """
         deployment, device = self.config.deployment(self._baseline), select_device(self.config.device)
-        timed = deployment.on(device)
+        timed, images = deployment.on(device), self.dataset.images("train")
         runs: dict[str, Run] = {}
         files: dict[Path, str] = {}
         shape = replace(deployment.shape, channels=exported.shape.channels)
         plain = replace(deployment, runtime="onnxruntime", precision=FLOAT, command=None)
-        wanted = {"onnxruntime": plain} | ({} if timed.key in RUNTIMES else {timed.key: deployment})
+        wanted = {"onnxruntime": plain} | ({} if (name := deployment.key(device)) in RUNTIMES else {name: deployment})
         with tempfile.TemporaryDirectory() as scratch, watched() as machine:
             for row in self._report.stages:
                 if row.weights is None:
@@ -167,12 +167,17 @@ class Recorder:
                 takes = replace(shape, channels=input_channels(model.model))  # its own, before it was trained
                 runs[f"{row.name}/torch"] = torch_run(model, takes, self.config.device)
                 network, last = on_device(model.model, self.config.device), row is self._report.after
+                written: dict[tuple[str, str], Path] = {}  # by format and precision
                 for key, way in wanted.items():
-                    made = exported.made(way) if last else None
-                    images = self.dataset.images("train") if last else None
-                    runs[f"{row.name}/{key}"] = way.prepare(network, Path(tempfile.mkdtemp(dir=scratch)), images, made)
+                    folder, made = Path(tempfile.mkdtemp(dir=scratch)), exported.made(way) if last else None
                     if made is not None and way.on(device).runtime == "onnxruntime":
                         files[made] = f"{row.name}/{key}"
+                    if made is None and (kind := way.kind(device)) is not None:
+                        made = written.get((kind, way.precision)) or way.write(
+                            network, folder, images if last else None
+                        )
+                        written[kind, way.precision] = made
+                    runs[f"{row.name}/{key}"] = way.prepare(network, folder, made)
             for path in exported.timeable:
                 if path not in files:
                     files[path] = str(path)

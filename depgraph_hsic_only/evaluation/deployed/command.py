@@ -14,7 +14,7 @@ from depgraph_hsic_only.errors import ConfigError, one_line
 MODEL = "{model}"  # what the path of the file is put in place of
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _NAMED = re.compile(rf"^\s*latency_ms\s*[:=]\s*({_NUMBER})\s*(?:ms)?\s*$", re.MULTILINE)
-_ANY = re.compile(_NUMBER)
+_ANY = re.compile(rf"(?<![\w./\\+-])({_NUMBER})(?:\s*ms\b)?(?![\w/\\-]|\.\w)")  # not within a name, a path or a version
 
 
 def command_fault(command: object) -> str | None:
@@ -35,7 +35,7 @@ def told_seconds(command: str, path: Path, timeout: float) -> float:
     """Run a command on a file and return what it says that one call takes, in seconds.
 
     It is run without a shell. Of what it prints to stdout the last line `latency_ms: 12.3` counts, or where there is
-    none the last number: milliseconds.
+    none the last number that is a word of its own: milliseconds.
 
     Args:
         command: The command line, with "{model}" where the path of the file goes.

@@ -60,11 +60,6 @@ class Timed:
         """The same with what is to be said of this machine, unless a command times another one."""
         return self if self.command is not None else replace(self, warning=machine.warning(self.threads))
 
-    @property
-    def key(self) -> str:
-        """Its name in reports: that of the runtime, with the precision where that is not float."""
-        return self.runtime if self.precision == FLOAT else f"{self.runtime} {self.precision}"
-
     def __str__(self) -> str:
         if self.command is not None:
             return f"{self.input}, {self.precision}, by `{self.command}`"
@@ -103,18 +98,20 @@ class Deployment:
         Raises:
             ConfigError: The runtime can't be loaded here, or can't run such a file there.
         """
+        exported = "half" if self.arguments.get("quantize") == 16 else FLOAT
+        precision = exported if self.precision == FLOAT else self.precision
         if self.command is not None:
             if self.format != ONNX and self.precision == "int8":
                 raise ConfigError(
                     f"latency.precision: expected float or half of a file in {self.format}, got int8; begin "
                     "export.formats with onnx"
                 )
-            return Timed(COMMAND, None, None, self.precision, None, self.shape, self.command)
+            return Timed(COMMAND, None, None, precision, None, self.shape, self.command)
         name = self.runtime
         if name == AUTO:
             name = "onnxruntime" if device.type == "cpu" else "torch"
         try:
-            version: str | None = str(importlib.import_module(name).__version__)
+            version: str | None = str(importlib.import_module(name).__version__).partition("-")[0]  # no commit
         except ImportError as error:
             raise ConfigError(
                 f"latency.runtime: expected one that can be loaded here, got {name} ({one_line(error)}); pip install "
@@ -123,30 +120,68 @@ class Deployment:
         if (fault := _not_run(name, self.precision, device)) is not None:
             raise ConfigError(f"latency: {fault}")
         place = device.type if name in ("torch", "tensorrt") else "cpu"
-        return Timed(name, version, place, self.precision, self.threads, self.shape)
+        return Timed(name, version, place, precision, self.threads, self.shape)
 
-    def prepare(self, network: Network, folder: Path, images: Images | None = None, made: Path | None = None) -> Run:
-        """What is timed of a network, on the device that it is on; the network is left as it is.
+    def key(self, device: torch.device) -> str:
+        """Its name in reports: that of the runtime, with the precision where the export has another; errors as `on`."""
+        runtime = self.on(device).runtime
+        return runtime if self.precision == FLOAT else f"{runtime} {self.precision}"
+
+    def kind(self, device: torch.device) -> str | None:
+        """The format of the file that is timed of a network on a device, by Ultralytics' name; None in PyTorch.
+
+        Raises:
+            ConfigError: As `on`.
+        """
+        runtime = self.on(device).runtime
+        return {"torch": None, "tensorrt": "engine", COMMAND: self.format}.get(runtime, ONNX)
+
+    def write(self, network: Network, folder: Path, images: Images | None = None) -> Path:
+        """Write the file that is timed of a network into a folder; the network is left as it is.
 
         Args:
-            network: It is timed on images of its own number of channels.
-            folder: Where its file is written, which must last as long as it is timed.
+            network: It is exported for images of its own number of channels.
+            folder: What is in it may be replaced.
             images: That the ranges of a file in int8 are those on; None for noise, which is as fast.
-            made: The file, where it has been exported before.
 
         Raises:
             ConfigError: As `on`.
             ExportError: The file can't be made.
         """
+        shape = replace(self.shape, channels=input_channels(network))
+        given = {**self.arguments, "batch": shape.batch}
+        if (quantize := PRECISIONS[self.precision]) is not None:
+            given["quantize"] = quantize
+        kind = self.kind(next(network.parameters()).device) or ONNX
+        with silenced():
+            if kind != ONNX:
+                return export_format(network, kind, folder / "model", imgsz=shape.size, **given)
+            if quantize != 8:
+                return export_onnx(network, folder / "model.onnx", imgsz=shape.size, **given)
+            plain = export_onnx(network, folder / "float.onnx", imgsz=shape.size, **{**given, "quantize": None})
+            noise = torch.rand(replace(shape, batch=1).dimensions)
+            return quantize_onnx(plain, folder / "model.onnx", noise if images is None else images)
+
+    def prepare(self, network: Network, folder: Path, made: Path | None = None) -> Run:
+        """What is timed of a network, on the device that it is on; the network is left as it is.
+
+        Args:
+            network: It is timed on images of its own number of channels.
+            folder: Where its file is written, which must last as long as it is timed.
+            made: The file, where `write` has made it before.
+
+        Raises:
+            ConfigError, ExportError: As `write`.
+        """
         device = next(network.parameters()).device
         runtime, shape = self.on(device).runtime, replace(self.shape, channels=input_channels(network))
         if runtime == "torch":
             return fused_run(network, shape, device, half=self.precision == "half")
+        path = made or self.write(network, folder)
+        if self.command is not None:
+            command, timeout = self.command, self.timeout
+            return Told(lambda: told_seconds(command, path, timeout))
         with silenced():
-            path = made or self._file(network, folder, runtime, shape, images)
-            if self.command is not None:
-                command, timeout = self.command, self.timeout
-                return Told(lambda: told_seconds(command, path, timeout))
             if runtime == "tensorrt":
                 return backend_run(path, shape, device)
             return openvino_run(path, shape, self.threads) if runtime == "openvino" else onnx_run(path, self.threads)
@@ -156,19 +191,6 @@ class Deployment:
         with tempfile.TemporaryDirectory() as folder:
             run = self.prepare(network, Path(folder))
             run.seconds() if isinstance(run, Told) else run()
-
-    def _file(self, network: Network, folder: Path, runtime: str, shape: InputShape, images: Images | None) -> Path:
-        given = {**self.arguments, "batch": shape.batch}
-        if (quantize := PRECISIONS[self.precision]) is not None:
-            given["quantize"] = quantize
-        name = "engine" if runtime == "tensorrt" else self.format if self.command is not None else ONNX
-        if name != ONNX:
-            return export_format(network, name, folder / "model", imgsz=shape.size, **given)
-        if quantize != 8:
-            return export_onnx(network, folder / "model.onnx", imgsz=shape.size, **given)
-        plain = export_onnx(network, folder / "float.onnx", imgsz=shape.size, **{**given, "quantize": None})
-        noise = torch.rand(replace(shape, batch=1).dimensions)
-        return quantize_onnx(plain, folder / "model.onnx", noise if images is None else images)
 
 
 def _not_run(runtime: str, precision: str, device: torch.device) -> str | None:
