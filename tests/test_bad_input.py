@@ -140,14 +140,14 @@ def test_a_model_with_two_heads(refused: Any, tmp_path: Path, shapes: Path) -> N
     keys = yaml_model_load("yolov8n-seg.yaml")
     keys["head"].append(copy.deepcopy(keys["head"][-1]))
     (tmp_path / "yolov8n-seg.yaml").write_text(yaml.safe_dump(keys))
-    assert "one Segment or Detect head at its end" in refused(*plain(tmp_path / "yolov8n-seg.yaml", shapes))
+    assert "one head at its end" in refused(*plain(tmp_path / "yolov8n-seg.yaml", shapes))
 
 
 def test_a_checkpoint_that_is_cut_off_anywhere(refused: Any, tmp_path: Path, checkpoint: Path) -> None:
     whole, rng, cut = checkpoint.read_bytes(), random.Random(0), tmp_path / "cut.pt"
     for length in [1, len(whole) - 1, *(rng.randrange(len(whole)) for _ in range(18))]:
         cut.write_bytes(whole[:length])
-        assert "cut.pt: expected a YOLOv8" in refused("info", cut), length
+        assert "cut.pt: expected a YOLO" in refused("info", cut), length
 
 
 def test_full_and_half_precision_load_alike(tmp_path: Path) -> None:

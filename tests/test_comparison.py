@@ -26,6 +26,7 @@ from depgraph_hsic_only.cli import main
 from depgraph_hsic_only.comparison.recommendation import recommend
 from depgraph_hsic_only.comparison.study import make_study, parse_amounts
 from depgraph_hsic_only.comparison.table import Row, summarize, summary_table
+from depgraph_hsic_only.criteria import registry
 from depgraph_hsic_only.data.shapes import shapes_dataset
 from depgraph_hsic_only.evaluation.bootstrap import Matches, mean_average_precision, paired_interval
 from depgraph_hsic_only.evaluation.validation import Validation
@@ -368,8 +369,11 @@ def test_killed_it_goes_on_where_it_was(files: Path, whole: Comparison, tmp_path
     assert measured(found) == measured(whole)
 
 
-def test_a_broken_part_loses_no_other_and_is_tried_again(files: Path, whole: Comparison, capfd: Any) -> None:
+def test_a_broken_part_loses_no_other_and_is_tried_again(
+    files: Path, whole: Comparison, capfd: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     broken = True
+    monkeypatch.setattr(registry, "_registry", dict(registry._registry))  # others list all criteria
 
     @register_criterion("now_and_then")
     def now_and_then(group: Any) -> torch.Tensor:

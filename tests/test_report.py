@@ -43,7 +43,9 @@ from depgraph_hsic_only.report.stages import StageReport
 from depgraph_hsic_only.report.warnings import find_warnings, headline
 from depgraph_hsic_only.support.fingerprint import fingerprint
 from depgraph_hsic_only.utils.plots import plot_classes, plot_metrics, plot_network
+from depgraph_hsic_only.workflow.rivals import sizes_of_equal_cost
 from depgraph_hsic_only.yolo.architecture import layer_widths, list_layers
+from depgraph_hsic_only.yolo.cost import measure_cost
 from depgraph_hsic_only.yolo.input_shape import InputShape
 from depgraph_hsic_only.yolo.tasks import TASKS
 
@@ -347,11 +349,30 @@ def test_a_page_is_made_again_from_its_folder(run: RunReport, page: str) -> None
         RunReport.load(run.folder / "weights")
 
 
+def test_what_else_costs_as_little_stands_beside_the_result(run: RunReport, shapes: Path, page: str) -> None:
+    [rival] = run.rivals  # 32 px alone are fewer than 64
+    assert (rival.name, rival.imgsz, rival.parameters) == ("the unpruned model at 32 px", 32, run.before.parameters)
+    assert rival.gmacs == pytest.approx(run.before.gmacs / 4)
+    found = YOLO(run.folder / "weights" / "trained.pt").val(data=shapes, imgsz=32, batch=4, plots=False, workers=0)
+    assert rival.map50_95 == {"box": found.box.map, "mask": found.seg.map}
+    assert rival.name in page and RunReport.load(run.folder).rivals == run.rivals
+    network = load_model(run.folder / "weights" / "trained.pt").model
+    whole = measure_cost(network, 640).gmacs
+    assert sizes_of_equal_cost(network, 0.5 * whole, 640) == [480, 448]  # 0.5625 and 0.49
+    assert sizes_of_equal_cost(network, 0.49 * whole * (1 + 1e-9), 640) == [480, 448]
+    assert sizes_of_equal_cost(network, 0.97 * whole, 640) == [608]
+
+    won = replace(rival, map50_95={"box": 1.0, "mask": 1.0})
+    better = "but the unpruned model at 32 px costs"
+    assert better in replace(run, rivals=(won,)).summary() and better not in run.summary()
+    assert better not in replace(run, rivals=(replace(won, gmacs=run.after.gmacs * 1.01),)).summary()
+
+
 def test_report_json_keeps_its_keys(run: RunReport) -> None:
     """Users' scripts read them; the names inside may change."""
     data = json.loads((run.folder / "report.json").read_text())
     keys = {"version", "task", "environment", "args", "stages", "widths", "onnx", "validation", "images", "sources"}
-    assert data.keys() == keys | {"comparison", "layers", "files", "notes"}
+    assert data.keys() == keys | {"comparison", "layers", "files", "notes", "rivals"}
     maps = {"map50_95_box", "map50_95_mask", "map50_box", "map50_mask", "resampled_mask"}
     cost = {"name", "seconds", "parameters", "gmacs", "size_mb", "weights", "latency_ms", "latency_spread_ms", "parts"}
     for found, told in zip(run.stages, data["stages"], strict=True):

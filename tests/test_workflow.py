@@ -409,7 +409,7 @@ def test_a_model_of_another_task_or_with_other_keypoints_is_refused_at_the_start
     poses = save_untrained("pose", tmp_path / "pose.pt", kpt_shape=(17, 3))
     data = shapes_dataset(tmp_path / "set", train=2, val=1, imgsz=64, task="pose")
     none = {"train.epochs": 0, "fine_tune.epochs": 0}
-    with pytest.raises(UnsupportedModelError, match="made to segment, got one for pose; DefaultYoloPruner takes it"):
+    with pytest.raises(UnsupportedModelError, match="got one for 'pose'; DefaultYoloPruner takes it"):
         DefaultYolov8SegPruner(poses, **settings(tmp_path, data, **none)).run()
     with pytest.raises(ConfigError, match=r"kpt_shape is \[17, 3\] and the data set's \[4, 3\], got 0"):
         DefaultYoloPruner(poses, **settings(tmp_path, data, **none)).run()

@@ -112,12 +112,13 @@ def measure_agreement(
     shape: InputShape,
     device: Any,
     labels: Mapping[int, str] | None = None,
+    nms: bool | None = None,
 ) -> tuple[Agreement, dict[str, Pair]]:
     """Let two models predict on the same images, and match their predictions.
 
     Each is a `YOLO`, which is fused by predicting; they have the same task and class names. At most 100 of the files,
     evenly spaced, are read, and those that are no images are passed over. In the pictures, classes are called by
-    `labels`; None for their names.
+    `labels`; None for their names. With `nms=False` end-to-end models predict by their one-to-one branches.
 
     Returns:
         Their agreement, and the pictures by name: "example-1", ..., "difference-1", ...
@@ -127,6 +128,7 @@ def measure_agreement(
     """
     chosen = [files[k] for k in spread(len(files), _IMAGES)]
     arguments = {"imgsz": list(shape.size), "device": device, "conf": _CONFIDENCE, "iou": _NMS_IOU, "verbose": False}
+    arguments["nms"] = nms
     how = COMPARED[before.task]
 
     def predictions(path: Path) -> tuple[Any, Any] | None:

@@ -80,14 +80,13 @@ def checked_path(path: str | Path) -> Path:
 
 @dataclass(frozen=True)
 class OnnxInput:
-    """What an ONNX file takes, and what it was exported for."""
+    """What an ONNX file takes, and which kind of outputs it has."""
 
     name: str
     shape: InputShape  # of a free axis, what the file was exported at
     free: bool  # whether some axis is: other sizes, in steps of the stride, and batches can be given
     stride: int  # of the network, pixels
     half: bool  # whether it takes float16, else float32
-    task: str  # of the model, as Ultralytics calls it
     end2end: bool  # whether what it puts out are detections, else what NMS makes them of
 
     def feed(self, images: torch.Tensor) -> dict[str, Any]:
@@ -116,8 +115,8 @@ def onnx_input(session: Any) -> OnnxInput:
     axes = [axis if isinstance(axis, int) else None for axis in entry.shape]
     batch, channels, height, width = (axis or default for axis, default in zip(axes, exported, strict=True))
     shape, stride = InputShape(height, width, channels, batch), int(told.get("stride", 32))
-    made = (told.get("task", "segment"), told.get("end2end") == "True")
-    return OnnxInput(entry.name, shape, None in axes, stride, entry.type == "tensor(float16)", *made)
+    half, end2end = entry.type == "tensor(float16)", told.get("end2end") == "True"
+    return OnnxInput(entry.name, shape, None in axes, stride, half, end2end)
 
 
 def onnx_precision(path: str | Path) -> str:

@@ -33,8 +33,9 @@ class OnnxParity:
         images: Number of images compared.
         detections: Number of objects that PyTorch found in them, at confidence 0.25.
         max_abs_diff: Largest difference of any raw output: coordinates of boxes and keypoints in units of the image's
-            width or height, class scores, visibilities, angles in radians, mask coefficients and prototypes as they
-            are. Of an end-to-end file, of its detections, whatever their order (see `match_detections`).
+            width or height, class scores, visibilities, angles in radians, mask coefficients and prototypes in units of
+            the image's largest one, at least 1. Of an end-to-end file, of its detections, whatever their order (see
+            `match_detections`).
         mask_iou: Smallest IoU of the two final masks of an object that either finds; 1 where neither finds any; None
             for a model without masks.
         tolerance: Largest `max_abs_diff` that passes.
@@ -133,10 +134,10 @@ def compare_outputs(
                 f"{file}: expected the model's outputs, of {dimensions[0]}, got {dimensions[1]}; pass the model that "
                 "it was exported from, and export it without nms=True"
             )
-        channels = expected[0].shape[1 if end2end else 0]
-        units = _units(reference, size, channels - fixed)
+        units = _units(reference, size, (expected[0].T if end2end else expected[0])[fixed:])
         difference, found, *rows = compare(reference, expected[0], got[0], units)
-        differences += [difference, *((e - g).abs().max() for e, g in zip(expected[1:], got[1:], strict=True))]
+        of_prototypes = ((e - g).abs().max() / _largest(e) for e, g in zip(expected[1:], got[1:], strict=True))
+        differences += [difference, *of_prototypes]
         objects += found
         if len(expected) > 1:
             parts = (torch.split(some, in_a_block(size[0] * size[1])) for some in rows)
@@ -217,15 +218,22 @@ def match_detections(a: torch.Tensor, b: torch.Tensor, units: torch.Tensor) -> t
     return torch.cat([different[matches[:, 0], matches[:, 1]], *alone]).max(), matches
 
 
-def _units(network: Any, size: Size, extras: int) -> torch.Tensor:
-    """In which the columns of box and extras are compared, (4 + extras): pixels as shares of the image's sides."""
-    height, width = size
-    units = torch.ones(4 + extras)
+def _units(network: Any, size: Size, extras: torch.Tensor) -> torch.Tensor:
+    """In which the columns of box and extras, (k, n) by now, are compared, (4 + k); see `OnnxParity`."""
+    (height, width), task = size, task_of(network).name
+    units = torch.ones(4 + len(extras))
     units[:4] = torch.tensor([width, height, width, height])
-    if task_of(network).name == "pose":
+    if task == "pose":
         keypoints = units[4:].view(tuple(network.model[-1].kpt_shape))
         keypoints[:, 0], keypoints[:, 1] = width, height
+    if task == "segment":
+        units[4:] = _largest(extras)
     return units
+
+
+def _largest(values: torch.Tensor) -> torch.Tensor:
+    """The largest size of values, at least 1."""
+    return values.abs().max().clamp_min(1)
 
 
 def _masks(rows: torch.Tensor, prototypes: torch.Tensor, size: Size) -> torch.Tensor:

@@ -21,6 +21,7 @@ from depgraph_hsic_only.evaluation.parity import OnnxParity
 from depgraph_hsic_only.evaluation.validation import Validation
 from depgraph_hsic_only.report.exported import ExportedFile, exported_table, loss_text, other_texts
 from depgraph_hsic_only.report.pruning_report import part_table
+from depgraph_hsic_only.report.rivals import Rival, better_rival, rival_table
 from depgraph_hsic_only.report.stages import TITLES, StageReport, stage_table
 from depgraph_hsic_only.report.tables import Shown
 from depgraph_hsic_only.report.warnings import before_stage, headline
@@ -53,6 +54,7 @@ class RunReport(Shown):
         files: The exported files; empty before the export, and in the report of an older version.
         notes: What a reader must know of the export.
         timed: What is timed and how, by the settings; None before the export, and in the report of an older version.
+        rivals: What else costs as little as the result; empty where nothing was cut, or it was not asked for.
     """
 
     folder: Path
@@ -71,6 +73,7 @@ class RunReport(Shown):
     files: tuple[ExportedFile, ...] = ()
     notes: tuple[str, ...] = ()
     timed: Timed | None = None
+    rivals: tuple[Rival, ...] = ()
 
     columns: ClassVar[int] = 140
 
@@ -96,6 +99,7 @@ class RunReport(Shown):
             known = {"onnx": proved, "agreement": agreement, "layers": layers, "files": files, **found}
             known["notes"] = tuple(data.get("notes", ()))
             known["timed"] = Timed.from_dict(data["latency"]) if data.get("latency") else None
+            known["rivals"] = tuple(Rival(**row) for row in data.get("rivals", ()))
             return cls(folder, data["args"], stages, validation, before, after, **known)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
@@ -129,8 +133,9 @@ class RunReport(Shown):
         return [loss_text(file, self.args["export"]["max_map_drop"], self.after.primary) for file in files]
 
     def summary(self) -> str:
-        """What the run cost and gained, in one line."""
-        return headline(self.before, self.after)
+        """What the run cost and gained, in one line, and whether a rival does better."""
+        better = better_rival(self.after, self.rivals)
+        return headline(self.before, self.after) + (f"; {better}" if better else "")
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `report.json`."""
@@ -150,6 +155,7 @@ class RunReport(Shown):
             "files": [asdict(file) for file in self.files],
             "notes": list(self.notes),
             "latency": asdict(self.timed) if self.timed else None,
+            "rivals": [rival.to_dict() for rival in self.rivals],
         }
 
     def plot(self) -> "Figure":
@@ -169,6 +175,7 @@ class RunReport(Shown):
         parts = part_table(self.stages[0].parts, self.stages[-1].parts)
         texts = (Text(visible(line), overflow="fold") for line in lines)
         files = [exported_table(self.files, self.task)] if len(self.files) > 1 else []
+        files += [rival_table(self.after, self.validation.imgsz, self.rivals)] if self.rivals else []
         return Group(stage_table(self.stages, self.validation, self.measured_on), parts, *files, *texts)
 
 

@@ -27,9 +27,9 @@ from depgraph_hsic_only.workflow.run_folder import Checkpoints, RunFolder
 from depgraph_hsic_only.workflow.state import STATE, RunState, read_state, resource_errors_explained
 from depgraph_hsic_only.yolo.device import check_device, set_seed
 from depgraph_hsic_only.yolo.input_shape import input_side
-from depgraph_hsic_only.yolo.load import load_model, network_of
+from depgraph_hsic_only.yolo.load import load_model
 from depgraph_hsic_only.yolo.logs import run_display
-from depgraph_hsic_only.yolo.tasks import Task, task_of
+from depgraph_hsic_only.yolo.tasks import TASKS, Task
 from depgraph_hsic_only.yolo.types import Yolo
 
 
@@ -234,13 +234,14 @@ class YoloPruner(abc.ABC):
         """Let the run be one for the task of a model: `run` does it with the one that was loaded.
 
         Raises:
-            UnsupportedModelError: This class takes models of another task alone (see `only`).
+            UnsupportedModelError: Nothing here takes models of its task, or this class does not (see `only`).
         """
-        task = task_of(network_of(model))
-        if self.only not in (None, task.name):
+        task = TASKS.get(str(model.task))
+        if task is None or self.only not in (None, task.name):
+            known = self.only or ", ".join(TASKS)
+            other = "pass another one" if task is None else "DefaultYoloPruner takes it"
             raise UnsupportedModelError(
-                f"{type(self).__name__}: expected a model made to {self.only}, got one for {task.noun}; "
-                "DefaultYoloPruner takes it"
+                f"{type(self).__name__}: expected a model for the task {known}, got one for '{model.task}'; {other}"
             )
         if task is not self._task:
             self._task = task
@@ -264,7 +265,8 @@ class YoloPruner(abc.ABC):
     @final
     def validation_of(self, model: Yolo) -> Validation:
         """What a model is measured with in this run."""
-        return Validation(self.imgsz_of(model), self.config.batch, single_cls=single_cls(model, self.config))
+        own: Any = {"single_cls": single_cls(model, self.config), "nms": self.config.export.get("nms")}
+        return Validation(self.imgsz_of(model), self.config.batch, **own)
 
     @final
     def evaluate(self, model: Yolo, draws: int | None = None) -> Metrics:

@@ -4,7 +4,7 @@ Three layers, each over the one before: the defaults below, the YAML file, the o
 train arguments at the top level apply to both training stages, and the blocks `train` and `fine_tune` go over them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,7 @@ class Config:
     exist_ok: bool = False
     trust: bool = False
     verbose: bool = False
+    rivals: Sequence[str] | None = field(default_factory=list)
     calibration: Mapping[str, Any] = field(default_factory=lambda: {"images": 256})
     train: Mapping[str, Any] = field(default_factory=lambda: {"epochs": 10})
     prune: PruneConfig = PruneConfig()

@@ -29,9 +29,8 @@ _EXPORT_REFUSED = dict.fromkeys(("model", "data", "mode", "task", "project", "na
     "format": "pass export.formats=[onnx, ...]",
     "half": "pass export.quantize=16",
     "int8": "pass export.quantize=8",
-    "nms": "the file is compared with the model's raw outputs; export best.pt with nms by YOLO(...).export",
 }
-_EXPORT_KEYS = ("imgsz", "batch", "opset", "dynamic", "simplify", "quantize", "device")
+_EXPORT_KEYS = ("imgsz", "batch", "opset", "dynamic", "simplify", "quantize", "device", "nms")
 
 
 def find_faults(merged: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
@@ -106,6 +105,10 @@ _TOP: _Checks = {
     "exist_ok": _SWITCH,
     "trust": _SWITCH,
     "verbose": _SWITCH,
+    "rivals": (
+        lambda v: v is None or (isinstance(v, (list, tuple)) and all(map(_is_text, v))),
+        "a list of checkpoints, [] for the unpruned model on smaller images alone, or null for none",
+    ),
 }
 TRAININGS: Final[Mapping[str, _Checks]] = {  # the blocks of train arguments, with what is ours or other than elsewhere
     "train": {
@@ -132,6 +135,10 @@ _EXPORT: _Checks = {
     "batch": (lambda v: v is None or _at_least(1)(v), _POSITIVE[1]),
     "quantize": (_is_precision(8, 16, 32), "32, 16 for float16, 8 for int8 beside the float file, or null"),
     "max_map_drop": (_is_share, "a number in [0, 1]"),
+    "nms": (
+        lambda v: v is None or v is False,
+        "false, for a YOLO26 without NMS to come, or null; a file with NMS inside by YOLO('best.pt').export(nms=True)",
+    ),
 }
 
 

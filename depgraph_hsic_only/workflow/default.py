@@ -13,6 +13,7 @@ from depgraph_hsic_only.budget.sensitivity import Sensitivity
 from depgraph_hsic_only.channels.cut import cut, kept_channels
 from depgraph_hsic_only.channels.plan import PruningPlan
 from depgraph_hsic_only.data.dataset import labelled_batches
+from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.evaluation.onnx import check_onnx
 from depgraph_hsic_only.pruning.api import report_cut
 from depgraph_hsic_only.pruning.planner import Planner, Scored
@@ -35,7 +36,9 @@ from depgraph_hsic_only.workflow.exported import (
 )
 from depgraph_hsic_only.workflow.fit import works_on
 from depgraph_hsic_only.workflow.prune_steps import FineTuning, PruneEvent, Step, keep_step, read_step
+from depgraph_hsic_only.workflow.rivals import check_rivals
 from depgraph_hsic_only.workflow.trainings import TrainingPruner
+from depgraph_hsic_only.yolo.blocks import is_end_to_end
 from depgraph_hsic_only.yolo.device import on_device, select_device
 from depgraph_hsic_only.yolo.load import install, load_model
 from depgraph_hsic_only.yolo.tasks import task_of
@@ -73,6 +76,7 @@ class DefaultYoloPruner(TrainingPruner):
             settings = getattr(self.config, stage.block)
             names = self.dataset.names if settings.get("classes") is not None else {}
             check_training(stage.block, settings, model.model, len(names), self.config.device)
+        check_rivals(self.config.rivals or (), self.dataset.task, len(self.dataset.names))
         planner, network = self._planner(model), on_device(model.model, self.config.device)
         if self.config.latency != DEFAULTS["latency"]:
             self.config.deployment(model).try_out(network)
@@ -80,6 +84,10 @@ class DefaultYoloPruner(TrainingPruner):
         if planner.scorer.needs_batches:
             planner.check_images(network, min(self.config.calibration["images"], len(self.dataset.images("train"))))
         quantized, size = wants_int8(self.config.fine_tune), self.config.deployed(model).size
+        if self.config.export.get("nms") is False and not is_end_to_end(model.model.model[-1]):
+            raise ConfigError(
+                "export.nms: expected null, since the model has no head without NMS, got false; leave it out"
+            )
         if quantized or not same_files(self.config.export, DEFAULTS["export"]):
             try_export(model, self.config.export, size, self.dataset, quantized=quantized)
         return model

@@ -39,8 +39,9 @@ from depgraph_hsic_only.yolo.tasks import Task, task_of
 from depgraph_hsic_only.yolo.types import Network, Yolo
 
 _TRIAL_IMAGES = 4  # that a trial of an export is calibrated on
-# Of a file in float16; a few pixels more or less are much of a small object's mask, so that its mAP tells more.
-_HALF = {"tolerance": 0.05, "min_mask_iou": 0.5}
+# Of a file in float16, whose mAP tells more: rounded, the attention of a YOLO11n-seg moves single class scores by 0.18,
+# at the same mAP, and a few pixels more or less are much of a small object's mask.
+_HALF = {"tolerance": 0.5, "min_mask_iou": 0.5}
 _MEASURED = ("images", "max_map_drop")  # export settings that change no file
 _ELSEWHERE = (*_MEASURED, "imgsz", "formats")  # those that are no arguments of Ultralytics', or are given by themselves
 

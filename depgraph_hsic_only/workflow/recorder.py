@@ -13,8 +13,9 @@ from depgraph_hsic_only.errors import StorageError, one_line
 from depgraph_hsic_only.evaluation.agreement import Agreement, measure_agreement
 from depgraph_hsic_only.evaluation.deployed.deployment import FLOAT, Timed
 from depgraph_hsic_only.evaluation.latency import Latency, Run, measure_latency, torch_run
-from depgraph_hsic_only.evaluation.validation import Metrics, Validation
+from depgraph_hsic_only.evaluation.validation import Metrics, Validation, validate_model
 from depgraph_hsic_only.report.page import write_html
+from depgraph_hsic_only.report.rivals import Rival
 from depgraph_hsic_only.report.run_report import RunReport, environment
 from depgraph_hsic_only.report.stages import (
     BASELINE,
@@ -35,6 +36,7 @@ from depgraph_hsic_only.training.callbacks import read_epochs
 from depgraph_hsic_only.workflow.config import Config
 from depgraph_hsic_only.workflow.exported import Exported, describe_files, export_arguments, measure_maps
 from depgraph_hsic_only.workflow.fit import works_on
+from depgraph_hsic_only.workflow.rivals import measure_rivals
 from depgraph_hsic_only.workflow.run_folder import Checkpoints, RunFolder
 from depgraph_hsic_only.workflow.state import STATE, RunState
 from depgraph_hsic_only.yolo.architecture import layer_widths, list_layers
@@ -102,6 +104,7 @@ class Recorder:
         begin_stage("latency")
         stages, latencies, timed = self._with_latency(exported)
         files = describe_files(exported, self.folder.path, maps, latencies)
+        rivals = self._rivals(data)
         begin_stage("pictures")
         onnx = (str(exported.path.relative_to(self.folder.path)), exported.parity)
         try:
@@ -112,7 +115,9 @@ class Recorder:
             agreement, why = None, f"no images before and after ({type(error).__name__}: {one_line(error)})"
             say(why)
             stages = (*stages[:-1], replace(stages[-1], notes=(*stages[-1].notes, why)))
-        self._write(model, stages=stages, onnx=onnx, files=files, agreement=agreement, notes=notes, timed=timed)
+        self._write(
+            model, stages=stages, onnx=onnx, files=files, agreement=agreement, notes=notes, timed=timed, rivals=rivals
+        )
         write_html(self.folder.path)
         self._finished(EXPORTED)
         return self._report
@@ -192,6 +197,21 @@ class Recorder:
             say(timed.warning)
         return rows, {path: found[key] for path, key in files.items()}, timed
 
+    def _rivals(self, data: str) -> tuple[Rival, ...]:
+        """What else costs as little as the result; none where nothing was cut, or the model is not of the data."""
+        unpruned, gmacs = self.checkpoints.load(TRAINED), self._report.after.gmacs
+        cut = gmacs < self._report.before.gmacs
+        if self.config.rivals is None or not cut or not works_on(unpruned, self.dataset, self.config):
+            return ()
+        where = {"device": self.config.device, "workers": self.config.workers}
+        return measure_rivals(
+            unpruned,
+            gmacs,
+            self.config.rivals,
+            self.validation,
+            lambda model, validation: validate_model(model, data, validation, **where),
+        )
+
     def _compare(self, shape: InputShape) -> Agreement:
         """Measure the agreement of the model before the cut and the result, and write the pictures."""
         from depgraph_hsic_only.report.figures.fonts import picture_labels  # matplotlib loads slowly
@@ -200,7 +220,9 @@ class Recorder:
         before, after = self.checkpoints.copy(TRAINED), self.checkpoints.copy(FINE_TUNED)  # they will be fused
         device = select_device(self.config.device)
         images, labels = self.dataset.images("val"), picture_labels(before.names)
-        agreement, pairs = measure_agreement(before, after, images, shape=shape, device=device, labels=labels)
+        agreement, pairs = measure_agreement(
+            before, after, images, shape=shape, device=device, labels=labels, nms=self.validation.nms
+        )
         for name, pair in pairs.items():
             titles = f"before: {pair.found.before} found", f"after: {pair.found.after} found"
             figure = plot_pair(pair.before, pair.after, titles)

@@ -43,6 +43,7 @@ class Yolo(Protocol):
 
     model: Network
     names: Mapping[int, str]  # of the classes
+    task: Any  # name of its task (see `tasks.TASKS`)
     ckpt: Any  # what its checkpoint holds beside the network; None where it was built from a YAML
     ckpt_path: str | None
 

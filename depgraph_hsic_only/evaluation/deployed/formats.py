@@ -69,7 +69,7 @@ def export_format(model: Yolo | Network, name: str, stem: Path, *, imgsz: Any, *
     for key, default in defaults.items():
         if arguments.get(key, default) not in (default, None) and key not in FORMATS[name]:
             raise ExportError(f"{name}: Ultralytics has no {key} for it, got {key}={arguments[key]}; leave {name} out")
-    given = {key: value for key, value in arguments.items() if key in (*FORMATS[name], "device")}
+    given = {key: value for key, value in arguments.items() if key in (*FORMATS[name], "device", "nms")}
     given |= {"split": "train"} if "data" in given else {}
     stem.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=stem.parent, prefix=".export-") as folder:

@@ -17,9 +17,10 @@ from depgraph_hsic_only.report.figures.style import BLUE, GREEN, GREY, ORANGE, a
 from depgraph_hsic_only.report.run_report import RunReport
 from depgraph_hsic_only.report.stages import RUNTIMES, TITLES
 from depgraph_hsic_only.report.tables import kinds_in
-from depgraph_hsic_only.yolo.tasks import map_column
+from depgraph_hsic_only.yolo.tasks import TASKS, map_column
 
 _COLORS = (BLUE, ORANGE, GREEN)  # of series side by side
+_KINDS = tuple(dict.fromkeys(kind for task in TASKS.values() for kind in task.kinds))  # of predictions, of any task
 
 
 def plot_metrics(run_folder: str | Path) -> list[Path]:
@@ -133,13 +134,14 @@ def plot_training(stages: Sequence[Mapping[str, Any]]) -> Figure:
     first = 0
     for stage in (stage for stage in stages if stage["epochs"]):
         epochs = stage["epochs"]
+        kinds = [kind for kind in _KINDS if map_column(kind) in epochs[0]]
         x = [first + k + 1 for k in range(len(epochs))]
         lines = (
             (panels[0], BLUE, "training", [_loss(e, "train") for e in epochs]),
             (panels[0], ORANGE, "validation", [_loss(e, "val") for e in epochs]),
             *(
                 (panels[1], color, kind, [e[map_column(kind)] for e in epochs])
-                for kind, color in zip(kinds_in(stage), _COLORS, strict=False)
+                for kind, color in zip(kinds, _COLORS, strict=False)
             ),
             (panels[2], GREEN, "first parameter group", [e["lr/pg0"] for e in epochs]),
         )
