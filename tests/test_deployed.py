@@ -1,6 +1,7 @@
 """What is deployed: other formats and clocks, each of the file that was asked for, refused where it can't be had."""
 
 import copy
+import json
 import os
 import re
 import subprocess
@@ -86,6 +87,16 @@ def test_what_can_not_be_had_is_one_line_and_leaves_nothing(
         (line,) = [text for text in capsys.readouterr().err.splitlines() if "error" in text]
         assert re.search(said, line), line
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_folder_brings_no_command_along(checkpoint: Path, shapes: Path, tmp_path: Path, capsys: Any) -> None:
+    run, ran = tmp_path / "run", tmp_path / "ran"
+    given = {"pretrained": str(checkpoint), "data": str(shapes), "imgsz": 64, "train.epochs": 0}
+    config = load_config(None, {**given, "latency.command": f"touch {ran} {{model}}"}).to_dict()
+    (run / "weights").mkdir(parents=True)
+    (run / "state.json").write_text(json.dumps({"settings": config, "sources": {}, "done": []}))
+    assert main(["--resume", str(run)]) == 2 and not ran.exists()
+    assert f"latency.command=None instead of 'touch {ran} {{model}}'" in capsys.readouterr().err
 
 
 def test_settings_that_can_not_be_meant() -> None:

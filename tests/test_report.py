@@ -538,7 +538,7 @@ def test_a_failure_in_pictures_costs_no_run(full: bool, run: RunReport, tmp_path
     monkeypatch.setattr("depgraph_hsic_only.report.figures.run.plot_stages", fail)
     none = dict.fromkeys(("median", "p10", "p90"), 1.0)
     monkeypatch.setattr(
-        "depgraph_hsic_only.workflow.recorder.measure_latency", lambda runs: {run: Latency(**none) for run in runs}
+        "depgraph_hsic_only.workflow.recorder.measure_latency", lambda runs, _: {run: Latency(**none) for run in runs}
     )
     folder = tmp_path / "run"
     shutil.copytree(run.folder, folder)  # as a run that was cut off in its last stage
