@@ -107,6 +107,7 @@ def compare(
                 raise
     args = {**study.config.to_dict(), "criteria": list(study.criteria), "seeds": list(study.seeds)}
     args |= {"amounts": [str(amount) for amount in study.amounts], "max_map_drop": max_map_drop}
+    args |= {"timed": str(study.config.deployment(model).on(select_device(study.config.device)))}
     found = Comparison(study.folder, args, rows, recommend(rows, max_map_drop), validation, failures)
     folder.write_json("comparison.json", found.to_dict())
     if rows:
@@ -208,7 +209,6 @@ def _latencies(study: Study, weights: Mapping[str, str]) -> dict[str, float]:
             runs[key] = deployment.prepare(network, Path(scratch) / key)
         medians = {key: latency.median for key, latency in measure_latency(runs, deployment.threads).items()}
     timed = deployment.on(select_device(device)).watched(machine)
-    say(f"latency is of {timed}")
     if timed.warning is not None:
         say(timed.warning)
     RunFolder(study.folder).write_json(path.name, medians)

@@ -62,7 +62,7 @@ def find_warnings(
     found += [*_lost_classes(before, after), *_unsure_map(before, after, images), *_calibration(stages, images)]
     few = {file.path: few_text(file.calibrated_on) for file in files if file.calibrated_on is not None}
     found += [f"{path} was quantised by {text}." for path, text in few.items() if text]
-    found += [f"{text[:1].upper()}{text[1:]}." for text in other_warnings(files)]
+    found += [f"{text}." for text in other_warnings(files)]
     return [*found, *_unsure_speed(before, after)]
 
 

@@ -83,7 +83,7 @@ def export_format(model: Yolo | Network, name: str, stem: Path, *, imgsz: Any, *
                 raise FileNotFoundError(made)
         except (Exception, SystemExit) as error:  # whatever the converter raises
             reason = f"{type(error).__name__}: {one_line(error)}"
-            hint = f"; pip install {error.name or name}" if isinstance(error, ImportError) else ""
+            hint = f": it needs the package {error.name}" if isinstance(error, ImportError) and error.name else ""
             raise ExportError(f"{stem.name}: the export to {name} failed ({reason}){hint}") from error
         path = stem.parent / made.name.replace("_int8_int8_", "_int8_")  # of a stem that says it, too
         if path.is_dir():
