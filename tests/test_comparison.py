@@ -360,6 +360,7 @@ def test_all_files_say_the_same(whole: Comparison) -> None:
     assert (folder / "plots" / "pareto.png").is_file()
     for shown in (str(whole), whole._repr_html_()):
         assert f"{a.parameters:,}" in shown and "No size is recommended" in shown
+        assert "Latency is of 1 image of 64x64 px, float, onnxruntime " in shown
 
 
 def test_killed_it_goes_on_where_it_was(files: Path, whole: Comparison, tmp_path: Path) -> None:

@@ -238,6 +238,7 @@ def _prune(words: Sequence[str]) -> None:
         given = demo | given
     cfg: Any = arguments.cfg or DEFAULT_CFG
     if arguments.resume is not None and arguments.cfg is None:
-        cfg = {**read_state(arguments.resume).settings, "trust": False}
+        kept = read_state(arguments.resume).settings  # in which a folder from elsewhere would say what may run
+        cfg = {**kept, "trust": False, "latency": {**kept.get("latency", {}), "command": None}}
     pruner = DefaultYoloPruner(cfg=cfg, **given)
     show(dry_run(pruner.config) if arguments.dry_run else pruner.run(arguments.resume))

@@ -20,6 +20,7 @@ from depgraph_hsic_only.support.yaml import flattened
 from depgraph_hsic_only.workflow.config import Config, load_config
 from depgraph_hsic_only.workflow.exported import deployed_kind
 from depgraph_hsic_only.workflow.run_folder import RunFolder
+from depgraph_hsic_only.yolo.input_shape import input_side
 from depgraph_hsic_only.yolo.types import Yolo
 
 REFERENCE = "reconstruction"  # whose channels the damage of the widths is measured with, for all criteria alike
@@ -64,11 +65,11 @@ class Study:
         """Epochs of fine-tuning."""
         return int(self.config.fine_tune["epochs"])
 
-    def planner(self, criterion: str, seed: int, imgsz: int, amount: Amount = NOTHING) -> Planner:
-        """What scores by a criterion and plans the cut of an amount, for images of that side."""
-        settings = self.config.prune
-        file = deployed_kind(self.config.export)
-        return Planner(criterion, amount, settings.limits, settings.layers, seed=seed, imgsz=imgsz, file=file)
+    def planner(self, criterion: str, seed: int, model: Yolo, amount: Amount = NOTHING) -> Planner:
+        """What scores by a criterion and plans the cut of an amount from a model."""
+        settings, imgsz = self.config.prune, input_side(model, self.config.imgsz)
+        measured: dict[str, Any] = {"timed": self.config.deployment(model), "file": deployed_kind(self.config.export)}
+        return Planner(criterion, amount, settings.limits, settings.layers, seed=seed, imgsz=imgsz, **measured)
 
     def identity(self, model: Yolo, dataset: Dataset) -> dict[str, Any]:
         """What every figure depends on, by name: two comparisons in which it is equal can share a folder.

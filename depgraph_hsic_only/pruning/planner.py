@@ -18,8 +18,9 @@ from depgraph_hsic_only.channels.plan import PruningPlan, make_plan, selection_s
 from depgraph_hsic_only.channels.widths import Scores, threshold_widths, uniform_widths
 from depgraph_hsic_only.criteria.registry import Batches, Criterion, Measured, create_criterion, option_names
 from depgraph_hsic_only.errors import DataError
+from depgraph_hsic_only.evaluation.deployed.deployment import Deployment
 from depgraph_hsic_only.evaluation.file_size import FileKind, file_sizes
-from depgraph_hsic_only.evaluation.relative_latency import relative_latency, runtime_of
+from depgraph_hsic_only.evaluation.relative_latency import relative_latency
 from depgraph_hsic_only.yolo.input_shape import InputShape
 from depgraph_hsic_only.yolo.types import Network
 
@@ -50,8 +51,8 @@ class Planner:
         options: Options of the criterion.
         seed: Of every random choice, the criterion's too where it has a seed that `options` don't set.
         imgsz: Side of the square image that multiply-adds are of, pixels.
-        timed: What a target of latency is measured on, and a file exported for; None for one image of that side.
-        file: What a target of size is of.
+        timed: What a target of latency is measured on, and how; None for one image of that side (see `Deployment`).
+        file: What a target of size is of, for the same images.
     """
 
     criterion: str
@@ -61,7 +62,7 @@ class Planner:
     options: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     imgsz: int = 640
-    timed: InputShape | None = None
+    timed: Deployment | None = None
     file: FileKind = field(default_factory=FileKind)
 
     def __post_init__(self) -> None:
@@ -92,7 +93,8 @@ class Planner:
         if self.amount.is_target and not self.amount.is_nothing:
             graph = trace_channels(network, self.layers)
             given = graph, CostModel(network, graph, self.imgsz), self.amount, self.limits
-            check_target(*given, *self._measuring(network, graph), runtime_of(network), f"at {self.imgsz} px")
+            where = str(self._deployment(network).on(next(network.parameters()).device))
+            check_target(*given, *self._measuring(network, graph), where, f"at {self.imgsz} px")
 
     def check_images(self, network: Network, images: int) -> None:
         """Refuse, before any is read, so few images that the criterion can't rank the network's channels by them.
@@ -105,10 +107,13 @@ class Planner:
 
     def _measuring(self, network: Network, graph: ChannelGraph) -> tuple[Clock, Scale]:
         """What measures the latency and the file of an unpruned network's widths, where the target is of it."""
-        shape = self.timed or InputShape.of(network, self.imgsz)
+        deployment = self._deployment(network)
         timed, sized = self.amount.budget("latency"), self.amount.budget("size")
-        clock = relative_latency(network, graph, shape) if timed else not_measured
-        return clock, file_sizes(network, graph, shape, self.file) if sized else not_measured
+        clock = relative_latency(network, graph, deployment) if timed else not_measured
+        return clock, file_sizes(network, graph, deployment.shape, self.file) if sized else not_measured
+
+    def _deployment(self, network: Network) -> Deployment:
+        return self.timed or Deployment(InputShape.of(network, self.imgsz))
 
     def score(self, network: Network, batches: Batches | None = None) -> Scored:
         """Find the channel groups of a checked network, and rank their channels by `batches`, where it takes any."""

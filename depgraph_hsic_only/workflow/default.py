@@ -64,7 +64,8 @@ class DefaultYoloPruner(TrainingPruner):
 
         Raises:
             CheckpointError, UnsupportedModelError: It can't be used, or a teacher (`distill_model`) can't.
-            ConfigError: No such layers, a target out of reach, or arguments that can't be trained with: said now.
+            ConfigError: No such layers, a target out of reach, arguments that can't be trained with, or a clock
+                (`latency`) that can't be read: said now.
             DataError: There are fewer images than the criterion takes.
             ExportError: onnx or onnxruntime is missing, or a setting of the export can't be used.
         """
@@ -77,6 +78,8 @@ class DefaultYoloPruner(TrainingPruner):
             check_training(stage.block, settings, model.model, len(names), self.config.device)
         check_rivals(self.config.rivals or (), self.dataset.task, len(self.dataset.names))
         planner, network = self._planner(model), on_device(model.model, self.config.device)
+        if self.config.latency != DEFAULTS["latency"]:
+            self.config.deployment(model).try_out(network)
         planner.check(network)
         if planner.scorer.needs_batches:
             planner.check_images(network, min(self.config.calibration["images"], len(self.dataset.images("train"))))
@@ -86,7 +89,7 @@ class DefaultYoloPruner(TrainingPruner):
                 "export.nms: expected null, since the model has no head without NMS, got false; leave it out"
             )
         if quantized or not same_files(self.config.export, DEFAULTS["export"]):
-            try_export(model, self.config.export, size, quantized=quantized)
+            try_export(model, self.config.export, size, self.dataset, quantized=quantized)
         return model
 
     def train(self, model: Yolo) -> Yolo:
