@@ -57,6 +57,7 @@ def relative_latency(
     """
     timed = deployment.on(next(network.parameters()).device)
     scores = {group.name: torch.zeros(group.channels) for group in graph.groups}
+    said: list[str] = []  # once is enough
     kept = tempfile.mkdtemp()
     try:
         full = deployment.prepare(network, Path(kept))
@@ -67,13 +68,15 @@ def relative_latency(
     def share(widths: Mapping[str, int]) -> TimeShare:
         widths = follow_ties(graph, widths)
         plan = make_plan(graph, scores, widths, criterion="none", reasons=dict.fromkeys(widths, ""))
-        with tempfile.TemporaryDirectory() as folder, watched() as machine:
+        with tempfile.TemporaryDirectory() as folder:
             runs = {"full": full, "cut": deployment.prepare(cut(network, plan).network, Path(folder))}
-            seconds = time_rounds(runs, timed.threads)
+            with watched() as machine:
+                seconds = time_rounds(runs, timed.threads)
         found = TimeShare.of(seconds["full"], seconds["cut"])
         before, after = (1e3 * statistics.median(seconds[name]) for name in ("full", "cut"))
         say(f"latency {before:.1f} -> {after:.1f} ms for {timed}: {found}")
-        if (warning := timed.watched(machine).warning) is not None:
+        if (warning := timed.watched(machine).warning) is not None and not said:
+            said.append(warning)
             say(warning)
         return found
 
