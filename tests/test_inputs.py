@@ -77,7 +77,7 @@ def test_a_camera_of_four_channels_and_half_the_height(shapes: Path, checkpoint:
         report = DefaultYolov8SegPruner(checkpoint, **given).run()
     told = json.loads((report.folder / "report.json").read_text())
     baseline, shape = report.stages[0], InputShape(64, 128, 4, 2)
-    assert baseline.map50_95 == {} and "or channels" in baseline.notes[-1] and baseline.latency_ms["torch"]
+    assert baseline.map50_95 == {} and "channels" in baseline.notes[-1] and baseline.latency_ms["torch"]
     plain, int8, script = report.files
     assert [file.path for file in (plain, int8)] == ["weights/best.onnx", "weights/best_int8.onnx"]
     assert (script.path, script.format, script.precision) == ("weights/best.torchscript", "torchscript", "float32")

@@ -202,13 +202,14 @@ def _latencies(study: Study, weights: Mapping[str, str]) -> dict[str, float]:
             return found
     say(f"latency of {len(weights)} architectures")
     device = study.config.device
-    with tempfile.TemporaryDirectory() as scratch, watched() as machine:
+    with tempfile.TemporaryDirectory() as scratch:
         runs: dict[str, Run] = {}
         for key, name in weights.items():
             model = load_model(study.folder / name)
             deployment, network = study.config.deployment(model), on_device(model.model, device)
             runs[key] = deployment.prepare(network, Path(scratch) / key)
-        medians = {key: latency.median for key, latency in measure_latency(runs, deployment.threads).items()}
+        with watched() as machine:
+            medians = {key: latency.median for key, latency in measure_latency(runs, deployment.threads).items()}
     timed = deployment.on(select_device(device)).watched(machine)
     if timed.warning is not None:
         say(timed.warning)

@@ -59,6 +59,7 @@ def relative_latency(
         ConfigError: It can't be timed so here; the function says so too.
     """
     timed = deployment.on(next(network.parameters()).device)
+    said: list[str] = []  # once is enough
     kept = tempfile.mkdtemp()
     try:
         full = deployment.prepare(network, Path(kept))
@@ -67,13 +68,15 @@ def relative_latency(
         raise
 
     def share(widths: Mapping[str, int]) -> TimeShare:
-        with tempfile.TemporaryDirectory() as folder, watched() as machine:
+        with tempfile.TemporaryDirectory() as folder:
             runs = {"full": full, "cut": deployment.prepare(cut_to(network, graph, widths), Path(folder))}
-            seconds = time_rounds(runs, timed.threads)
+            with watched() as machine:
+                seconds = time_rounds(runs, timed.threads)
         found = TimeShare.of(seconds["full"], seconds["cut"])
         before, after = (1e3 * statistics.median(seconds[name]) for name in ("full", "cut"))
         say(f"latency {before:.1f} -> {after:.1f} ms for {timed}: {found}")
-        if (warning := timed.watched(machine).warning) is not None:
+        if (warning := timed.watched(machine).warning) is not None and not said:
+            said.append(warning)
             say(warning)
         return found
 

@@ -3,7 +3,7 @@
 from depgraph_hsic_only.evaluation.int8 import quantize_onnx
 from depgraph_hsic_only.evaluation.onnx import export_onnx
 from depgraph_hsic_only.evaluation.parity import OnnxParity, verify_onnx
-from depgraph_hsic_only.yolo.blocks.split import SplitC2f
+from depgraph_hsic_only.yolo.blocks.forms import SplitC2f
 from depgraph_hsic_only.yolo.blocks.split import merge_blocks as merge_c2f
 from depgraph_hsic_only.yolo.blocks.split import split_blocks as split_c2f
 

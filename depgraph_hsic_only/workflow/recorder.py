@@ -163,7 +163,7 @@ class Recorder:
         shape = replace(deployment.shape, channels=exported.shape.channels)
         plain = replace(deployment, runtime="onnxruntime", precision=FLOAT, command=None)
         wanted = {"onnxruntime": plain} | ({} if (name := deployment.key(device)) in RUNTIMES else {name: deployment})
-        with tempfile.TemporaryDirectory() as scratch, watched() as machine:
+        with tempfile.TemporaryDirectory() as scratch:
             for row in self._report.stages:
                 if row.weights is None:
                     continue
@@ -187,7 +187,8 @@ class Recorder:
                 if path not in files:
                     files[path] = str(path)
                     runs[files[path]] = exported.run(path, deployment.threads)
-            found = measure_latency(runs, deployment.threads)
+            with watched() as machine:
+                found = measure_latency(runs, deployment.threads)
         keys = (*RUNTIMES, *(key for key in wanted if key not in RUNTIMES))
         rows = tuple(
             row.with_latency({key: found.get(f"{row.name}/{key}") for key in keys}) for row in self._report.stages

@@ -12,10 +12,11 @@ from typing import Any
 
 from torch import nn
 
+from depgraph_hsic_only.yolo.blocks.attention import traceable
 from depgraph_hsic_only.yolo.blocks.block import HIDDEN_MULTIPLE, OUTPUT_MULTIPLE, Block, Tie, Width
 from depgraph_hsic_only.yolo.blocks.heads import HEADS, idle, is_end_to_end
 from depgraph_hsic_only.yolo.blocks.layers import LAYERS
-from depgraph_hsic_only.yolo.blocks.split import merge_blocks, split_blocks, stock_rows, traceable
+from depgraph_hsic_only.yolo.blocks.split import merge_blocks, split_blocks, stock_rows
 from depgraph_hsic_only.yolo.types import Network
 
 __all__ = [
