@@ -18,7 +18,6 @@ from depgraph_hsic_only.pruning.planner import Planner
 from depgraph_hsic_only.support.fingerprint import fingerprint
 from depgraph_hsic_only.support.yaml import flattened
 from depgraph_hsic_only.workflow.config import Config, load_config
-from depgraph_hsic_only.workflow.exported import deployed_kind
 from depgraph_hsic_only.workflow.run_folder import RunFolder
 from depgraph_hsic_only.yolo.types import Yolo
 
@@ -67,8 +66,8 @@ class Study:
     def planner(self, criterion: str, seed: int, imgsz: int, amount: Amount = NOTHING) -> Planner:
         """What scores by a criterion and plans the cut of an amount, for images of that side."""
         settings = self.config.prune
-        file = deployed_kind(self.config.export)
-        return Planner(criterion, amount, settings.limits, settings.layers, seed=seed, imgsz=imgsz, file=file)
+        given = criterion, amount, settings.limits, settings.layers
+        return Planner(*given, seed=seed, imgsz=imgsz, file=self.config.file)
 
     def identity(self, model: Yolo, dataset: Dataset) -> dict[str, Any]:
         """What every figure depends on, by name: two comparisons in which it is equal can share a folder.

@@ -12,12 +12,13 @@ from typing import Any
 from depgraph_hsic_only.channels.amount import Amount, default_criterion
 from depgraph_hsic_only.channels.limits import Limits, MaxRatio
 from depgraph_hsic_only.errors import ConfigError, one_line
+from depgraph_hsic_only.evaluation.file_size import FileKind
 from depgraph_hsic_only.pruning.planner import Planner
 from depgraph_hsic_only.support.nearest import nearest
 from depgraph_hsic_only.support.yaml import read_yaml
 from depgraph_hsic_only.training.arguments import REFUSED, TRAIN_ARGUMENTS, refused
 from depgraph_hsic_only.workflow.config_checks import TRAININGS, amount_of, find_faults
-from depgraph_hsic_only.workflow.exported import deployed_kind
+from depgraph_hsic_only.workflow.exported import export_arguments, wants_int8
 from depgraph_hsic_only.yolo.input_shape import InputShape, input_side
 from depgraph_hsic_only.yolo.types import Yolo
 
@@ -84,11 +85,16 @@ class Config:
         """What the exported file takes at once."""
         return InputShape.of(model, self.export.get("imgsz") or self.imgsz, self.export.get("batch") or 1)
 
+    @property
+    def file(self) -> FileKind:
+        """What a target of size is of: the exported ONNX file, the one in int8 where there is one."""
+        return FileKind(export_arguments(self.export), wants_int8(self.export))
+
     def planner(self, model: Yolo) -> Planner:
         """What plans the cut of a model; latency and size are of what is deployed."""
         prune = self.prune
         settings = prune.criterion, prune.amount, prune.limits, prune.layers, prune.options, self.seed
-        return Planner(*settings, input_side(model, self.imgsz), self.deployed(model), deployed_kind(self.export))
+        return Planner(*settings, input_side(model, self.imgsz), self.deployed(model), self.file)
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as `args.yaml` holds it: a file that `cfg` takes again."""

@@ -15,7 +15,6 @@ import torch
 from depgraph_hsic_only.data.dataset import Dataset
 from depgraph_hsic_only.data.images import is_readable
 from depgraph_hsic_only.errors import ExportError
-from depgraph_hsic_only.evaluation.file_size import FileKind
 from depgraph_hsic_only.evaluation.int8 import LEAST_OPSET, quantize_onnx
 from depgraph_hsic_only.evaluation.latency import Latency, onnx_run
 from depgraph_hsic_only.evaluation.onnx import export_onnx, onnx_input, onnx_precision, open_session
@@ -132,11 +131,6 @@ def _quantized_file(trained: Yolo | Network, path: Path, imgsz: Any, settings: M
     if (opset := settings.get("opset") or LEAST_OPSET) < LEAST_OPSET:
         raise ExportError(f"int8 takes an opset of {LEAST_OPSET} or later, got {opset}")
     return export_onnx(trained, path, imgsz=imgsz, **{**export_arguments(settings), "quantize": None})
-
-
-def deployed_kind(settings: Mapping[str, Any]) -> FileKind:
-    """What is deployed of what the block `export` leads to: the file in int8 where it asks for one."""
-    return FileKind(export_arguments(settings), wants_int8(settings))
 
 
 def try_export(model: Yolo, settings: Mapping[str, Any], imgsz: Any, *, quantized: bool) -> None:
