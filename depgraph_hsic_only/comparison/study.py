@@ -18,7 +18,6 @@ from depgraph_hsic_only.pruning.planner import Planner
 from depgraph_hsic_only.support.fingerprint import fingerprint
 from depgraph_hsic_only.support.yaml import flattened
 from depgraph_hsic_only.workflow.config import Config, load_config
-from depgraph_hsic_only.workflow.exported import deployed_kind
 from depgraph_hsic_only.workflow.run_folder import RunFolder
 from depgraph_hsic_only.yolo.input_shape import input_side
 from depgraph_hsic_only.yolo.types import Yolo
@@ -67,9 +66,9 @@ class Study:
 
     def planner(self, criterion: str, seed: int, model: Yolo, amount: Amount = NOTHING) -> Planner:
         """What scores by a criterion and plans the cut of an amount from a model."""
-        settings, imgsz = self.config.prune, input_side(model, self.config.imgsz)
-        measured: dict[str, Any] = {"timed": self.config.deployment(model), "file": deployed_kind(self.config.export)}
-        return Planner(criterion, amount, settings.limits, settings.layers, seed=seed, imgsz=imgsz, **measured)
+        settings, imgsz, timed = self.config.prune, input_side(model, self.config.imgsz), self.config.deployment(model)
+        given = criterion, amount, settings.limits, settings.layers
+        return Planner(*given, seed=seed, imgsz=imgsz, timed=timed, file=self.config.file)
 
     def identity(self, model: Yolo, dataset: Dataset) -> dict[str, Any]:
         """What every figure depends on, by name: two comparisons in which it is equal can share a folder.

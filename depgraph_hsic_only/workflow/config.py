@@ -14,12 +14,13 @@ from depgraph_hsic_only.channels.limits import Limits, MaxRatio
 from depgraph_hsic_only.errors import ConfigError, one_line
 from depgraph_hsic_only.evaluation.deployed.deployment import AUTO, FLOAT, Deployment
 from depgraph_hsic_only.evaluation.deployed.formats import named_formats
+from depgraph_hsic_only.evaluation.file_size import FileKind
 from depgraph_hsic_only.pruning.planner import Planner
 from depgraph_hsic_only.support.nearest import nearest
 from depgraph_hsic_only.support.yaml import read_yaml
 from depgraph_hsic_only.training.arguments import REFUSED, TRAIN_ARGUMENTS, refused
 from depgraph_hsic_only.workflow.config_checks import TRAININGS, amount_of, find_faults
-from depgraph_hsic_only.workflow.exported import deployed_kind, export_arguments
+from depgraph_hsic_only.workflow.exported import export_arguments, wants_int8
 from depgraph_hsic_only.yolo.input_shape import InputShape, input_side
 from depgraph_hsic_only.yolo.types import Yolo
 
@@ -99,6 +100,11 @@ class Config:
         """What the result is exported to, by Ultralytics' names; ONNX is always among the files."""
         return named_formats(self.export["formats"])
 
+    @property
+    def file(self) -> FileKind:
+        """What a target of size is of: the exported ONNX file, the one in int8 where there is one."""
+        return FileKind(export_arguments(self.export), wants_int8(self.export))
+
     def deployment(self, model: Yolo) -> Deployment:
         """What latency is of, and how it is measured."""
         given = {key: self.latency[key] for key in ("runtime", "precision", "threads", "command", "timeout")}
@@ -109,7 +115,7 @@ class Config:
         """What plans the cut of a model; latency and size are of what is deployed."""
         prune = self.prune
         settings = prune.criterion, prune.amount, prune.limits, prune.layers, prune.options, self.seed
-        return Planner(*settings, input_side(model, self.imgsz), self.deployment(model), deployed_kind(self.export))
+        return Planner(*settings, input_side(model, self.imgsz), self.deployment(model), self.file)
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as `args.yaml` holds it: a file that `cfg` takes again."""

@@ -24,7 +24,6 @@ from depgraph_hsic_only.evaluation.deployed.formats import (
     named_formats,
     verified,
 )
-from depgraph_hsic_only.evaluation.file_size import FileKind
 from depgraph_hsic_only.evaluation.int8 import LEAST_OPSET, quantize_onnx
 from depgraph_hsic_only.evaluation.latency import Latency, backend_run, onnx_run, openvino_run
 from depgraph_hsic_only.evaluation.onnx import export_onnx, onnx_input, onnx_precision, open_session
@@ -186,11 +185,6 @@ def _quantized_file(trained: Yolo | Network, path: Path, imgsz: Any, settings: M
     if (opset := settings.get("opset") or LEAST_OPSET) < LEAST_OPSET:
         raise ExportError(f"int8 takes an opset of {LEAST_OPSET} or later, got {opset}")
     return export_onnx(trained, path, imgsz=imgsz, **{**export_arguments(settings), "quantize": None})
-
-
-def deployed_kind(settings: Mapping[str, Any]) -> FileKind:
-    """What is deployed of what the block `export` leads to: the file in int8 where it asks for one."""
-    return FileKind(export_arguments(settings), wants_int8(settings))
 
 
 def try_export(model: Yolo, settings: Mapping[str, Any], imgsz: Any, dataset: Dataset, *, quantized: bool) -> None:
