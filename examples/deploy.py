@@ -20,11 +20,9 @@ from typing import Any
 
 os.environ.setdefault("YOLO_AUTOINSTALL", "false")  # before ultralytics is imported: it would install what is missing
 
-import torch
-
 from depgraph_hsic_only import PruningError, find_dataset, load_model
 from depgraph_hsic_only.data.dataset import Dataset
-from depgraph_hsic_only.evaluation.latency import measure_latency, onnx_run, torch_run
+from depgraph_hsic_only.evaluation.latency import measure_latency, onnx_run, openvino_run, torch_run
 from depgraph_hsic_only.evaluation.validation import validate_file
 from depgraph_hsic_only.utils.conversion import export_onnx, quantize_onnx
 from depgraph_hsic_only.yolo.input_shape import InputShape
@@ -59,16 +57,7 @@ def run_of(path: Path, imgsz: int) -> Callable[[], object]:
     """A call that runs a form on one image."""
     if path.suffix == ".pt":
         return torch_run(load_model(path), InputShape(imgsz, imgsz), "cpu")
-    return onnx_run(path) if path.suffix == ".onnx" else openvino_run(path, imgsz)
-
-
-def openvino_run(path: Path, imgsz: int) -> Callable[[], object]:
-    """The same for a folder with an OpenVINO model, compiled as Ultralytics does."""
-    import openvino
-
-    network = openvino.Core().compile_model(next(path.glob("*.xml")), "CPU", {"PERFORMANCE_HINT": "LATENCY"})
-    image = torch.rand(1, 3, imgsz, imgsz).numpy()
-    return lambda: network(image)
+    return onnx_run(path) if path.suffix == ".onnx" else openvino_run(path, InputShape(imgsz, imgsz))
 
 
 def size_mb(path: Path) -> float:

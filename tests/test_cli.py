@@ -21,7 +21,7 @@ from depgraph_hsic_only.cli.command import PROGRAM
 from depgraph_hsic_only.cli.main import _COMMANDS, DEMO_TASKS, _demo_settings, _parser, main
 from depgraph_hsic_only.criteria import list_criteria
 from depgraph_hsic_only.data.shapes import shapes_dataset
-from depgraph_hsic_only.evaluation import relative_latency
+from depgraph_hsic_only.report.run_report import RunReport
 from depgraph_hsic_only.workflow.config import load_config
 from depgraph_hsic_only.yolo.tasks import TASKS
 
@@ -84,6 +84,7 @@ GOOD = ("--pretrained", "@good.pt", "--data", "@good.yaml", "train.epochs=0", "-
         (mistake(*GOOD, "--target", "parms=0.8"), "did you mean 'params'"),
         (mistake(*GOOD, "--target", "gmacs=0.5", "train.epochs=0"), "0.726 of the multiply-adds are left"),
         (mistake(*GOOD, "--target", "gmacs=0.8", "--threshold", "0.1"), "leave all but one out"),
+        (mistake(*GOOD, "--target", "params=9M,gmacs=20G"), "3.41M parameters and 0.06001G multiply-adds at 64 px"),
         (mistake(*GOOD, "--ratio", "0.5", "prune.target=gmacs=0.8"), "got ratio=0.5 and target='gmacs=0.8'; leave all"),
         (mistake(*GOOD, "prune.max_ratio=2"), "max_ratio: expected a share in [0, 1]"),
         (mistake(*GOOD, "--device", "99"), "device: expected"),
@@ -241,17 +242,14 @@ def test_dry_run_for_a_target_says_that_its_scan_is_quick(
 
 
 def test_the_demo_for_a_target_of_latency(shapes: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
-    """End to end, the clock alone made up (the machine is busy); what is given goes over the demo's settings."""
-
-    def once(runs: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
-        assert all(run() is not None for run in runs.values())
-        return {"full": [1.0] * 20, "cut": [0.9] * 20}
-
-    monkeypatch.setattr(relative_latency, "time_rounds", once)
+    """End to end, by the clock of a command that sleeps by the size of its file; what is given goes over the demo's."""
     monkeypatch.setattr(allocation, "_TRIALS", 1)
+    judge = tmp_path / "judge of files.sh"
+    judge.write_text('size=$(wc -c < "$1"); sleep 0.0$((size / 1000000)); echo "latency_ms: $size"; echo 2 GB')
     given = ["--data", str(shapes), "--project", str(tmp_path), "--imgsz", "64", "--workers", "0", "--device", "cpu"]
     given += ["train.epochs=1", "fine_tune.epochs=0", "nbs=8", "fine_tune.lr0=0.0005", "--target", "latency=0.95"]
-    assert main(["--demo", *given, "prune.layers=[2,22]", "prune.recover=none", "calibration.images=3"]) == 0
+    given += ["prune.layers=[8]", "prune.recover=none", "calibration.images=3"]
+    assert main(["--demo", *given, f"latency.command=sh '{judge}' {{model}}"]) == 0
     said, run = capsys.readouterr(), tmp_path / "demo"
     assert "starting export" not in said.out + said.err  # what Ultralytics says while the clock runs
     assert "of the unpruned model's time" in (run / "run.log").read_text()
@@ -260,9 +258,15 @@ def test_the_demo_for_a_target_of_latency(shapes: Path, tmp_path: Path, monkeypa
     tuned = yaml.safe_load((run / "args.yaml").read_text())["fine_tune"]
     assert (tuned["lr0"], tuned["cls"], tuned["nbs"]) == (0.0005, 1.0, 8) and "imgsz" not in tuned
     widths = {w["name"]: w for w in json.loads((run / "plan.json").read_text())["widths"]}
-    assert all(widths[name]["reason"].startswith("latency=0.95, measured 0.900: ") for name in ("h2", "npr"))
     assert any(w["after"] < w["before"] for w in widths.values())
-    stages = {stage["name"]: stage for stage in json.loads((run / "report.json").read_text())["stages"]}
+    report = json.loads((run / "report.json").read_text())
+    stages = {stage["name"]: stage for stage in report["stages"]}
+    took = {name: stage["latency_ms"]["command"] for name, stage in stages.items()}
+    assert took["pruned"] == (run / "weights" / "best.onnx").stat().st_size <= 0.951 * took["trained"]
+    share = took["pruned"] / took["trained"]
+    measured = {w["reason"].partition("measured ")[2][:5] for w in widths.values() if "measured" in w["reason"]}
+    assert [float(text) for text in measured] == [pytest.approx(share, abs=1e-3)]
+    assert report["latency"]["runtime"] == "command" and "by command" in RunReport.load(run).summary()
     best = YOLO(run / "weights" / "best.pt").model
     assert stages["pruned"]["parameters"] == sum(p.numel() for p in best.parameters()) < stages["trained"]["parameters"]
     assert stages["trained"]["latency_ms"]["onnxruntime"] > 0 < stages["pruned"]["latency_ms"]["onnxruntime"]

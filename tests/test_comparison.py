@@ -126,6 +126,8 @@ def test_sizes_go_by_the_targets_own_metric() -> None:
     slim = replace(row("a", "gmacs=0.9", 0.29), parameters=100, gmacs=9.0)
     fast = replace(row("a", "gmacs=0.8", 0.29), parameters=900, gmacs=8.0)
     assert recommend([UNPRUNED, slim, fast]).chosen.target == "gmacs=0.8"  # type: ignore[union-attr]
+    mixed = replace(fast, target="gmacs=0.8+params=0.9")
+    assert recommend([UNPRUNED, slim, mixed]).chosen.target == "gmacs=0.9"  # type: ignore[union-attr]
     mixed = replace(fast, target="ratio=0.25")
     assert recommend([UNPRUNED, slim, mixed]).chosen.target == "gmacs=0.9"  # type: ignore[union-attr]
     quick = [replace(slim, target="latency=0.9", latency_ms=5.0), replace(fast, target="latency=0.8", latency_ms=4.0)]
@@ -194,6 +196,12 @@ def test_the_plot_draws_every_point_and_the_front() -> None:
         ),
         (["params=0.9", "params=0.90"], 0.5, ["params=0.9", "ratio=0.5"]),
         (None, [0.25], ["ratio=0.25"]),
+        (
+            "gmacs=3,0.8,latency=0.5+params=2M,size=5MB",
+            None,
+            ["gmacs=3G", "gmacs=0.8", "latency=0.5+params=2M", "size=5MB"],
+        ),
+        ([{"latency": 0.5, "params": "2M"}, "size=5MB"], None, ["latency=0.5+params=2M", "size=5MB"]),
     ],
 )
 def test_amounts(targets: object, ratios: object, amounts: list[str]) -> None:
@@ -207,7 +215,8 @@ def test_amounts(targets: object, ratios: object, amounts: list[str]) -> None:
         ("0.9,params=0.8", None, "write params= before it"),
         ("parms=0.9", None, "did you mean 'params'"),
         ("params=0.9,1.2", None, "no share in"),
-        ("params=0.9,x", None, "expected one budget"),
+        ("params=0.9,x", None, "params=x, which is no number"),
+        ("latency=0.5+params=2M,1M", None, "got '1M' after none"),
         (None, "0.5,half", "got 'half'"),
         (None, "1.5", "0 <= ratio < 1"),
     ],
@@ -351,6 +360,7 @@ def test_all_files_say_the_same(whole: Comparison) -> None:
     assert (folder / "plots" / "pareto.png").is_file()
     for shown in (str(whole), whole._repr_html_()):
         assert f"{a.parameters:,}" in shown and "No size is recommended" in shown
+        assert "Latency is of 1 image of 64x64 px, float, onnxruntime " in shown
 
 
 def test_killed_it_goes_on_where_it_was(files: Path, whole: Comparison, tmp_path: Path) -> None:

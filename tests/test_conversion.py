@@ -15,7 +15,9 @@ from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
 
 from depgraph_hsic_only import DataError, ExportError, ensure_nms, prune
+from depgraph_hsic_only.evaluation.file_size import FileKind
 from depgraph_hsic_only.utils.conversion import SplitC2f, export_onnx, merge_c2f, quantize_onnx, split_c2f, verify_onnx
+from depgraph_hsic_only.yolo.input_shape import InputShape
 
 
 def test_split_and_merge_are_inverse_and_compute_the_same() -> None:
@@ -120,6 +122,8 @@ def test_int8_files_are_near_and_decode_in_float(tmp_path: Path) -> None:
     path = quantize_onnx(source, tmp_path / "new folder" / "int8.onnx", images)
     assert [p.name for p in path.parent.iterdir()] == ["int8.onnx"]
     assert path.stat().st_size < 0.4 * source.stat().st_size
+    weighed = FileKind(int8=True).weigh(model, InputShape.of(model, 64))  # by ranges of its own
+    assert 0 <= weighed - path.stat().st_size / 1e6 < 2e-3
     assert YOLO(path, task="segment").predict(images[:1], imgsz=64, verbose=False)[0].names == model.names
 
     network = onnx.load(path)

@@ -65,6 +65,7 @@ def test_a_camera_of_four_channels_and_half_the_height(shapes: Path, checkpoint:
     """A colour model is trained for four channels, and all that takes images takes those of the deployed file."""
     data = with_channels(shapes, tmp_path / "set", 4)
     export = {"export.imgsz": [64, 100], "export.batch": 2, "export.dynamic": True, "export.quantize": 8}
+    export |= {"export.formats": ["torchscript"], "latency.threads": 1, "latency.runtime": "torch"}
     given = settings(tmp_path, data, **export, **{"train.epochs": 1, "fine_tune.epochs": 0, "prune.ratio": 0.25})
     with pytest.raises(ConfigError, match="images with 3 channels and those of the data set have 4, got 0; train"):
         DefaultYolov8SegPruner(checkpoint, **{**settings(tmp_path, data), "train.epochs": 0}).run()
@@ -77,22 +78,29 @@ def test_a_camera_of_four_channels_and_half_the_height(shapes: Path, checkpoint:
     told = json.loads((report.folder / "report.json").read_text())
     baseline, shape = report.stages[0], InputShape(64, 128, 4, 2)
     assert baseline.map50_95 == {} and "channels" in baseline.notes[-1] and baseline.latency_ms["torch"]
-    plain, int8 = report.files
-    assert [file.path for file in report.files] == ["weights/best.onnx", "weights/best_int8.onnx"]
+    plain, int8, script = report.files
+    assert [file.path for file in (plain, int8)] == ["weights/best.onnx", "weights/best_int8.onnx"]
+    assert (script.path, script.format, script.precision) == ("weights/best.torchscript", "torchscript", "float32")
+    assert (plain.verified, int8.verified, script.verified) == (True, None, True) and "same on 2 images" in script.says
+    assert script.latency_ms is not None and script.latency_ms[0] > 0 and script.input == shape
+    assert report.timed is not None and f"Latency of what is deployed: {report.timed}" in " ".join(str(report).split())
+    assert str(report.timed) == f"{shape}, float, torch {torch.__version__} on cpu, 1 thread"
+    assert "best.torchscript (torchscript): same on 2 images" in str(report)
     assert (
         plain.input == int8.input == report.measured_on == shape
         and str(shape) == "2 images of 64x128 px with 4 channels"
     )
     assert (plain.precision, int8.precision, plain.loss is None, int8.loss is None) == ("float32", "int8", True, False)
     assert (plain.calibrated_on, int8.calibrated_on) == (None, 16)
-    assert all(file.latency_ms[0] > 0 and file.map50_95.keys() == {"box", "mask"} for file in report.files)
+    for file in (plain, int8):
+        assert file.latency_ms is not None and file.latency_ms[0] > 0 and file.map50_95.keys() == {"box", "mask"}
     assert told["files"][1]["input"] == {"height": 64, "width": 128, "channels": 4, "batch": 2}
     assert report.onnx is not None and report.onnx[1].ok and report.onnx[1].images == 2
     assert f"latency of {shape}" in str(report) and "best_int8.onnx in int8 loses" in str(report)
     page = (report.folder / "report.html").read_text(encoding="utf-8")
     assert f"Latency of {shape}" in page and "Exported files" in page and "best_int8.onnx in int8 loses" in page
     assert "best_int8.onnx was quantised by 16 images only" in page
-    for file in report.files:
+    for file in (plain, int8):
         takes = onnx_input(open_session(report.folder / file.path))
         assert takes.shape == shape and takes.free
         assert onnx.load(report.folder / file.path).ir_version <= 10

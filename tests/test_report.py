@@ -94,6 +94,15 @@ def spread(low: float, high: float) -> dict[str, Any]:
             stage("pruned", None, None, latency_ms={"torch": 10.1, "onnxruntime": 5.0}),
             "as many parameters, as fast as before with PyTorch, mask mAP50-95 not measured",
         ),
+        (
+            stage(
+                "baseline", latency_ms={"onnxruntime": 9.0, "command": 30.0}, latency_spread_ms={"command": (29, 31)}
+            ),
+            stage(
+                "pruned", None, latency_ms={"onnxruntime": 9.0, "command": 15.0}, latency_spread_ms={"command": (9, 20)}
+            ),
+            "as many parameters, 2.0× faster by command, mask mAP50-95 not measured",
+        ),
     ],
 )
 def test_headline(before: StageReport, after: StageReport, expected: str) -> None:
@@ -372,7 +381,7 @@ def test_report_json_keeps_its_keys(run: RunReport) -> None:
     """Users' scripts read them; the names inside may change."""
     data = json.loads((run.folder / "report.json").read_text())
     keys = {"version", "task", "environment", "args", "stages", "widths", "onnx", "validation", "images", "sources"}
-    assert data.keys() == keys | {"comparison", "layers", "files", "notes", "rivals"}
+    assert data.keys() == keys | {"comparison", "layers", "files", "notes", "rivals", "latency"}
     maps = {"map50_95_box", "map50_95_mask", "map50_box", "map50_mask", "resampled_mask"}
     cost = {"name", "seconds", "parameters", "gmacs", "size_mb", "weights", "latency_ms", "latency_spread_ms", "parts"}
     for found, told in zip(run.stages, data["stages"], strict=True):
@@ -538,7 +547,7 @@ def test_a_failure_in_pictures_costs_no_run(full: bool, run: RunReport, tmp_path
     monkeypatch.setattr("depgraph_hsic_only.report.figures.run.plot_stages", fail)
     none = dict.fromkeys(("median", "p10", "p90"), 1.0)
     monkeypatch.setattr(
-        "depgraph_hsic_only.workflow.recorder.measure_latency", lambda runs: {run: Latency(**none) for run in runs}
+        "depgraph_hsic_only.workflow.recorder.measure_latency", lambda runs, _: {run: Latency(**none) for run in runs}
     )
     folder = tmp_path / "run"
     shutil.copytree(run.folder, folder)  # as a run that was cut off in its last stage
@@ -665,4 +674,16 @@ def test_a_file_that_loses_too_much_is_warned_of(run: RunReport) -> None:
         "(calibration.images)."
     )
     assert "<b>export</b>: trained for int8" in page
+    other = replace(
+        plain, path="best_ncnn_model", format="ncnn", verified=None, latency_ms=None, says="unverified: why"
+    )
+    good = replace(plain, path="best.mnn", format="mnn", verified=True, says="same on 8 images")
+    assert run.timed is not None
+    timed = replace(run.timed, warning="the machine was busy: others had it")
+    report = replace(run, files=(plain, other, good), timed=timed, agreement=None)
+    page, text = render_html(report, {}), " ".join(str(report).split())
+    assert "<li>best_ncnn_model (ncnn): unverified: why.</li>" in page and "<p>best.mnn (mnn): same on 8 im" in page
+    assert "<li>best.mnn" not in page and "<li>The machine was busy: others had it.</li>" in page
+    assert f"What is deployed: {timed}" in page and f"Latency of what is deployed: {timed}" in text
+    assert "best_ncnn_model (ncnn): unverified: why" in text and "the machine was busy: others had it" in text
     assert RunReport.load(run.folder).files == run.files

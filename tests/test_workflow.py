@@ -191,11 +191,14 @@ def test_a_target_is_met_step_by_step_and_its_scan_is_kept(checkpoint: Path, sha
     assert data["widths"]["after"].items() >= plan.after.items()
 
     scan = (run / "sensitivity.json").read_text()
-    again = settings(tmp_path, shapes, **{**budget, "exist_ok": True, "prune.target": {"params": 0.9}})
+    both = {"params": 0.9, "size": "11.5MB"}
+    again = settings(tmp_path, shapes, **{**budget, "exist_ok": True, "prune.target": both})
     report = DefaultYolov8SegPruner(checkpoint, **again).run()
     assert any("taken from the run folder" in note for note in report.stages[-1].notes)
     assert (run / "sensitivity.json").read_text() == scan
     assert report.stages[-1].parameters <= 0.9 * report.stages[0].parameters
+    assert 11e6 < (run / "weights" / "best.onnx").stat().st_size <= 11.5e6
+    assert any(note.startswith("target size=11.5MB: best.onnx has 11.") for note in report.notes)
 
 
 def test_max_map_drop_keeps_the_last_good_step_and_says_so(

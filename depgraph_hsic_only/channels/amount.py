@@ -1,15 +1,12 @@
-"""How much is cut: a ratio of every width, a threshold of the scores, or a budget for the whole network."""
+"""How much is cut: a ratio of every width, a threshold of the scores, or budgets for the whole network."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TypeGuard
 
+from depgraph_hsic_only.channels.budgets import Budget, is_number, read_budgets
 from depgraph_hsic_only.errors import ConfigError
-from depgraph_hsic_only.support.nearest import nearest
-
-TARGETS = {"params": "parameters", "gmacs": "multiply-adds", "latency": "latency"}
 
 
 @dataclass(frozen=True)
@@ -17,13 +14,14 @@ class Amount:
     """How much is cut, checked.
 
     Attributes:
-        metric: "ratio" (the share that is cut from each width), "threshold" (the smallest score that stays), or a
-            target: the share that is left of the network's "params", "gmacs" or "latency".
-        value: A ratio in [0, 1), a finite threshold, or a target's share in (0, 1].
+        kind: "ratio" (the share that is cut from each width), "threshold" (the smallest score that stays), or "target".
+        value: A ratio in [0, 1), or a finite threshold; of a target 0.
+        budgets: Of a target: what the network may cost, each by another metric; all of them hold.
     """
 
-    metric: str
-    value: float
+    kind: str
+    value: float = 0.0
+    budgets: tuple[Budget, ...] = ()
 
     @classmethod
     def of(cls, ratio: object = None, threshold: object = None, target: object = None) -> "Amount":
@@ -67,54 +65,51 @@ class Amount:
 
     @classmethod
     def target(cls, value: object) -> "Amount":
-        """A budget as it is written: {"params": 0.8}, or "params=0.8".
+        """What may be left: {"params": 0.8}, or "latency=12ms,params=2M" (see `Budget.of`, `read_budgets`).
 
         Raises:
             ConfigError: It is something else.
         """
-        if isinstance(value, cls):
-            return value
-        pairs = list(value.items()) if isinstance(value, Mapping) else []
-        if isinstance(value, str) and "=" in value:
-            metric, _, share = value.partition("=")
-            try:
-                pairs = [(metric.strip(), float(share))]
-            except ValueError:
-                pairs = []
-        expected = "target: expected one budget such as params=0.8, gmacs=0.8 or latency=0.8 (of the unpruned model)"
-        if len(pairs) != 1:
-            raise ConfigError(f"{expected}, got {value!r}")
-        metric, share = pairs[0]
-        if metric not in TARGETS:
-            raise ConfigError(f"{expected}, got {value!r}{nearest(str(metric), TARGETS)}")
-        if not (is_number(share) and 0 < share <= 1):
-            raise ConfigError(f"{expected}, got {share!r}, which is no share in (0, 1]")
-        return cls(metric, float(share))
+        return value if isinstance(value, cls) else cls("target", budgets=read_budgets(value))
 
     @property
     def is_target(self) -> bool:
-        """Whether it is a budget, which widths are chosen for."""
-        return self.metric in TARGETS
+        """Whether it is of budgets, which widths are chosen for."""
+        return self.kind == "target"
 
     @property
     def is_nothing(self) -> bool:
         """Whether it cuts nothing from any network: a ratio of 0, or a target of 1."""
-        return self.metric != "threshold" and self.value == float(self.is_target)
+        if self.is_target:
+            return not self.asking
+        return self.kind == "ratio" and self.value == 0
 
     @property
     def exact(self) -> Fraction:
-        """The value that was written: 0.35 as 7/20, so that ties are ties."""
+        """The ratio that was written: 0.35 as 7/20, so that ties are ties."""
         return Fraction(str(self.value))
 
-    def partly(self, share: Fraction) -> "Amount":
-        """The amount after a share of the way from the unpruned network; a threshold has no part."""
-        if self.metric == "threshold":
-            return self
-        value = self.exact * share if self.metric == "ratio" else 1 - (1 - self.value) * float(share)
-        return replace(self, value=float(value))
+    def budget(self, metric: str) -> Budget | None:
+        """The budget of a metric, where there is one that asks for anything."""
+        return next((budget for budget in self.asking if budget.metric == metric), None)
+
+    @property
+    def asking(self) -> tuple[Budget, ...]:
+        """The budgets that a network may fail: all but shares of 1."""
+        return tuple(budget for budget in self.budgets if not budget.is_nothing)
+
+    def partly(self, share: Fraction, full: Callable[[str], float]) -> "Amount":
+        """The amount after a share of the way from the unpruned network, whose costs are `full` by metric.
+
+        A threshold has no part.
+        """
+        if self.kind == "ratio":
+            return replace(self, value=float(self.exact * share))
+        parts = (b.partly(share, full(b.metric) if b.absolute and share != 1 else 1.0) for b in self.budgets)
+        return replace(self, budgets=tuple(parts))
 
     def __str__(self) -> str:
-        return f"{self.metric}={self.value:g}"
+        return "+".join(map(str, self.budgets)) if self.is_target else f"{self.kind}={self.value:g}"
 
 
 NOTHING = Amount("ratio", 0.0)
@@ -123,8 +118,3 @@ NOTHING = Amount("ratio", 0.0)
 def default_criterion(target: object) -> str:
     """What ranks channels where nothing is said: for a target, which is met by measuring, what measures best."""
     return "magnitude" if target is None else "reconstruction"
-
-
-def is_number(value: object) -> TypeGuard[float]:
-    """Whether a value is an int or a float, and no bool."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

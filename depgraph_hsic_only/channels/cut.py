@@ -8,8 +8,8 @@ from typing import Any, cast
 import torch
 
 from depgraph_hsic_only.channels.groups import ChannelGraph, split_network, trace_channels
-from depgraph_hsic_only.channels.plan import PruningPlan
-from depgraph_hsic_only.channels.widths import check_widths
+from depgraph_hsic_only.channels.plan import PruningPlan, make_plan
+from depgraph_hsic_only.channels.widths import Widths, check_widths, follow_ties
 from depgraph_hsic_only.errors import PlanError
 from depgraph_hsic_only.yolo.architecture import check_architecture, record_origin, stock_yaml
 from depgraph_hsic_only.yolo.blocks import block_of, merge_blocks, stock_rows
@@ -48,6 +48,12 @@ def cut(network: Network, plan: PruningPlan, graph: ChannelGraph | None = None) 
         if removed:
             group.cut(removed)
     return Cut(_as_stock(graph.model, network), kept)
+
+
+def cut_to(network: Network, graph: ChannelGraph, widths: Widths) -> Network:
+    """A copy of a network, whose graph is left as it is, cut to widths, tied ones following; any channels stay."""
+    widths, scores = follow_ties(graph, widths), {group.name: torch.zeros(group.channels) for group in graph.groups}
+    return cut(network, make_plan(graph, scores, widths, criterion="none", reasons=dict.fromkeys(widths, ""))).network
 
 
 def kept_channels(network: Network, plan: PruningPlan, graph: ChannelGraph | None = None) -> Kept:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
-from depgraph_hsic_only.channels.amount import is_number
+from depgraph_hsic_only.channels.budgets import is_number
 from depgraph_hsic_only.channels.groups import WidthGroup
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.support.nearest import nearest

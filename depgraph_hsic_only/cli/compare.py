@@ -35,7 +35,7 @@ _SETTINGS = {
 def _add_arguments(parser: Parser) -> None:
     parser.add_flags(_SETTINGS)
     parser.add_argument("--criteria", default=",".join(CRITERIA), metavar="A,B", help="names with commas")
-    parser.add_argument("--targets", metavar="WHAT=R", help="what is left: params=0.9,0.8,gmacs=0.75")
+    parser.add_argument("--targets", metavar="WHAT=R", help="what is left: params=0.9,0.8,gmacs=3G+size=5MB")
     parser.add_argument("--ratios", metavar="R,R", help="instead: shares to cut of each width: 0.25,0.5")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="how many (default: 1)")
     drop = "mAP that a size may cost (%(default)s)"

@@ -3,7 +3,7 @@
 from rich.console import Group
 from rich.text import Text
 
-from depgraph_hsic_only.budget.allocation import smallest_widths
+from depgraph_hsic_only.budget.reachable import smallest_widths
 from depgraph_hsic_only.channels.cut import cut
 from depgraph_hsic_only.data.calibration import in_batches
 from depgraph_hsic_only.data.dataset import find_dataset

@@ -38,7 +38,7 @@ _FLAGS = {
     ),
     "ratio": Flag("prune.ratio", float, "R", "share of the channels to cut from each width, 0 <= R < 1"),
     "threshold": Flag("prune.threshold", float, "T", "instead of a ratio: the smallest score that stays"),
-    "target": Flag("prune.target", str, "WHAT=R", "instead: the share left, of params, gmacs or latency"),
+    "target": Flag("prune.target", str, "WHAT=R", "instead, what is left: gmacs=0.75 or latency=9ms,size=5MB"),
     "imgsz": Flag("imgsz", int, "PX", "side of the input image (default: the checkpoint's own)"),
     "batch": Flag("batch", int, "N", "images per batch"),
     "device": Flag("device", str, "NAME", "cpu, 0, 0,1 or mps (default: Ultralytics' choice)"),
@@ -238,6 +238,7 @@ def _prune(words: Sequence[str]) -> None:
         given = demo | given
     cfg: Any = arguments.cfg or DEFAULT_CFG
     if arguments.resume is not None and arguments.cfg is None:
-        cfg = {**read_state(arguments.resume).settings, "trust": False}
+        kept = read_state(arguments.resume).settings  # in which a folder from elsewhere would say what may run
+        cfg = {**kept, "trust": False, "latency": {**kept.get("latency", {}), "command": None}}
     pruner = DefaultYoloPruner(cfg=cfg, **given)
     show(dry_run(pruner.config) if arguments.dry_run else pruner.run(arguments.resume))

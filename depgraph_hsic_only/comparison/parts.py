@@ -93,7 +93,7 @@ class Part(abc.ABC):
         return model
 
     def _planner(self, model: Yolo, criterion: str, amount: Amount = NOTHING) -> Planner:
-        return self.study.planner(criterion, self.seed, self._imgsz(model), amount)
+        return self.study.planner(criterion, self.seed, model, amount)
 
     def _imgsz(self, model: Yolo) -> int:
         return input_side(model, self.study.config.imgsz)

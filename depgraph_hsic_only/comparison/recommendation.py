@@ -119,7 +119,7 @@ def recommend(rows: Sequence[Row], max_map_drop: float = MAX_MAP_DROP) -> Recomm
     control = [row for row in rows if row.target is None]
     cut = [row for row in rows if row.target is not None]
     targets = list(dict.fromkeys(row.target for row in cut if row.target is not None))
-    metrics = {target.partition("=")[0] for target in targets}
+    metrics = {budget.partition("=")[0] for target in targets for budget in target.split("+")}
     size = _SIZES.get(metrics.pop(), "parameters") if len(metrics) == 1 else "parameters"
     if any(getattr(row, size) is None for row in cut):
         size = "parameters"  # which is always known

@@ -70,6 +70,7 @@ class Comparison(Shown):
         if len({row.seed for row in self.rows if row.target is not None}) > 1:
             tables.append(summary_table(self.summaries))
         lines = list(self.recommendation.lines)
+        lines += [f"Latency is of {self.args['timed']}"] if "timed" in self.args else []
         lines += [
             f"{row.weights}: NMS ran out of time on this machine, so its mAP is too low: remove its part and go on"
             for row in self.rows

@@ -16,15 +16,15 @@ from depgraph_hsic_only.comparison.result import Comparison
 from depgraph_hsic_only.comparison.study import REFERENCE, Study, make_study
 from depgraph_hsic_only.comparison.table import Row
 from depgraph_hsic_only.errors import ConfigError
-from depgraph_hsic_only.evaluation.latency import measure_latency, onnx_run
-from depgraph_hsic_only.evaluation.onnx import export_onnx
+from depgraph_hsic_only.evaluation.latency import Run, measure_latency
 from depgraph_hsic_only.report.stages import TRAINED
+from depgraph_hsic_only.support.machine import watched
 from depgraph_hsic_only.support.progress import say
+from depgraph_hsic_only.workflow.config import DEFAULTS as SETTINGS
 from depgraph_hsic_only.workflow.default import DefaultYoloPruner
 from depgraph_hsic_only.workflow.fit import take_classes
 from depgraph_hsic_only.workflow.run_folder import RunFolder
-from depgraph_hsic_only.yolo.device import on_device
-from depgraph_hsic_only.yolo.input_shape import input_side
+from depgraph_hsic_only.yolo.device import on_device, select_device
 from depgraph_hsic_only.yolo.load import load_model
 from depgraph_hsic_only.yolo.logs import run_display
 
@@ -62,7 +62,8 @@ def compare(
         pretrained: Path or known name of the checkpoint; None for what the configuration says.
         data: The data set; None for what the configuration says.
         criteria: Names of criteria, as a list or as text with commas.
-        targets: Such as "params=0.9,0.8,gmacs=0.75", or {"params": [0.9, 0.8]}: shares of the unpruned model.
+        targets: Such as "params=0.9,0.8,gmacs=3G", or {"params": [0.9, 0.8]}: shares of the unpruned model, or amounts
+            (see `channels.budgets`); a + joins what has to hold at once, as in "latency=12ms+params=2M".
         ratios: Such as "0.25,0.5", or [0.25, 0.5]: shares of the channels to cut from each width.
         seeds: How many, from the configuration's `seed` on.
         max_map_drop: Largest loss of the mAP50-95 that counts most, that of masks, poses or boxes by the model's task,
@@ -107,6 +108,7 @@ def compare(
                 raise
     args = {**study.config.to_dict(), "criteria": list(study.criteria), "seeds": list(study.seeds)}
     args |= {"amounts": [str(amount) for amount in study.amounts], "max_map_drop": max_map_drop}
+    args |= {"timed": str(study.config.deployment(model).on(select_device(study.config.device)))}
     found = Comparison(study.folder, args, rows, recommend(rows, max_map_drop), validation, failures)
     folder.write_json("comparison.json", found.to_dict())
     if rows:
@@ -126,15 +128,17 @@ def _checked(study: Study) -> tuple[DefaultYoloPruner, Any, dict[str, Any], list
     model = pruner.load()
     notes = take_classes(model, pruner.dataset, config)
     network = on_device(model.model, config.device)
+    if config.latency != SETTINGS["latency"]:
+        config.deployment(model).try_out(network)
     if not model.ckpt and not config.train["epochs"]:
         raise ConfigError(
             f"train.epochs: expected at least 1 for a model that is built from its YAML ({config.pretrained}), got 0"
         )
     for amount in study.amounts:
-        study.planner(REFERENCE, study.seeds[0], pruner.imgsz_of(model), amount).check(network)
+        study.planner(REFERENCE, study.seeds[0], model, amount).check(network)
     images = min(config.calibration["images"], len(pruner.dataset.images("train")))
     for criterion in study.criteria:
-        planner = study.planner(criterion, study.seeds[0], pruner.imgsz_of(model), study.amounts[0])
+        planner = study.planner(criterion, study.seeds[0], model, study.amounts[0])
         planner.check_images(network, images)
     identity, path = study.identity(model, pruner.dataset), study.folder / _STUDY
     before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else identity
@@ -187,7 +191,7 @@ def _rows(study: Study) -> tuple[Row, ...]:
 
 
 def _latencies(study: Study, weights: Mapping[str, str]) -> dict[str, float]:
-    """Median latency in onnxruntime by architecture, all in turns; once for the same set of architectures.
+    """Median latency by architecture, as the settings say, all in turns; once for the same set of architectures.
 
     Models of the same widths are the same computation with other numbers, so one stands for all.
     """
@@ -197,12 +201,17 @@ def _latencies(study: Study, weights: Mapping[str, str]) -> dict[str, float]:
         if set(found) == set(weights):
             return found
     say(f"latency of {len(weights)} architectures")
+    device = study.config.device
     with tempfile.TemporaryDirectory() as scratch:
-        runs = {}
+        runs: dict[str, Run] = {}
         for key, name in weights.items():
             model = load_model(study.folder / name)
-            file = Path(scratch) / f"{key}.onnx"
-            runs[key] = onnx_run(export_onnx(model, file, imgsz=input_side(model, study.config.imgsz)))
-        medians = {key: latency.median for key, latency in measure_latency(runs).items()}
+            deployment, network = study.config.deployment(model), on_device(model.model, device)
+            runs[key] = deployment.prepare(network, Path(scratch) / key)
+        with watched() as machine:
+            medians = {key: latency.median for key, latency in measure_latency(runs, deployment.threads).items()}
+    timed = deployment.on(select_device(device)).watched(machine)
+    if timed.warning is not None:
+        say(timed.warning)
     RunFolder(study.folder).write_json(path.name, medians)
     return medians

@@ -10,16 +10,16 @@ from typing import Any
 import torch
 
 from depgraph_hsic_only._version import __version__
-from depgraph_hsic_only.channels.amount import NOTHING, TARGETS, Amount
+from depgraph_hsic_only.channels.amount import NOTHING, Amount
 from depgraph_hsic_only.criteria import create_criterion
 from depgraph_hsic_only.data.dataset import Dataset
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.pruning.planner import Planner
 from depgraph_hsic_only.support.fingerprint import fingerprint
-from depgraph_hsic_only.support.nearest import nearest
 from depgraph_hsic_only.support.yaml import flattened
 from depgraph_hsic_only.workflow.config import Config, load_config
 from depgraph_hsic_only.workflow.run_folder import RunFolder
+from depgraph_hsic_only.yolo.input_shape import input_side
 from depgraph_hsic_only.yolo.types import Yolo
 
 REFERENCE = "reconstruction"  # whose channels the damage of the widths is measured with, for all criteria alike
@@ -64,10 +64,11 @@ class Study:
         """Epochs of fine-tuning."""
         return int(self.config.fine_tune["epochs"])
 
-    def planner(self, criterion: str, seed: int, imgsz: int, amount: Amount = NOTHING) -> Planner:
-        """What scores by a criterion and plans the cut of an amount, for images of that side."""
-        settings = self.config.prune
-        return Planner(criterion, amount, settings.limits, settings.layers, seed=seed, imgsz=imgsz)
+    def planner(self, criterion: str, seed: int, model: Yolo, amount: Amount = NOTHING) -> Planner:
+        """What scores by a criterion and plans the cut of an amount from a model."""
+        settings, imgsz, timed = self.config.prune, input_side(model, self.config.imgsz), self.config.deployment(model)
+        given = criterion, amount, settings.limits, settings.layers
+        return Planner(*given, seed=seed, imgsz=imgsz, timed=timed, file=self.config.file)
 
     def identity(self, model: Yolo, dataset: Dataset) -> dict[str, Any]:
         """What every figure depends on, by name: two comparisons in which it is equal can share a folder.
@@ -109,26 +110,25 @@ def parse_amounts(targets: object, ratios: object) -> tuple[Amount, ...]:
     """The amounts to compare, in the order given, without repeats.
 
     Args:
-        targets: "params=0.9,0.8,gmacs=0.75": several shares of one metric follow each other; or a mapping.
+        targets: "params=0.9,0.8,gmacs=3G": several of one metric follow each other, and a + joins what has to hold at
+            once, as in "latency=12ms+params=2M"; or a mapping of lists, or a list of targets (see `channels.budgets`).
         ratios: "0.25,0.5", a number, or a list of numbers.
     """
     found: list[Amount] = []
     metric = ""
     if isinstance(targets, Mapping):
-        targets = [f"{metric}={share}" for metric, shares in targets.items() for share in _listed(shares)]
+        targets = [{metric: share} for metric, shares in targets.items() for share in _listed(shares)]
+    if isinstance(targets, (list, tuple)):
+        found, targets = [Amount.target(target) for target in targets], None
     for word in _listed(targets):
-        name, equals, share = word.rpartition("=")
-        metric = name.strip() if equals else metric
-        if not metric:
+        if "=" in word:
+            metric = word.partition("=")[0] if word.count("=") == 1 else ""
+        elif not metric:
             raise ConfigError(
-                f"targets: expected shares after a metric such as params=0.9,0.8,gmacs=0.75, got {word!r} first; "
+                f"targets: expected shares after a metric such as params=0.9,0.8,gmacs=0.75, got {word!r} after none; "
                 "write params= before it"
             )
-        if metric not in TARGETS:
-            raise ConfigError(
-                f"targets: expected {', '.join(TARGETS)} as in params=0.9,0.8, got {word!r}{nearest(metric, TARGETS)}"
-            )
-        found.append(Amount.target(f"{metric}={share}"))
+        found.append(Amount.target(word if "=" in word else f"{metric}={word}"))
     for word in _listed(ratios):
         try:
             ratio = float(word)

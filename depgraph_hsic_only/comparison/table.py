@@ -24,7 +24,7 @@ class Row:
     # last; and after the fine-tuning.
     recovered: Mapping[str, float] = field(default_factory=dict)
     fine_tuned: Mapping[str, float] | None = None
-    latency_ms: float | None = None  # median for one image, in onnxruntime on the CPU
+    latency_ms: float | None = None  # median, of what the settings say (`latency`)
     seconds: float = 0.0  # for scores, cut, recovery and fine-tuning
     weights: str = ""  # the model, relative to the comparison's folder
     samples: tuple[float, ...] = ()  # its last primary mAP50-95 on samples of the images, the same ones for all rows
@@ -128,7 +128,7 @@ def row_table(rows: Sequence[Row], validation: Validation) -> Sheet:
         times = (figure_text(row.latency_ms, ".1f"), f"{row.seconds:,.1f}")
         cells.append((row.criterion, row.target or "-", *figures, *times))
     maps = (f"{stage.replace('_', '-')}\n{kind}" for stage in stages for kind in kinds)
-    headings = ("criterion", "target", "seed", "parameters", "GMACs", *maps, "onnxruntime\nms", "time\ns")
+    headings = ("criterion", "target", "seed", "parameters", "GMACs", *maps, "latency\nms", "time\ns")
     return Sheet(f"Models ({validation})", headings, tuple(cells), "ll" + "r" * (len(headings) - 2))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from depgraph_hsic_only.channels.amount import is_number
+from depgraph_hsic_only.channels.budgets import is_number
 from depgraph_hsic_only.channels.groups import ChannelGraph, ChannelGroup
 from depgraph_hsic_only.criteria.registry import Batches, Criterion, Measured, register_criterion
 from depgraph_hsic_only.errors import ConfigError, DataError, one_line

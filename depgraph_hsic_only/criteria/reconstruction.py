@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from depgraph_hsic_only.channels.amount import is_number
+from depgraph_hsic_only.channels.budgets import is_number
 from depgraph_hsic_only.channels.groups import ChannelGraph, ChannelGroup
 from depgraph_hsic_only.criteria.registry import Batches, Criterion, register_criterion
 from depgraph_hsic_only.errors import ConfigError, DataError

@@ -1,6 +1,7 @@
-"""The proof that an ONNX file does what the model does."""
+"""The proof that an exported file does what the model does."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ Size = tuple[int, int]  # height and width, pixels
 
 @dataclass(frozen=True)
 class OnnxParity:
-    """How far an ONNX file run by onnxruntime is from the PyTorch model.
+    """How far an exported file, such as an ONNX file run by onnxruntime, is from the PyTorch model.
 
     Attributes:
         images: Number of images compared.
@@ -85,24 +86,55 @@ def verify_onnx(
     """
     session = open_session(onnx)
     takes = onnx_input(session)
+
+    def outputs(image: torch.Tensor) -> list[torch.Tensor]:
+        return [torch.from_numpy(output[0]).float() for output in session.run(None, takes.fed_alone(image))]
+
+    limits = {"tolerance": tolerance, "min_mask_iou": min_mask_iou}
+    return compare_outputs(onnx, outputs, model, input_images(takes, images), end2end=takes.end2end, **limits)
+
+
+def compare_outputs(
+    file: str | Path,
+    run: Callable[[torch.Tensor], list[torch.Tensor]],
+    model: Yolo | Network,
+    images: torch.Tensor,
+    *,
+    end2end: bool,
+    tolerance: float = 1e-3,
+    min_mask_iou: float = 0.99,
+) -> OnnxParity:
+    """Compare what a file and its PyTorch model put out for the same images; see `verify_onnx`.
+
+    Args:
+        file: The file, for messages.
+        run: What runs it: from an image (1, c, h, w) to its outputs, float, without the first dimension.
+        model: The `YOLO` or network it was made from; left as it is.
+        images: (n, c, h, w), float in [0, 1].
+        end2end: Whether the file puts out detections.
+        tolerance: Largest difference of a raw output that passes.
+        min_mask_iou: Smallest IoU of matching masks that passes.
+
+    Raises:
+        ExportError: What the file puts out has other dimensions than what the model does.
+    """
     reference: Any = copy.deepcopy(bare_network(model)).cpu().float().eval()
-    reference.end2end = takes.end2end
-    compare, fixed = (_compare_detections, _EXTRA) if takes.end2end else (_compare_anchors, 4 + len(reference.names))
-    batch = input_images(takes, images)
-    size = (batch.shape[2], batch.shape[3])
+    reference.end2end = end2end
+    compare, fixed = (_compare_detections, _EXTRA) if end2end else (_compare_anchors, 4 + len(reference.names))
+    size = (images.shape[2], images.shape[3])
     differences, objects, ious = [], 0, []
-    for image in torch.split(batch, 1):
-        got = [torch.from_numpy(output[0]).float() for output in session.run(None, takes.fed_alone(image))]
-        if takes.end2end:
+    for image in torch.split(images, 1):
+        got = run(image)
+        if end2end:
             reference.model[-1].max_det = len(got[0])
         expected = _outputs(reference, image)
         dimensions = [[tuple(output.shape) for output in some] for some in (expected, got)]
         if dimensions[0] != dimensions[1]:
             raise ExportError(
-                f"{onnx}: expected the model's outputs, of {dimensions[0]}, got {dimensions[1]}; pass the model that "
+                f"{file}: expected the model's outputs, of {dimensions[0]}, got {dimensions[1]}; pass the model that "
                 "it was exported from, and export it without nms=True"
             )
-        units = _units(reference, size, (expected[0].T if takes.end2end else expected[0])[fixed:])
+        units = _units(reference, size, (expected[0].T if end2end else expected[0])[fixed:])
         difference, found, *rows = compare(reference, expected[0], got[0], units)
         of_prototypes = ((e - g).abs().max() / _largest(e) for e, g in zip(expected[1:], got[1:], strict=True))
         differences += [difference, *of_prototypes]
@@ -112,7 +144,7 @@ def verify_onnx(
             for a, b in zip(*parts, strict=True):
                 ious.append(_smallest_iou(_masks(a, expected[1], size), _masks(b, got[1], size)))
     largest = float(torch.stack(differences).max())  # NaN where any is, which does not pass
-    return OnnxParity(len(batch), objects, largest, min(ious) if ious else None, tolerance, min_mask_iou)
+    return OnnxParity(len(images), objects, largest, min(ious) if ious else None, tolerance, min_mask_iou)
 
 
 def _outputs(network: Any, image: torch.Tensor) -> list[torch.Tensor]:

@@ -50,9 +50,11 @@ def plan_pruning(
         ratio: Share of the channels to cut from each width, 0 ≤ ratio < 1; 0 cuts nothing, and needs nothing.
         threshold: Instead of a ratio: the smallest score that stays. Scores of `hsic_lasso` are in [0, 1] and mean the
             same in every layer.
-        target: Instead of a ratio: what may be left of the unpruned model, {"params": 0.8}, {"gmacs": 0.8} or
-            {"latency": 0.8}. How much each width hurts is measured on `images` (see `budget.sensitivity`), and the
-            widths are those of least damage (see `budget.allocation`).
+        target: Instead of a ratio: what may be left, as a share of the unpruned model, {"params": 0.8}, or an amount,
+            {"gmacs": "3G"}, of "params", "gmacs", "size" (of the ONNX file in float32, MB) and "latency" (ms), one or
+            several, which all hold: {"latency": 0.5, "params": "2M"}, or as text (see `channels.budgets`). How much
+            each width hurts is measured on `images` (see `budget.sensitivity`), and the widths are those of least
+            damage (see `budget.allocation`).
         criterion: Name of a registered criterion (see `list_criteria`); None for "magnitude", and for a target
             "reconstruction".
         layers: "backbone" for what the model's own YAML calls so (layers 0–9), "all" for neck and prototypes too, or a

@@ -41,7 +41,7 @@ class HsicLassoPruner:
             fewer than 32 images only as much of that cut, then, as a re-fit on half of them carries over to the others
             (see `pruning.few_images`).
         ratio: Instead: the share of the channels to cut from each width, 0 ≤ ratio < 1.
-        target: Instead: what may be left of the model, such as {"gmacs": 0.8} (see `plan_pruning`).
+        target: Instead: what may be left of the model, such as {"gmacs": 0.8} or "size=5MB" (see `plan_pruning`).
         images: Calibration images: a folder, a list of files, a tensor (n, c, h, w) in [0, 1], or a data set's YAML.
             None for the data set the checkpoint was trained on, where it is on this machine, else the two photographs
             that Ultralytics ships, with a warning: little can be cut from these.
@@ -83,7 +83,7 @@ class HsicLassoPruner:
         threshold = _DEFAULT_THRESHOLD if self._unsaid else threshold
         amount, limits = Amount.of(ratio, threshold, target), Limits(round_to, min_channels, max_ratio)
         self._planner = Planner("hsic_lasso", amount, limits, layers, options)
-        if amount.metric == "threshold" and amount.value > 1:
+        if amount.kind == "threshold" and amount.value > 1:
             raise ConfigError(f"threshold: expected a score of HSIC-Lasso, in [0, 1], got {threshold!r}")
         for name, value in {"max_images": max_images, "batch": batch, "imgsz": imgsz}.items():
             if (type(value) is not int or value < 1) and (name != "imgsz" or value is not None):

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from depgraph_hsic_only.budget.allocation import Clock, allocate, check_latency, check_reachable
+from depgraph_hsic_only.budget.allocation import allocate
 from depgraph_hsic_only.budget.cost_model import CostModel
+from depgraph_hsic_only.budget.reachable import Clock, Scale, check_target, not_measured, unpruned_cost
 from depgraph_hsic_only.budget.sensitivity import Sensitivity, measure_sensitivity
 from depgraph_hsic_only.channels.amount import NOTHING, Amount
 from depgraph_hsic_only.channels.groups import ChannelGraph, check_layers, choose_layers, chosen_widths, trace_channels
@@ -17,7 +18,9 @@ from depgraph_hsic_only.channels.plan import PruningPlan, make_plan, selection_s
 from depgraph_hsic_only.channels.widths import Scores, threshold_widths, uniform_widths
 from depgraph_hsic_only.criteria.registry import Batches, Criterion, Measured, create_criterion, option_names
 from depgraph_hsic_only.errors import DataError
-from depgraph_hsic_only.evaluation.relative_latency import relative_latency, runtime_of
+from depgraph_hsic_only.evaluation.deployed.deployment import Deployment
+from depgraph_hsic_only.evaluation.file_size import FileKind, file_sizes
+from depgraph_hsic_only.evaluation.relative_latency import relative_latency
 from depgraph_hsic_only.yolo.input_shape import InputShape
 from depgraph_hsic_only.yolo.types import Network
 
@@ -48,7 +51,8 @@ class Planner:
         options: Options of the criterion.
         seed: Of every random choice, the criterion's too where it has a seed that `options` don't set.
         imgsz: Side of the square image that multiply-adds are of, pixels.
-        timed: What a target of latency is measured on; None for one image of that side.
+        timed: What a target of latency is measured on, and how; None for one image of that side (see `Deployment`).
+        file: What a target of size is of, for the same images.
     """
 
     criterion: str
@@ -58,7 +62,8 @@ class Planner:
     options: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     imgsz: int = 640
-    timed: InputShape | None = None
+    timed: Deployment | None = None
+    file: FileKind = field(default_factory=FileKind)
 
     def __post_init__(self) -> None:
         check_layers(self.layers)
@@ -75,22 +80,21 @@ class Planner:
         return not self.amount.is_nothing and (self.scorer.needs_batches or self.amount.is_target or recovered)
 
     def check(self, network: Network) -> None:
-        """Refuse, before anything is scored, layers that it doesn't have and a target that no widths of it meet.
+        """Refuse, before anything is scored, layers that it doesn't have and a target that it can't or does meet.
 
-        For a target of latency the smallest model is timed on the network's device, some ten seconds for a nano model.
+        For a target of latency the smallest model is timed on the network's device, some ten seconds for a nano model;
+        for one of size it and the unpruned one are exported.
 
         Raises:
-            ConfigError: There are no such layers or widths, or the target is out of reach.
+            ConfigError: There are no such layers or widths, or the target is out of reach or met already.
         """
         there = chosen_widths(network, choose_layers(network, self.layers))
         self.limits.check_names((layer, width.name) for layer, width in there)
-        if self.amount.is_target:
+        if self.amount.is_target and not self.amount.is_nothing:
             graph = trace_channels(network, self.layers)
-            costs = CostModel(network, graph, self.imgsz)
-            check_reachable(graph, costs, self.amount, self.limits)
-            if self.amount.metric == "latency" and not self.amount.is_nothing:
-                clock = self._clock(network, graph)
-                check_latency(graph, costs, self.amount, self.limits, clock, runtime_of(network))
+            given = graph, CostModel(network, graph, self.imgsz), self.amount, self.limits
+            where = str(self._deployment(network).on(next(network.parameters()).device))
+            check_target(*given, *self._measuring(network, graph), where, f"at {self.imgsz} px")
 
     def check_images(self, network: Network, images: int) -> None:
         """Refuse, before any is read, so few images that the criterion can't rank the network's channels by them.
@@ -101,8 +105,15 @@ class Planner:
         if not self.amount.is_nothing:
             self.scorer.check_images(lambda: trace_channels(network, self.layers), images, self.imgsz)
 
-    def _clock(self, network: Network, graph: ChannelGraph) -> Clock:
-        return relative_latency(network, graph, self.timed or InputShape.of(network, self.imgsz))
+    def _measuring(self, network: Network, graph: ChannelGraph) -> tuple[Clock, Scale]:
+        """What measures the latency and the file of an unpruned network's widths, where the target is of it."""
+        deployment = self._deployment(network)
+        timed, sized = self.amount.budget("latency"), self.amount.budget("size")
+        clock = relative_latency(network, graph, deployment) if timed else not_measured
+        return clock, file_sizes(network, graph, deployment.shape, self.file) if sized else not_measured
+
+    def _deployment(self, network: Network) -> Deployment:
+        return self.timed or Deployment(InputShape.of(network, self.imgsz))
 
     def score(self, network: Network, batches: Batches | None = None) -> Scored:
         """Find the channel groups of a checked network, and rank their channels by `batches`, where it takes any."""
@@ -146,11 +157,13 @@ class Planner:
             share: Of the way from the unpruned network to the amount.
             unpruned: The unpruned network, whose widths the amount is of; None for the one that is cut.
         """
-        amount, scores, whole = self.amount.partly(share), scored.measured.scores, unpruned or scored
-        if amount.metric == "ratio":
+        scores, whole = scored.measured.scores, unpruned or scored
+        measuring = self._measuring(whole.network, whole.graph)
+        amount = self.amount.partly(share, lambda m: unpruned_cost(whole.graph, whole.costs, m, *measuring))
+        if amount.kind == "ratio":
             widths = uniform_widths(whole.graph, amount.value, self.limits)
             reasons = dict.fromkeys(widths, f"uniform, ratio {amount.value:g}")
-        elif amount.metric == "threshold":
+        elif amount.kind == "threshold":
             widths = threshold_widths(scored.graph, scores, amount.value, self.limits)
             reasons = dict.fromkeys(widths, f"scores of at least {amount.value:g}")
         elif amount.is_nothing:
@@ -159,9 +172,7 @@ class Planner:
         elif sensitivity is None:
             raise DataError(f"target: expected the sensitivity of the widths for {amount}, got none; measure it first")
         else:
-            by_latency = amount.metric == "latency"
-            latency = self._clock(whole.network, whole.graph) if by_latency else None
             given = whole.graph, sensitivity, whole.costs, amount, self.limits
-            found = allocate(*given, start=scored.graph.full, latency=latency)
+            found = allocate(*given, scored.graph.full, *measuring)
             widths, reasons = found.widths, dict(found.reasons)
         return make_plan(scored.graph, scores, widths, criterion=self.criterion, reasons=reasons)

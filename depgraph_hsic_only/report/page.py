@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from depgraph_hsic_only.errors import one_line
 from depgraph_hsic_only.evaluation.agreement import COMPARED, ImageAgreement
-from depgraph_hsic_only.report.exported import exported_table
+from depgraph_hsic_only.report.exported import exported_table, other_texts
 from depgraph_hsic_only.report.pruning_report import part_table
 from depgraph_hsic_only.report.rivals import rival_table
 from depgraph_hsic_only.report.run_report import RunReport
@@ -75,13 +75,19 @@ def render_html(report: RunReport, figures: Mapping[str, bytes], missing: Sequen
     if isinstance(data, Mapping):  # of keys that were given themselves, where the run wrote them
         data = "data.yaml of the run folder"
     lost = [f"{line}." for line in report.losses(report.args["export"]["max_map_drop"])] if report.files else []
+    busy = (
+        [f"{report.timed.warning[:1].upper()}{report.timed.warning[1:]}."]
+        if report.timed and report.timed.warning
+        else []
+    )
     loader = PackageLoader("depgraph_hsic_only", "report")
     pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return pages.get_template("page.html.jinja").render(
         report=report,
         name=Path(report.args["pretrained"]).name,
         cards=[(title, figure, _figures(after)[title]) for title, figure in _figures(before).items()],
-        warnings=[*missing, *lost, *find_warnings(report.stages, report.images, report.files)],
+        warnings=[*missing, *lost, *find_warnings(report.stages, report.images, report.files), *busy],
+        others=other_texts(report.files),
         titles=TITLES,
         stages=stage_table(report.stages, report.validation, report.measured_on),
         parts=part_table(before.parts, after.parts),

@@ -16,9 +16,10 @@ from rich.text import Text
 from depgraph_hsic_only._version import __version__
 from depgraph_hsic_only.errors import DataError, one_line
 from depgraph_hsic_only.evaluation.agreement import Agreement
+from depgraph_hsic_only.evaluation.deployed.deployment import Timed
 from depgraph_hsic_only.evaluation.parity import OnnxParity
 from depgraph_hsic_only.evaluation.validation import Validation
-from depgraph_hsic_only.report.exported import ExportedFile, exported_table, loss_text
+from depgraph_hsic_only.report.exported import ExportedFile, exported_table, loss_text, other_texts
 from depgraph_hsic_only.report.pruning_report import part_table
 from depgraph_hsic_only.report.rivals import Rival, better_rival, rival_table
 from depgraph_hsic_only.report.stages import TITLES, StageReport, stage_table
@@ -52,6 +53,7 @@ class RunReport(Shown):
         layers: All layers of the network; empty in the report of an older version.
         files: The exported files; empty before the export, and in the report of an older version.
         notes: What a reader must know of the export.
+        timed: What is timed and how, by the settings; None before the export, and in the report of an older version.
         rivals: What else costs as little as the result; empty where nothing was cut, or it was not asked for.
     """
 
@@ -70,6 +72,7 @@ class RunReport(Shown):
     layers: tuple[Layer, ...] = ()
     files: tuple[ExportedFile, ...] = ()
     notes: tuple[str, ...] = ()
+    timed: Timed | None = None
     rivals: tuple[Rival, ...] = ()
 
     columns: ClassVar[int] = 140
@@ -95,6 +98,7 @@ class RunReport(Shown):
             files = tuple(map(ExportedFile.from_dict, data.get("files", ())))
             known = {"onnx": proved, "agreement": agreement, "layers": layers, "files": files, **found}
             known["notes"] = tuple(data.get("notes", ()))
+            known["timed"] = Timed.from_dict(data["latency"]) if data.get("latency") else None
             known["rivals"] = tuple(Rival(**row) for row in data.get("rivals", ()))
             return cls(folder, data["args"], stages, validation, before, after, **known)
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -121,7 +125,7 @@ class RunReport(Shown):
     @property
     def measured_on(self) -> InputShape | None:
         """What every latency is of; None where none was measured, or an older version did not say."""
-        return self.files[0].input if self.files else None
+        return self.timed.input if self.timed else self.files[0].input if self.files else None
 
     def losses(self, least: float = -1.0) -> list[str]:
         """What the files of less than float32 lose, a line for each that loses more than the `least` of mAP50-95."""
@@ -150,6 +154,7 @@ class RunReport(Shown):
             "layers": [asdict(layer) for layer in self.layers],
             "files": [asdict(file) for file in self.files],
             "notes": list(self.notes),
+            "latency": asdict(self.timed) if self.timed else None,
             "rivals": [rival.to_dict() for rival in self.rivals],
         }
 
@@ -163,11 +168,13 @@ class RunReport(Shown):
         lines = [f"{TITLES[stage.name]}: {note}" for stage in self.stages for note in stage.notes]
         lines += [f"export: {note}" for note in self.notes]
         lines += [f"ONNX: {self.onnx[1]}"] if self.onnx else []
-        lines += self.losses()
+        lines += [*self.losses(), *other_texts(self.files)]
+        lines += [f"Latency of what is deployed: {self.timed}"] if self.timed else []
+        lines += [self.timed.warning] if self.timed and self.timed.warning else []
         lines += [f"Everything is in {self.folder}, the report in {self.folder / 'report.html'}"]
         parts = part_table(self.stages[0].parts, self.stages[-1].parts)
         texts = (Text(visible(line), overflow="fold") for line in lines)
-        files = [exported_table(self.files, self.task)] if any(file.map50_95 for file in self.files) else []
+        files = [exported_table(self.files, self.task)] if len(self.files) > 1 else []
         files += [rival_table(self.after, self.validation.imgsz, self.rivals)] if self.rivals else []
         return Group(stage_table(self.stages, self.validation, self.measured_on), parts, *files, *texts)
 

@@ -51,7 +51,7 @@ class StageReport:
         classes: The mAPs by class.
         resampled: The primary mAP50-95 on samples of the validation images (see `bootstrap.py`).
         latency_ms: Median milliseconds for what the exported file takes at once: "torch" on the run's device,
-            "onnxruntime" on the CPU.
+            "onnxruntime" on the CPU, and by its own name what the settings say instead (see `deployment.Timed`).
         latency_spread_ms: For the same, the 10th and the 90th percentile of the rounds.
         notes: What a reader must know.
         parts: Parameters and multiply-adds by part of the network.
@@ -149,8 +149,16 @@ class StageReport:
             **{map_column(kind): self.map50_95.get(kind) for kind in self.kinds},
             "latency_ms": self.latency_ms["torch"],
             "latency_onnxruntime_ms": self.latency_ms["onnxruntime"],
+            **{
+                f"latency_{key.replace(' ', '_')}_ms": self.latency_ms[key] for key in self.latency_ms.keys() - RUNTIMES
+            },
             "seconds": round(self.seconds, 2),
         }
+
+
+def runtimes_of(stage: StageReport) -> dict[str, str]:
+    """What the latencies of a stage are measured in, by key: for people."""
+    return {key: RUNTIMES.get(key, key) for key in stage.latency_ms}
 
 
 def stage_table(stages: Sequence[StageReport], validation: Validation, timed: InputShape | None = None) -> Sheet:
@@ -158,18 +166,18 @@ def stage_table(stages: Sequence[StageReport], validation: Validation, timed: In
 
     The title says how the mAPs were measured, and what was `timed`, where that is known.
     """
-    kinds, rows = stages[0].kinds, []
+    kinds, runtimes, rows = stages[0].kinds, runtimes_of(stages[-1]), []
     for s in stages:
         cost = (f"{s.parameters:,}", f"{s.gmacs:.3f}")
         as_cut = s.details.get("as_cut")
         if as_cut is not None and as_cut.get("parameters", s.parameters) == s.parameters:  # else of a step undone
             maps = (figure_text(as_cut[f"map50_95_{kind}"], ".4f") for kind in kinds)
-            rows.append(("as cut", *cost, "-", *maps, "-", "-", "-"))
+            rows.append(("as cut", *cost, "-", *maps, *("-" for _ in runtimes), "-"))
         maps = (figure_text(s.map50_95.get(kind), ".4f") for kind in kinds)
-        latencies = (figure_text(s.latency_ms[runtime], ".1f") for runtime in RUNTIMES)
+        latencies = (figure_text(s.latency_ms[runtime], ".1f") for runtime in runtimes)
         rows.append((TITLES[s.name], *cost, figure_text(s.size_mb, ".2f"), *maps, *latencies, f"{s.seconds:,.1f}"))
     figures = ("parameters", "GMACs", "MB", *(f"{kind}\nmAP50-95" for kind in kinds))
-    headings = ("stage", *figures, *(f"{title}\nms" for title in RUNTIMES.values()), "time\ns")
+    headings = ("stage", *figures, *(f"{title}\nms" for title in runtimes.values()), "time\ns")
     latency = "" if timed is None else f"; latency of {timed}"
     return Sheet(f"Stages ({validation}{latency})", headings, tuple(rows), "l" + "r" * (len(headings) - 1))
 
@@ -182,7 +190,7 @@ def primary_first(stage: StageReport) -> tuple[str, ...]:
 def latency_table(before: StageReport, after: StageReport, timed: InputShape | None = None) -> Sheet:
     """Median and spread by runtime, before and after, of what was `timed`."""
     rows = []
-    for runtime, title in RUNTIMES.items():
+    for runtime, title in runtimes_of(after).items():
         cells = []
         for stage in (before, after):
             spread = stage.latency_spread_ms[runtime]

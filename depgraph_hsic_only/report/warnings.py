@@ -3,9 +3,9 @@
 import statistics
 from collections.abc import Mapping, Sequence
 
-from depgraph_hsic_only.report.exported import ExportedFile, few_text
+from depgraph_hsic_only.report.exported import ExportedFile, few_text, other_warnings
 from depgraph_hsic_only.report.pruning_report import STABLE, change_text, stability_text
-from depgraph_hsic_only.report.stages import BASELINE, RUNTIMES, TITLES, TRAINED, StageReport
+from depgraph_hsic_only.report.stages import BASELINE, RUNTIMES, TITLES, TRAINED, StageReport, runtimes_of
 
 _SAME_SPEED = 0.02  # of the latency: less is not worth a word
 _FEW_IMAGES = 128  # for calibration: re-fits on fewer do visibly less on other images
@@ -27,7 +27,8 @@ def headline(before: StageReport, after: StageReport) -> str:
 
 
 def _speed(before: StageReport, after: StageReport) -> str:
-    for runtime, where in (("onnxruntime", "on this CPU with onnxruntime"), ("torch", "with PyTorch")):
+    asked = [(key, f"by {key}") for key in after.latency_ms if key not in RUNTIMES]  # for by the settings: the first
+    for runtime, where in (*asked, ("onnxruntime", "on this CPU with onnxruntime"), ("torch", "with PyTorch")):
         b, a = before.latency_ms[runtime], after.latency_ms[runtime]
         if b and a:
             if abs(a / b - 1) < _SAME_SPEED:
@@ -61,6 +62,7 @@ def find_warnings(
     found += [*_lost_classes(before, after), *_unsure_map(before, after, images), *_calibration(stages, images)]
     few = {file.path: few_text(file.calibrated_on) for file in files if file.calibrated_on is not None}
     found += [f"{path} was quantised by {text}." for path, text in few.items() if text]
+    found += [f"{text}." for text in other_warnings(files)]
     return [*found, *_unsure_speed(before, after)]
 
 
@@ -111,7 +113,7 @@ def _calibration(stages: Sequence[StageReport], images: Mapping[str, int]) -> li
 
 def _unsure_speed(before: StageReport, after: StageReport) -> list[str]:
     found = []
-    for runtime, title in RUNTIMES.items():
+    for runtime, title in runtimes_of(after).items():
         b, a = before.latency_spread_ms[runtime], after.latency_spread_ms[runtime]
         if b and a and before is not after and _overlap(before, after, runtime):
             found.append(

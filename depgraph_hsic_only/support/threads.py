@@ -20,3 +20,14 @@ def all_cores() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def some_cores(threads: int | None) -> Iterator[None]:
+    """So many threads for torch; None for as many as it has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -5,18 +5,22 @@ train arguments at the top level apply to both training stages, and the blocks `
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from depgraph_hsic_only.channels.amount import Amount, default_criterion
 from depgraph_hsic_only.channels.limits import Limits, MaxRatio
 from depgraph_hsic_only.errors import ConfigError, one_line
+from depgraph_hsic_only.evaluation.deployed.deployment import AUTO, FLOAT, Deployment
+from depgraph_hsic_only.evaluation.deployed.formats import named_formats
+from depgraph_hsic_only.evaluation.file_size import FileKind
 from depgraph_hsic_only.pruning.planner import Planner
 from depgraph_hsic_only.support.nearest import nearest
 from depgraph_hsic_only.support.yaml import read_yaml
 from depgraph_hsic_only.training.arguments import REFUSED, TRAIN_ARGUMENTS, refused
 from depgraph_hsic_only.workflow.config_checks import TRAININGS, amount_of, find_faults
+from depgraph_hsic_only.workflow.exported import export_arguments, wants_int8
 from depgraph_hsic_only.yolo.input_shape import InputShape, input_side
 from depgraph_hsic_only.yolo.types import Yolo
 
@@ -76,18 +80,42 @@ class Config:
     prune: PruneConfig = PruneConfig()
     fine_tune: Mapping[str, Any] = field(default_factory=lambda: {"epochs": 10})
     export: Mapping[str, Any] = field(
-        default_factory=lambda: {"simplify": True, "dynamic": False, "images": 8, "max_map_drop": 0.02}
+        default_factory=lambda: {
+            **{"formats": ["onnx"], "simplify": True, "dynamic": False, "images": 8, "max_map_drop": 0.02}
+        }
+    )
+    latency: Mapping[str, Any] = field(
+        default_factory=lambda: {
+            **{"runtime": AUTO, "precision": FLOAT, "threads": None, "batch": None},
+            **{"command": None, "timeout": 600},
+        }
     )
 
     def deployed(self, model: Yolo) -> InputShape:
         """What the exported file takes at once."""
         return InputShape.of(model, self.export.get("imgsz") or self.imgsz, self.export.get("batch") or 1)
 
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """What the result is exported to, by Ultralytics' names; ONNX is always among the files."""
+        return named_formats(self.export["formats"])
+
+    @property
+    def file(self) -> FileKind:
+        """What a target of size is of: the exported ONNX file, the one in int8 where there is one."""
+        return FileKind(export_arguments(self.export), wants_int8(self.export))
+
+    def deployment(self, model: Yolo) -> Deployment:
+        """What latency is of, and how it is measured."""
+        given = {key: self.latency[key] for key in ("runtime", "precision", "threads", "command", "timeout")}
+        shape = replace(self.deployed(model), batch=self.latency["batch"] or self.export.get("batch") or 1)
+        return Deployment(shape, **given, format=self.formats[0], arguments=export_arguments(self.export))
+
     def planner(self, model: Yolo) -> Planner:
-        """What plans the cut of a model; latency is of what is deployed."""
+        """What plans the cut of a model; latency and size are of what is deployed."""
         prune = self.prune
         settings = prune.criterion, prune.amount, prune.limits, prune.layers, prune.options, self.seed
-        return Planner(*settings, input_side(model, self.imgsz), self.deployed(model))
+        return Planner(*settings, input_side(model, self.imgsz), self.deployment(model), self.file)
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as `args.yaml` holds it: a file that `cfg` takes again."""

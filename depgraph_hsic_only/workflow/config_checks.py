@@ -5,11 +5,15 @@ from math import inf
 from pathlib import Path
 from typing import Any, Final
 
-from depgraph_hsic_only.channels.amount import Amount, is_number
+from depgraph_hsic_only.channels.amount import Amount
+from depgraph_hsic_only.channels.budgets import is_number
 from depgraph_hsic_only.channels.groups import check_layers
 from depgraph_hsic_only.channels.limits import Limits
 from depgraph_hsic_only.criteria import create_criterion, list_criteria
 from depgraph_hsic_only.errors import PruningError
+from depgraph_hsic_only.evaluation.deployed.command import command_fault
+from depgraph_hsic_only.evaluation.deployed.deployment import AUTO, PRECISIONS, RUNTIMES
+from depgraph_hsic_only.evaluation.deployed.formats import named_formats
 from depgraph_hsic_only.recovery.recover import check_method
 from depgraph_hsic_only.support.nearest import nearest
 from depgraph_hsic_only.training.arguments import (
@@ -22,9 +26,8 @@ from depgraph_hsic_only.training.arguments import (
 )
 from depgraph_hsic_only.yolo.input_shape import is_side
 
-_EXPORT_REFUSED = dict.fromkeys(
-    ("format", "model", "data", "mode", "task", "project", "name"), "it comes from the workflow"
-) | {
+_EXPORT_REFUSED = dict.fromkeys(("model", "data", "mode", "task", "project", "name"), "it comes from the workflow") | {
+    "format": "pass export.formats=[onnx, ...]",
     "half": "pass export.quantize=16",
     "int8": "pass export.quantize=8",
 }
@@ -42,6 +45,13 @@ def find_faults(merged: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[
             faults += _block_faults(block, merged[block], checks, TRAIN_ARGUMENTS, REFUSED, training_fault)
         faults += _prune_faults(merged["prune"], defaults["prune"])
         faults += _block_faults("export", merged["export"], _EXPORT, _EXPORT_KEYS, _EXPORT_REFUSED)
+        faults += _block_faults("latency", merged["latency"], _LATENCY, (), {})
+        if (fault := command_fault(merged["latency"]["command"])) is not None:
+            faults.append(f"latency.command: {fault}")
+        try:
+            named_formats(merged["export"]["formats"])
+        except PruningError as error:
+            faults.append(f"export.formats: {error}")
         faults += _block_faults("calibration", merged["calibration"], {"images": _POSITIVE}, (), {})
     return faults
 
@@ -120,6 +130,7 @@ _PRUNE: _Checks = {
 
 
 _EXPORT: _Checks = {
+    "formats": (lambda _: True, ""),  # see `named_formats`
     "images": _POSITIVE,
     "imgsz": (_is_size, "a side in pixels of at least 32, such as 640, or [height, width]"),
     "batch": (lambda v: v is None or _at_least(1)(v), _POSITIVE[1]),
@@ -129,6 +140,16 @@ _EXPORT: _Checks = {
         lambda v: v is None or v is False,
         "false, for a YOLO26 without NMS to come, or null; a file with NMS inside by YOLO('best.pt').export(nms=True)",
     ),
+}
+
+
+_LATENCY: _Checks = {
+    "runtime": (lambda v: v in (AUTO, *RUNTIMES), f"one of {', '.join((AUTO, *RUNTIMES))}"),
+    "precision": (lambda v: v in tuple(PRECISIONS), f"one of {', '.join(PRECISIONS)}"),
+    "threads": (lambda v: v is None or _at_least(1)(v), f"{_POSITIVE[1]}, or null"),
+    "batch": (lambda v: v is None or _at_least(1)(v), f"{_POSITIVE[1]}, or null"),
+    "command": (lambda _: True, ""),  # see `command_fault`
+    "timeout": (lambda v: is_number(v) and 0 < v < inf, "a number of seconds above 0"),
 }
 
 

@@ -64,7 +64,8 @@ class DefaultYoloPruner(TrainingPruner):
 
         Raises:
             CheckpointError, UnsupportedModelError: It can't be used, or a teacher (`distill_model`) can't.
-            ConfigError: No such layers, a target out of reach, or arguments that can't be trained with: said now.
+            ConfigError: No such layers, a target out of reach, arguments that can't be trained with, or a clock
+                (`latency`) that can't be read: said now.
             DataError: There are fewer images than the criterion takes.
             ExportError: onnx or onnxruntime is missing, or a setting of the export can't be used.
         """
@@ -77,6 +78,8 @@ class DefaultYoloPruner(TrainingPruner):
             check_training(stage.block, settings, model.model, len(names), self.config.device)
         check_rivals(self.config.rivals or (), self.dataset.task, len(self.dataset.names))
         planner, network = self._planner(model), on_device(model.model, self.config.device)
+        if self.config.latency != DEFAULTS["latency"]:
+            self.config.deployment(model).try_out(network)
         planner.check(network)
         if planner.scorer.needs_batches:
             planner.check_images(network, min(self.config.calibration["images"], len(self.dataset.images("train"))))
@@ -86,7 +89,7 @@ class DefaultYoloPruner(TrainingPruner):
                 "export.nms: expected null, since the model has no head without NMS, got false; leave it out"
             )
         if quantized or not same_files(self.config.export, DEFAULTS["export"]):
-            try_export(model, self.config.export, size, quantized=quantized)
+            try_export(model, self.config.export, size, self.dataset, quantized=quantized)
         return model
 
     def train(self, model: Yolo) -> Yolo:
@@ -165,10 +168,21 @@ class DefaultYoloPruner(TrainingPruner):
         """
         weights, imgsz, config = self.open_folder().weights, self.config.deployed(model).size, self.config
         found = export_result(model, weights, imgsz, config.export, self.dataset, config.calibration["images"])
+        self._note_size(found)
         if not wants_int8(config.fine_tune):
             return found
         self.note("training for int8")
         return with_quantized(found, self._quantized(model), imgsz, config.export)
+
+    def _note_size(self, exported: Exported) -> None:
+        """Say whether the deployed file is as small as the target wants it."""
+        if (budget := self.config.prune.amount.budget("size")) is not None:
+            got, full = exported.deployed.stat().st_size / 1e6, 1.0
+            if not budget.absolute:
+                planner = self._planner(unpruned := self.checkpoints.load(TRAINED))
+                full = planner.file.weigh(unpruned.model, exported.shape)
+            missed = f", missed by {budget.figure(got - budget.limit(full), full)}" if got > budget.limit(full) else ""
+            self.note(f"target {budget}: {exported.deployed.name} has {budget.said(got, full)}{missed}")
 
     def _planner(self, model: Yolo) -> Planner:
         return self.config.planner(model)

@@ -3,7 +3,7 @@
 import io
 import itertools
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,8 +15,17 @@ import torch
 from depgraph_hsic_only.data.dataset import Dataset
 from depgraph_hsic_only.data.images import is_readable
 from depgraph_hsic_only.errors import ExportError
+from depgraph_hsic_only.evaluation.deployed.deployment import Deployment
+from depgraph_hsic_only.evaluation.deployed.formats import (
+    INT8_ONLY,
+    ONNX,
+    OtherFile,
+    export_format,
+    named_formats,
+    verified,
+)
 from depgraph_hsic_only.evaluation.int8 import LEAST_OPSET, quantize_onnx
-from depgraph_hsic_only.evaluation.latency import Latency, onnx_run
+from depgraph_hsic_only.evaluation.latency import Latency, backend_run, onnx_run, openvino_run
 from depgraph_hsic_only.evaluation.onnx import export_onnx, onnx_input, onnx_precision, open_session
 from depgraph_hsic_only.evaluation.parity import OnnxParity, verify_onnx
 from depgraph_hsic_only.evaluation.validation import Metrics, Validation, validate_file
@@ -29,10 +38,12 @@ from depgraph_hsic_only.yolo.logs import silenced
 from depgraph_hsic_only.yolo.tasks import Task, task_of
 from depgraph_hsic_only.yolo.types import Network, Yolo
 
+_TRIAL_IMAGES = 4  # that a trial of an export is calibrated on
 # Of a file in float16, whose mAP tells more: rounded, the attention of a YOLO11n-seg moves single class scores by 0.18,
 # at the same mAP, and a few pixels more or less are much of a small object's mask.
 _HALF = {"tolerance": 0.5, "min_mask_iou": 0.5}
 _MEASURED = ("images", "max_map_drop")  # export settings that change no file
+_ELSEWHERE = (*_MEASURED, "imgsz", "formats")  # those that are no arguments of Ultralytics', or are given by themselves
 
 
 @dataclass(frozen=True)
@@ -44,17 +55,50 @@ class Exported:
         parity: The comparison with PyTorch on validation images.
         int8: The same in int8, beside it: by calibration, by a training; as far as asked for.
         calibrated_on: By file in int8 the number of images that its ranges are those on, where it is of no training.
+        others: The files in other formats.
     """
 
     path: Path
     parity: OnnxParity
     int8: tuple[Path, ...] = ()
     calibrated_on: Mapping[Path, int] = field(default_factory=dict)
+    others: tuple[OtherFile, ...] = ()
+
+    @property
+    def deployed(self) -> Path:
+        """The file that a target of size is of: in int8 by calibration where there is one."""
+        return next(iter(self.calibrated_on), self.path)
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All files."""
+        """All ONNX files."""
         return (self.path, *self.int8)
+
+    @property
+    def timeable(self) -> tuple[Path, ...]:
+        """All files that can be run here."""
+        return (*self.files, *(other.path for other in self.others if other.parity is not None))
+
+    def run(self, path: Path, threads: int | None) -> Callable[[], object]:
+        """A call that runs one of the files on the CPU."""
+        known = {other.path: other.format for other in self.others}
+        if path not in known:
+            return onnx_run(path, threads)
+        if known[path] == "openvino":
+            return openvino_run(path, self.shape, threads)
+        return backend_run(path, self.shape, torch.device("cpu"))
+
+    def made(self, deployment: Deployment) -> Path | None:
+        """The file of the result that a deployment is timed on; None where none has its batch and precision."""
+        if deployment.shape.batch != self.shape.batch or deployment.runtime == "torch":
+            return None
+        half = self.precisions[self.path] == "float16"
+        if deployment.precision == "half" and not half:
+            return None
+        if deployment.precision == "int8":
+            return next(iter(self.calibrated_on), None)
+        name = "engine" if deployment.runtime == "tensorrt" else deployment.format if deployment.command else ONNX
+        return next((other.path for other in self.others if other.format == name), self.path if name == ONNX else None)
 
     @cached_property
     def shape(self) -> InputShape:
@@ -63,20 +107,26 @@ class Exported:
 
     @cached_property
     def precisions(self) -> dict[Path, str]:
-        """What the weights of each file are in (see `onnx_precision`)."""
+        """What the weights of each ONNX file are in (see `onnx_precision`)."""
         return {path: onnx_precision(path) for path in self.files}
 
 
 def export_arguments(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Ultralytics' export arguments by the block `export`, of the file in floating point, but for the size."""
-    arguments = {key: value for key, value in settings.items() if key not in (*_MEASURED, "imgsz")}
-    return arguments | ({"quantize": None} if wants_int8(settings) else {})
+    arguments = {key: value for key, value in settings.items() if key not in _ELSEWHERE}
+    quantize = canonical("quantize", settings.get("quantize"))
+    return arguments | ({"quantize": quantize if quantize == 16 else None} if "quantize" in arguments else {})
 
 
 def same_files(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     """Whether two blocks `export` lead to the same files."""
     kept = ({key: value for key, value in block.items() if key not in _MEASURED} for block in (a, b))
     return next(kept) == next(kept)
+
+
+def other_formats(settings: Mapping[str, Any]) -> list[str]:
+    """The formats of a block `export`, without ONNX, which is always written."""
+    return [name for name in named_formats(settings["formats"]) if name != ONNX]
 
 
 def wants_int8(settings: Mapping[str, Any]) -> bool:
@@ -89,6 +139,8 @@ def export_result(
 ) -> Exported:
     """Export to best.onnx in a folder and compare it with PyTorch on validation images; int8 is beside it where asked.
 
+    So are the other formats; one of these that can't be compared here, or that differs, is there all the same.
+
     Args:
         settings: The block `export`.
         calibration: At most so many training images, which int8 ranges are those on.
@@ -98,17 +150,24 @@ def export_result(
     """
     path = export_onnx(model, folder / "best.onnx", imgsz=imgsz, **export_arguments(settings))
     limits = _HALF if onnx_precision(path) == "float16" else {}
-    images = itertools.islice(filter(is_readable, dataset.images("val")), settings["images"])
-    parity = verify_onnx(path, model, list(images), **limits)
+    images = list(itertools.islice(filter(is_readable, dataset.images("val")), settings["images"]))
+    parity = verify_onnx(path, model, images, **limits)
     if not parity.ok:
         path.unlink()
         raise ExportError(f"{path}: expected the outputs of the model, got {parity}; the file was removed")
-    if not wants_int8(settings):
-        return Exported(path, parity)
     count = min(calibration, len(dataset.images("train")))
+    others = []
+    for name in other_formats(settings):
+        say(f"exporting to {name}")
+        share = count / len(dataset.images("train"))
+        given = {**export_arguments(settings), "data": dataset.write_keys(folder.parent), "fraction": share}
+        made = export_format(model, name, folder / "best", imgsz=imgsz, **given)
+        others.append(verified(made, name, model, images, file_shape(path), **limits))
+    if not wants_int8(settings):
+        return Exported(path, parity, others=tuple(others))
     say(f"quantising to int8 by {few_text(count) or f'{count} images'}")
     int8 = quantize_onnx(path, folder / "best_int8.onnx", dataset.images("train"), limit=calibration)
-    return Exported(path, parity, (int8,), {int8: count})
+    return Exported(path, parity, (int8,), {int8: count}, tuple(others))
 
 
 def with_quantized(exported: Exported, trained: Yolo, imgsz: Any, settings: Mapping[str, Any]) -> Exported:
@@ -128,10 +187,11 @@ def _quantized_file(trained: Yolo | Network, path: Path, imgsz: Any, settings: M
     return export_onnx(trained, path, imgsz=imgsz, **{**export_arguments(settings), "quantize": None})
 
 
-def try_export(model: Yolo, settings: Mapping[str, Any], imgsz: Any, *, quantized: bool) -> None:
+def try_export(model: Yolo, settings: Mapping[str, Any], imgsz: Any, dataset: Dataset, *, quantized: bool) -> None:
     """Export a model by the block `export`, for nothing but to know at the start that its settings can be used.
 
-    It is exported as after a quantisation-aware training, too, if there is to be one (`quantized`).
+    It is exported as after a quantisation-aware training, too, if there is to be one (`quantized`). What a format of
+    integers alone is calibrated on are a few images of the data set.
 
     Raises:
         ConfigError: That can't be trained here.
@@ -143,6 +203,10 @@ def try_export(model: Yolo, settings: Mapping[str, Any], imgsz: Any, *, quantize
                 onnx_run(_quantized_file(quantized_trial(model), Path(folder) / "trial_qat.onnx", imgsz, settings))()
             path = export_onnx(model, Path(folder) / "trial.onnx", imgsz=imgsz, **export_arguments(settings))
             onnx_run(path)()
+            for name in other_formats(settings):
+                share = min(1.0, _TRIAL_IMAGES / len(dataset.images("train")))
+                given = {**export_arguments(settings), "data": dataset.write_keys(Path(folder)), "fraction": share}
+                export_format(model, name, Path(folder) / "trial", imgsz=imgsz, **given)
             if wants_int8(settings):
                 images = torch.rand(replace(file_shape(path), batch=1).dimensions)
                 quantize_onnx(path, Path(folder) / "trial_int8.onnx", images)
@@ -193,7 +257,7 @@ def describe_files(
     exported: Exported, folder: Path, maps: Maps, latencies: Mapping[Path, Latency]
 ) -> tuple[ExportedFile, ...]:
     """What was measured of each file in the run `folder`."""
-    return tuple(
+    onnx = (
         ExportedFile(
             str(path.relative_to(folder)),
             exported.precisions[path],
@@ -201,9 +265,32 @@ def describe_files(
             path.stat().st_size / 1e6,
             metrics.map50_95,
             loss,
-            (latencies[path].median, latencies[path].p10, latencies[path].p90),
+            _tenths(latencies[path]),
             exported.calibrated_on.get(path),
             metrics.complete,
+            verified=True if path == exported.path else None,
+            says=str(exported.parity) if path == exported.path else "",
         )
         for path, (metrics, loss) in maps.items()
     )
+    kind = "float16" if exported.precisions[exported.path] == "float16" else "float32"
+    others = (
+        ExportedFile(
+            str(other.path.relative_to(folder)),
+            "int8" if other.format in INT8_ONLY else kind,
+            exported.shape,
+            other.size / 1e6,
+            {},
+            None,
+            _tenths(latencies[other.path]) if other.path in latencies else None,
+            format=other.format,
+            verified=None if other.parity is None else other.parity.ok,
+            says=other.says,
+        )
+        for other in exported.others
+    )
+    return (*onnx, *others)
+
+
+def _tenths(latency: Latency) -> tuple[float, float, float]:
+    return latency.median, latency.p10, latency.p90

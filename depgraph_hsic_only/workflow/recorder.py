@@ -11,8 +11,8 @@ from typing import Any
 from depgraph_hsic_only.data.dataset import Dataset
 from depgraph_hsic_only.errors import StorageError, one_line
 from depgraph_hsic_only.evaluation.agreement import Agreement, measure_agreement
-from depgraph_hsic_only.evaluation.latency import Latency, measure_latency, onnx_run, torch_run
-from depgraph_hsic_only.evaluation.onnx import export_onnx
+from depgraph_hsic_only.evaluation.deployed.deployment import FLOAT, Timed
+from depgraph_hsic_only.evaluation.latency import Latency, Run, measure_latency, torch_run
 from depgraph_hsic_only.evaluation.validation import Metrics, Validation, validate_model
 from depgraph_hsic_only.report.page import write_html
 from depgraph_hsic_only.report.rivals import Rival
@@ -29,6 +29,7 @@ from depgraph_hsic_only.report.stages import (
     StageReport,
 )
 from depgraph_hsic_only.support.files import write_atomically
+from depgraph_hsic_only.support.machine import watched
 from depgraph_hsic_only.support.progress import begin_stage, say
 from depgraph_hsic_only.support.resource_errors import storage_reason
 from depgraph_hsic_only.training.callbacks import read_epochs
@@ -40,7 +41,7 @@ from depgraph_hsic_only.workflow.run_folder import Checkpoints, RunFolder
 from depgraph_hsic_only.workflow.state import STATE, RunState
 from depgraph_hsic_only.yolo.architecture import layer_widths, list_layers
 from depgraph_hsic_only.yolo.cost import measure_cost
-from depgraph_hsic_only.yolo.device import select_device
+from depgraph_hsic_only.yolo.device import on_device, select_device
 from depgraph_hsic_only.yolo.input_shape import InputShape, input_channels
 from depgraph_hsic_only.yolo.tasks import task_of
 from depgraph_hsic_only.yolo.types import Yolo
@@ -101,7 +102,7 @@ class Recorder:
         data, arguments = self.dataset.write_keys(self.folder.path), export_arguments(self.config.export)
         maps = measure_maps(exported, model, data, self.validation, arguments)
         begin_stage("latency")
-        stages, latencies = self._with_latency(exported)
+        stages, latencies, timed = self._with_latency(exported)
         files = describe_files(exported, self.folder.path, maps, latencies)
         rivals = self._rivals(data)
         begin_stage("pictures")
@@ -114,7 +115,9 @@ class Recorder:
             agreement, why = None, f"no images before and after ({type(error).__name__}: {one_line(error)})"
             say(why)
             stages = (*stages[:-1], replace(stages[-1], notes=(*stages[-1].notes, why)))
-        self._write(model, stages=stages, onnx=onnx, files=files, agreement=agreement, notes=notes, rivals=rivals)
+        self._write(
+            model, stages=stages, onnx=onnx, files=files, agreement=agreement, notes=notes, timed=timed, rivals=rivals
+        )
         write_html(self.folder.path)
         self._finished(EXPORTED)
         return self._report
@@ -147,32 +150,53 @@ class Recorder:
             row = replace(row, weights=str(shown), size_mb=weights.stat().st_size / 1e6)
         return replace(row, notes=tuple(notes))
 
-    def _with_latency(self, exported: Exported) -> tuple[tuple[StageReport, ...], dict[Path, Latency]]:
-        """The rows with the latency of every stage that has a checkpoint, and that of each file, all in turns.
+    def _with_latency(self, exported: Exported) -> tuple[tuple[StageReport, ...], dict[Path, Latency], Timed]:
+        """The rows with the latency of every stage that has a checkpoint, that of each file, and what they are of.
 
-        All are of the same images and exported alike, as the result was.
+        All are measured in turns, on the same images and exported alike, as the result was: every stage in PyTorch, in
+        onnxruntime, and as the settings say, where that is neither.
         """
-        shape, runs = exported.shape, {}
-        arguments = {**export_arguments(self.config.export), "imgsz": shape.size, "batch": shape.batch}
+        deployment, device = self.config.deployment(self._baseline), select_device(self.config.device)
+        timed, images = deployment.on(device), self.dataset.images("train")
+        runs: dict[str, Run] = {}
+        files: dict[Path, str] = {}
+        shape = replace(deployment.shape, channels=exported.shape.channels)
+        plain = replace(deployment, runtime="onnxruntime", precision=FLOAT, command=None)
+        wanted = {"onnxruntime": plain} | ({} if (name := deployment.key(device)) in RUNTIMES else {name: deployment})
         with tempfile.TemporaryDirectory() as scratch:
             for row in self._report.stages:
-                if row.weights is not None:
-                    stages = (self.checkpoints.load(stage) for stage in STAGES if stage.name == row.name)
-                    model = next(stages, self._baseline)
-                    takes = replace(shape, channels=input_channels(model.model))  # its own, before it was trained
-                    runs[f"{row.name}/torch"] = torch_run(model, takes, self.config.device)
-                    if row is not self._report.after:
-                        file = export_onnx(model, Path(scratch) / f"{row.name}.onnx", **arguments)
-                        runs[f"{row.name}/onnxruntime"] = onnx_run(file)
-            files = {path: str(path) for path in exported.files}
-            files[exported.path] = f"{self._report.after.name}/onnxruntime"
-            runs |= {key: onnx_run(path) for path, key in files.items()}
-            found = measure_latency(runs)
+                if row.weights is None:
+                    continue
+                stages = (self.checkpoints.load(stage) for stage in STAGES if stage.name == row.name)
+                model = next(stages, self._baseline)
+                takes = replace(shape, channels=input_channels(model.model))  # its own, before it was trained
+                runs[f"{row.name}/torch"] = torch_run(model, takes, self.config.device)
+                network, last = on_device(model.model, self.config.device), row is self._report.after
+                written: dict[tuple[str, str], Path] = {}  # by format and precision
+                for key, way in wanted.items():
+                    folder, made = Path(tempfile.mkdtemp(dir=scratch)), exported.made(way) if last else None
+                    if made is not None and way.on(device).runtime == "onnxruntime":
+                        files[made] = f"{row.name}/{key}"
+                    if made is None and (kind := way.kind(device)) is not None:
+                        made = written.get((kind, way.precision)) or way.write(
+                            network, folder, images if last else None
+                        )
+                        written[kind, way.precision] = made
+                    runs[f"{row.name}/{key}"] = way.prepare(network, folder, made)
+            for path in exported.timeable:
+                if path not in files:
+                    files[path] = str(path)
+                    runs[files[path]] = exported.run(path, deployment.threads)
+            with watched() as machine:
+                found = measure_latency(runs, deployment.threads)
+        keys = (*RUNTIMES, *(key for key in wanted if key not in RUNTIMES))
         rows = tuple(
-            row.with_latency({runtime: found.get(f"{row.name}/{runtime}") for runtime in RUNTIMES})
-            for row in self._report.stages
+            row.with_latency({key: found.get(f"{row.name}/{key}") for key in keys}) for row in self._report.stages
         )
-        return rows, {path: found[key] for path, key in files.items()}
+        timed = replace(timed, input=shape).watched(machine)
+        if timed.warning is not None:
+            say(timed.warning)
+        return rows, {path: found[key] for path, key in files.items()}, timed
 
     def _rivals(self, data: str) -> tuple[Rival, ...]:
         """What else costs as little as the result; none where nothing was cut, or the model is not of the data."""

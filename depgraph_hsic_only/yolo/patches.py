@@ -109,6 +109,19 @@ def any_prototypes() -> AbstractContextManager[None]:
     return _quartered
 
 
+@_Shared
+@contextmanager
+def _as_installed() -> Iterator[None]:
+    before, checks.AUTOINSTALL = checks.AUTOINSTALL, False
+    yield
+    checks.AUTOINSTALL = before
+
+
+def nothing_installed() -> AbstractContextManager[None]:
+    """Keep Ultralytics from installing packages that an export or a runtime lacks: that they are missing is said."""
+    return _as_installed
+
+
 _safe: ContextVar[bool | None] = ContextVar("safe", default=None)  # None outside of any `safe_load`
 
 

@@ -15,7 +15,7 @@ _POINT: dict[str, Any] = {"linestyle": "none", "markeredgewidth": 1.8, "capsize"
 _CONTROL: dict[str, Any] = {"color": "black", "marker": "*", "markersize": 13, "markerfacecolor": "black", "zorder": 3}
 _CUT: dict[str, Any] = {"markersize": 7, "markerfacecolor": "none", "zorder": 2}  # one behind another is seen
 _PANELS = {"parameters": ("parameters, millions", 1e6), "gmacs": ("multiply-adds, billions", 1.0)}
-_PANELS |= {"latency_ms": ("latency in onnxruntime, ms", 1.0)}
+_PANELS |= {"latency_ms": ("latency, ms", 1.0)}
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:

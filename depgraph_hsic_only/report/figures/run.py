@@ -19,7 +19,7 @@ from depgraph_hsic_only.report.stages import RUNTIMES, TITLES
 from depgraph_hsic_only.report.tables import kinds_in
 from depgraph_hsic_only.yolo.tasks import TASKS, map_column
 
-_COLORS = (BLUE, ORANGE)  # of series side by side
+_COLORS = (BLUE, ORANGE, GREEN)  # of series side by side
 _KINDS = tuple(dict.fromkeys(kind for task in TASKS.values() for kind in task.kinds))  # of predictions, of any task
 
 
@@ -75,6 +75,7 @@ def plot_stages(stages: Sequence[Mapping[str, Any]]) -> Figure:
         stages: The stages of `report.json`.
     """
     names, kinds = [TITLES[stage["name"]] for stage in stages], kinds_in(stages[0])
+    runtimes = _runtimes(stages)
     panels: list[tuple[str, str, dict[str, list[float | None]]]] = [
         ("parameters, millions", "%.3f", {"": [stage["parameters"] / 1e6 for stage in stages]}),
         ("multiply-adds, billions", "%.3f", {"": [stage["gmacs"] for stage in stages]}),
@@ -83,7 +84,7 @@ def plot_stages(stages: Sequence[Mapping[str, Any]]) -> Figure:
             "%.3f",
             {kind: [s[f"map50_95_{kind}"] for s in stages] for kind in kinds},
         ),
-        ("latency, ms", "%.1f", {name: [s["latency_ms"][key] for s in stages] for key, name in RUNTIMES.items()}),
+        ("latency, ms", "%.1f", {name: [s["latency_ms"][key] for s in stages] for key, name in runtimes.items()}),
     ]
     figure, every = open_figure(13, 3.6, len(panels))
     for axes, (title, form, series) in zip(every, panels, strict=True):
@@ -203,8 +204,9 @@ def plot_latency(stages: Sequence[Mapping[str, Any]]) -> Figure:
     Args:
         stages: The stages of `report.json`.
     """
-    figure, panels = open_figure(11, 1.3 + 0.4 * len(stages), len(RUNTIMES), sharey=True)
-    for axes, (runtime, title), color in zip(panels, RUNTIMES.items(), (BLUE, ORANGE), strict=True):
+    runtimes = _runtimes(stages)
+    figure, panels = open_figure(11, 1.3 + 0.4 * len(stages), len(runtimes), sharey=True)
+    for axes, (runtime, title), color in zip(panels, runtimes.items(), _COLORS, strict=False):
         for k, stage in enumerate(stages):
             median, spread = stage["latency_ms"][runtime], stage["latency_spread_ms"][runtime]
             if median is not None and spread is not None:
@@ -215,6 +217,11 @@ def plot_latency(stages: Sequence[Mapping[str, Any]]) -> Figure:
         axes.set_xlabel("ms: median, and 10th to 90th percentile")
     panels[0].set_yticks(range(len(stages)), [TITLES[stage["name"]] for stage in stages])
     return figure
+
+
+def _runtimes(stages: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What latencies are measured in, by key: for people."""
+    return {key: RUNTIMES.get(key, key) for key in stages[-1]["latency_ms"]}
 
 
 def _loss(epoch: Mapping[str, float | None], part: str) -> float | None:
