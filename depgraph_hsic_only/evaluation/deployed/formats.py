@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from ultralytics.engine.exporter import FP32_UNSUPPORTED_FORMATS, Exporter, export_formats
 from ultralytics.nn.autobackend import AutoBackend
+from ultralytics.nn.backends.base import BaseBackend
 
 from depgraph_hsic_only.data.images import Images, load_images
 from depgraph_hsic_only.errors import ConfigError, ExportError, one_line
 from depgraph_hsic_only.evaluation.parity import OnnxParity, compare_outputs
 from depgraph_hsic_only.support.nearest import nearest
+from depgraph_hsic_only.yolo.blocks import is_end_to_end
 from depgraph_hsic_only.yolo.input_shape import InputShape
 from depgraph_hsic_only.yolo.load import bare_network
 from depgraph_hsic_only.yolo.patches import nothing_installed
@@ -60,7 +62,7 @@ def export_format(model: Yolo | Network, name: str, stem: Path, *, imgsz: Any, *
             takes `data`, a data set's YAML, of which training images are read, and `fraction`, the share of these.
 
     Raises:
-        ExportError: The export failed, or an argument of what the file takes or holds (`batch`, `dynamic`, `quantize`)
+        ExportError: The export failed, or an argument of what the file takes or holds (batch, dynamic, quantize, nms)
             is not the format's.
     """
     network: Any = copy.copy(bare_network(model))
@@ -85,7 +87,12 @@ def export_format(model: Yolo | Network, name: str, stem: Path, *, imgsz: Any, *
             reason = f"{type(error).__name__}: {one_line(error)}"
             hint = f": it needs the package {error.name}" if isinstance(error, ImportError) and error.name else ""
             raise ExportError(f"{stem.name}: the export to {name} failed ({reason}){hint}") from error
-        path = stem.parent / made.name.replace("_int8_int8_", "_int8_")  # of a stem that says it, too
+        detections = BaseBackend.read_metadata(made).get("end2end", True)  # of some formats Ultralytics leaves them out
+        if arguments.get("nms") is False and is_end_to_end(network.model[-1]) and str(detections) == "False":
+            raise ExportError(
+                f"{name}: Ultralytics exports to it with NMS to come only, got nms=False; leave {name} out"
+            )
+        path = stem.parent / made.name
         if path.is_dir():
             shutil.rmtree(path)
         made.replace(path)
