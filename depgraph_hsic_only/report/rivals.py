@@ -53,7 +53,7 @@ def rival_table(result: StageReport, imgsz: int, rivals: Sequence[Rival]) -> She
 def better_rival(result: StageReport, rivals: Sequence[Rival]) -> str | None:
     """That a rival costs no more multiply-adds and has more of the primary mAP50-95; None where none has."""
     kind, own = result.primary, result.map50_95.get(result.primary)
-    cheap = [rival for rival in rivals if rival.gmacs <= result.gmacs and rival.map50_95]
+    cheap = [rival for rival in rivals if rival.gmacs <= result.gmacs and kind in rival.map50_95]
     best = max(cheap, key=lambda rival: rival.map50_95[kind], default=None)
     if own is None or best is None or best.map50_95[kind] <= own:
         return None
