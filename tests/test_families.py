@@ -190,6 +190,16 @@ def test_attention_goes_in_whole_heads_or_stays() -> None:
     assert widths["a10"] == widths["h10"] // 64 == 4
 
 
+def test_learned_residual_scales_cost_no_multiply_adds() -> None:
+    narrow = yaml_model_load("yolo12l.yaml") | {"scales": {"l": [0.25, 0.25, 512]}}
+    original: Any = TASKS["detect"].model(narrow, nc=5, verbose=False).eval()
+    assert original.model[6].gamma is not None
+    cut = copy.deepcopy(original)
+    report = prune(cut, 0.5, criterion="random", layers="all")
+    graph = trace_channels(original, "all")
+    assert_costs(graph, CostModel(original, graph), report)
+
+
 def test_names_and_parts_of_other_families() -> None:
     for name, nc in (("yolo26n-seg", 80), ("yolo11n-pose", 1), ("yolo12n-obb", 15)):
         cut = build(name, nc)

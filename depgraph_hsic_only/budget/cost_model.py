@@ -59,7 +59,8 @@ class CostModel:
                 norm = getattr(split.get_submodule(name.rpartition(".")[0]), "bn", None)
                 biases = (m.bias is not None) + 2 * isinstance(norm, nn.BatchNorm2d)
                 inputs, outputs = _Channels(m.in_channels // m.groups), _Channels(m.out_channels)
-                area = macs.pop(name, 0) / m.weight.numel() if stock_rows(cast(Any, split), name) is not None else 0.0
+                counted = macs.pop(name, 0)  # of one that stands for no convolution too, which costs nothing
+                area = counted / m.weight.numel() if stock_rows(cast(Any, split), name) is not None else 0.0
                 found[name] = _Convolution(inputs, outputs, m.weight[0, 0].numel(), biases, area)
             elif not isinstance(m, nn.BatchNorm2d):
                 self._other += sum(p.numel() for p in m.parameters(recurse=False))
