@@ -52,6 +52,11 @@ def check_keypoints(keys: Mapping[str, Any], name: str, task: Task) -> None:
         return
     pair = isinstance(shape, list) and len(shape) == 2 and all(type(item) is int for item in shape)
     count, numbers = shape if pair and shape else (0, 0)
+    if shape is None:
+        raise DataError(
+            f"{name}: expected keypoints, as the model is for poses, got a data set without kpt_shape; pass one with "
+            "keypoints, or a model for what is labelled"
+        )
     if count < 1 or numbers not in (2, 3):
         raise DataError(
             f"{name}: expected kpt_shape to be the number of keypoints, and 2 for x and y or 3 with the visibility, "

@@ -35,7 +35,10 @@ def check_architecture(model: Any) -> None:
     """
     expected = "expected a YOLO model"
     if type(model) not in {task.model for task in TASKS.values()}:
-        raise UnsupportedModelError(f"{expected}, got {type(model).__name__}; pass a YOLO or its .model")
+        tasks = ", ".join(TASKS)
+        raise UnsupportedModelError(
+            f"{expected} of one of the tasks {tasks}, got {type(model).__name__}; pass such a one"
+        )
     layers, backbone = list(model.model), len(backbone_layers(model))
     for i, layer in enumerate(layers):
         allowed = [type_ for type_, block in BLOCKS.items() if i >= backbone or block.in_backbone]
