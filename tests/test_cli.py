@@ -104,7 +104,7 @@ GOOD = ("--pretrained", "@good.pt", "--data", "@good.yaml", "train.epochs=0", "-
         (mistake(*GOOD, "--cfg", "@missing.yaml"), "there is none"),
         (mistake(*GOOD, "--pretrained", "@missing.pt"), "no such file"),
         (mistake(*GOOD, "--pretrained", "@text.pt"), "could not be loaded"),
-        (mistake(*GOOD, "--pretrained", "@pose.pt"), "expected kpt_shape to be"),
+        (mistake(*GOOD, "--pretrained", "@pose.pt"), "expected keypoints, as the model is for poses"),
         (mistake(*GOOD, "train.pose=8", "train.epochs=1"), "train.pose: only trainings of models for pose read it"),
         (mistake(*GOOD, "--pretrained", "@"), "got a folder"),
     ],

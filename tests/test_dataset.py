@@ -158,7 +158,7 @@ def test_labels_are_taken_where_ultralytics_takes_them(made_for: str, task: str,
         assert dataset.task == task and batch["bboxes"].shape[1] == (5 if task == "obb" else 4)
         assert {"segment": "masks", "pose": "keypoints"}.get(task, "img") in batch
     else:
-        with pytest.raises(DataError, match=f"with {TASKS[task].label} in 'train'|expected kpt_shape"):
+        with pytest.raises(DataError, match=f"with {TASKS[task].label} in 'train'|without kpt_shape"):
             find_dataset(file, task)
     try:
         theirs = YOLODataset(keys["train"], data=keys, task=task, imgsz=64, augment=False)
