@@ -281,6 +281,7 @@ NO_MISTAKE = {  # what is right all the same
     *(("imgsz", "null"), ("device", "null"), ("device", "text"), ("prune.max_map_drop", "null")),
     *(("pretrained", "text"), ("data", "text"), ("project", "text"), ("name", "text"), ("prune.criterion", "null")),
     *(("prune.threshold", "null"), ("prune.threshold", "number"), ("prune.target", "null"), ("prune.recover", "null")),
+    *(("rivals", "null"), ("latency.threads", "null"), ("latency.batch", "null"), ("latency.command", "null")),
 }
 KEYS = [key for key, value in DEFAULTS.items() if not isinstance(value, dict)]
 KEYS += [f"{block}.{key}" for block, value in DEFAULTS.items() if isinstance(value, dict) for key in value]
