@@ -29,7 +29,8 @@ VARIANTS = [  # family, tasks
 ]
 NANOS = [family.format("n") + task for family, tasks in VARIANTS for task in tasks]
 LARGER = [family.format(scale) + task for family, tasks in VARIANTS for scale in "smlx" for task in tasks]
-EACH = ["yolov8n-pose", "yolov8n-obb", "yolov8n-seg-p6", "yolo11n-seg", "yolo12n", "yolo26n-seg", "yolo26n-p2"]
+EACH = ["yolov8n-obb", "yolov8n-seg-p6", "yolo11n-pose", "yolo12n", "yolo26n-seg"]
+EACH += [pytest.param(name, marks=pytest.mark.slow) for name in NANOS if name not in EACH]
 
 
 def build(name: str, nc: int = 5) -> Any:
