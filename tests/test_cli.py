@@ -272,6 +272,7 @@ def test_the_demo_for_a_target_of_latency(shapes: Path, tmp_path: Path, monkeypa
     assert stages["trained"]["latency_ms"]["onnxruntime"] > 0 < stages["pruned"]["latency_ms"]["onnxruntime"]
 
 
+@pytest.mark.slow
 def test_the_demo_of_every_task(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     assert tuple(TASKS) == DEMO_TASKS
     monkeypatch.chdir(tmp_path)

@@ -228,6 +228,7 @@ def test_an_export_that_would_fail_is_refused_at_the_start(
     assert list(tmp_path.iterdir()) == [] and "graph(" not in "".join(capfd.readouterr())
 
 
+@pytest.mark.slow
 def test_float16_is_measured_on_the_real_model(real_weights: Path, tmp_path: Path) -> None:
     """Half precision moves a few pixels of small masks; its mAP tells that it is as good."""
     if not COCO_MINI.exists():
