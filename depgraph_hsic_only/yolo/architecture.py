@@ -198,7 +198,7 @@ def stock_yaml(model: Network) -> dict[str, Any]:
 
 def is_written_out(yaml: Mapping[str, Any]) -> bool:
     """Whether a YAML dict has the form of `stock_yaml`: no scale, and a share of its own for every hidden width."""
-    shares = {"C2f": 3, "C2": 3, "C3k2": 2, "C2PSA": 1, "A2C2f": 5}  # places among the arguments
+    shares = {type_.__name__: block.share for type_, block in BLOCKS.items() if block.share is not None}
     rows = [(row[3], shares[row[2]]) for row in [*yaml["backbone"], *yaml["head"]] if row[2] in shares]
     explicit = all(len(args) > place and args[place] not in (0.25, 0.5) for args, place in rows)
     return explicit and not any(yaml.get(key) for key in _SCALING if key != "scale")

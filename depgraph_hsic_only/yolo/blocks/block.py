@@ -46,6 +46,7 @@ class Block:
     widths: Callable[[Any, int, Sequence[str]], Sequence[Width]]
     # Arguments of the YAML's row that build the layer with the widths that it has, from those that it was built from.
     row: Callable[[Any, list[Any]], list[Any]] = lambda layer, args: args
+    share: int | None = None  # place among these of the hidden width, as a share of the output; None of a block without
     repeats: Callable[[Any], int] = lambda layer: 1  # of the block's inner part, by the row
     # Sets what the layer keeps of its widths, once its convolutions were cut.
     measure: Callable[[Any], None] = lambda layer: None
