@@ -20,7 +20,7 @@ from torch import nn
 
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.yolo.architecture import backbone_layers
-from depgraph_hsic_only.yolo.blocks import OUTPUT_MULTIPLE, Tie, Width, split_blocks, traceable, widths_of
+from depgraph_hsic_only.yolo.blocks import OUTPUT_MULTIPLE, Tie, Width, auxiliary, split_blocks, traceable, widths_of
 from depgraph_hsic_only.yolo.input_shape import input_channels
 from depgraph_hsic_only.yolo.predictions import raw_predictions
 from depgraph_hsic_only.yolo.types import Network
@@ -184,13 +184,13 @@ def trace_channels(network: Network, layers: object = "backbone") -> ChannelGrap
     """The coupled channels of some layers of a network, which is left as it is; as `choose_layers`."""
     chosen = choose_layers(network, layers)
     split = split_network(network)
-    head, parameter = split.model[-1], next(split.parameters())
+    parameter = next(split.parameters())
     image = torch.zeros(1, input_channels(split), _TRACE_SIZE, _TRACE_SIZE, device=parameter.device)
 
     with torch.enable_grad(), warnings.catch_warnings(), traceable(cast(Any, split)) as traced:
 
         def outputs(_: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
-            for module in (head, getattr(head, "proto", head)):  # what training alone has use for is coupled too
+            for module in auxiliary(split.model[-1]):  # what training alone has use for is coupled too
                 module.training = True  # of no BatchNorm
             found = [t for branch in raw_predictions(split, x) for t in branch.values()]
             return found + traced

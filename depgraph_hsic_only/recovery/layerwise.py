@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from depgraph_hsic_only.yolo.blocks import auxiliary as auxiliary_modules
 from depgraph_hsic_only.yolo.predictions import last_readers, layer_input
 from depgraph_hsic_only.yolo.types import Network
 
@@ -91,8 +92,7 @@ def evaluating(network: Network, *, auxiliary: bool = False) -> Iterator[Any]:
     """
     modes = {module: module.training for module in network.modules()}
     network.eval()
-    head = network.model[-1]
-    for module in (head, getattr(head, "proto", head)):
+    for module in auxiliary_modules(network.model[-1]):
         module.training = auxiliary  # its own: every BatchNorm in it stays in evaluation mode
     try:
         yield network

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from ultralytics.nn.modules import Pose
 
-from depgraph_hsic_only.yolo.blocks import is_end_to_end, sources
+from depgraph_hsic_only.yolo.blocks import is_end_to_end, prototypes, sources
 from depgraph_hsic_only.yolo.types import Network
 
 Predictions = tuple[Mapping[str, Any], ...]
@@ -50,11 +50,11 @@ def head_predictions(head: Any, inputs: list[torch.Tensor]) -> Predictions:
     for each in found:
         if "kpts" in each:
             each["kpts"] = _located(head, each["kpts"])
-    prototypes = {}
+    shared = {}
     if hasattr(head, "proto"):
-        made = head.proto(inputs if hasattr(head.proto, "feat_refine") else inputs[0])
-        prototypes = dict(zip(("proto", "semseg"), made, strict=True)) if isinstance(made, tuple) else {"proto": made}
-    return tuple({k: t for k, t in each.items() if k != "feats"} | prototypes for each in found)
+        made = prototypes(head, inputs)
+        shared = dict(zip(("proto", "semseg"), made, strict=True)) if isinstance(made, tuple) else {"proto": made}
+    return tuple({k: t for k, t in each.items() if k != "feats"} | shared for each in found)
 
 
 def _located(head: Any, keypoints: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ from torch import nn
 
 from depgraph_hsic_only.yolo.blocks.attention import traceable
 from depgraph_hsic_only.yolo.blocks.block import HIDDEN_MULTIPLE, OUTPUT_MULTIPLE, Block, Tie, Width
-from depgraph_hsic_only.yolo.blocks.heads import HEADS, idle, is_end_to_end
+from depgraph_hsic_only.yolo.blocks.heads import HEADS, auxiliary, idle, is_end_to_end, prototypes
 from depgraph_hsic_only.yolo.blocks.layers import LAYERS
 from depgraph_hsic_only.yolo.blocks.split import merge_blocks, split_blocks, stock_rows
 from depgraph_hsic_only.yolo.types import Network
@@ -26,12 +26,14 @@ __all__ = [
     "Block",
     "Tie",
     "Width",
+    "auxiliary",
     "block_at",
     "block_of",
     "idle",
     "is_end_to_end",
     "merge_blocks",
     "output_convolution",
+    "prototypes",
     "sources",
     "split_blocks",
     "split_of",

@@ -28,6 +28,16 @@ def idle(head: Any) -> tuple[str, ...]:
     return tuple(name for name in (*names, "proto.semseg") if name in unused | own)
 
 
+def auxiliary(head: Any) -> tuple[Any, ...]:
+    """The modules by whose own `training` a head computes what training alone has use for, without decoding."""
+    return (head, head.proto) if hasattr(head, "proto") else (head,)
+
+
+def prototypes(head: Any, inputs: Sequence[Any]) -> Any:
+    """What a segmentation head's prototypes are made from its inputs: from all, or from the first."""
+    return head.proto(inputs if type(head) is Segment26 else inputs[0])
+
+
 def _branch(head: Any, name: str, child: str, tie: Tie) -> Width:
     """The hidden width of a head's branch, of its one-to-one copy too: two convolutions at each scale have it."""
     children = [child, *([ONE_TO_ONE + child] if is_end_to_end(head) else [])]
@@ -84,7 +94,7 @@ def _head_part(head: Any, path: str) -> Callable[[Any], object]:
     """Of a head one branch at one scale, or the prototypes, which read the first scale or all."""
     branch, scale = path.split(".")[:2]
     if branch == "proto":
-        return head.proto if type(head) is Segment26 else lambda x: head.proto(x[0])
+        return lambda x: prototypes(head, x)
     behind = [getattr(head, name)[int(scale)] for name in _behind(head, branch)]
 
     def run(x: Any) -> object:
