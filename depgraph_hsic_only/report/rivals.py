@@ -1,8 +1,7 @@
 """What else costs as little as the result of a run: what a user could deploy without cutting anything."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from depgraph_hsic_only.report.stages import StageReport
 from depgraph_hsic_only.report.tables import Sheet, figure_text
@@ -14,7 +13,7 @@ class Rival:
     """A model that was not cut, measured as the result was, but for the size of the images.
 
     Attributes:
-        name: What it is, such as "unpruned at 224 px".
+        name: What it is, such as "the unpruned model at 224 px".
         imgsz: Side of its images, pixels.
         parameters: Number of its parameters.
         gmacs: Multiply-adds for one image of that side, in units of 10^9.
@@ -26,10 +25,6 @@ class Rival:
     parameters: int
     gmacs: float
     map50_95: Mapping[str, float]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The figures as plain values."""
-        return asdict(self)
 
 
 def rival_table(result: StageReport, imgsz: int, rivals: Sequence[Rival]) -> Sheet:

@@ -155,7 +155,7 @@ class RunReport(Shown):
             "files": [asdict(file) for file in self.files],
             "notes": list(self.notes),
             "latency": asdict(self.timed) if self.timed else None,
-            "rivals": [rival.to_dict() for rival in self.rivals],
+            "rivals": [asdict(rival) for rival in self.rivals],
         }
 
     def plot(self) -> "Figure":
