@@ -159,9 +159,8 @@ def export_result(
     others = []
     for name in other_formats(settings):
         say(f"exporting to {name}")
-        share = count / len(dataset.images("train"))
-        given = {**export_arguments(settings), "data": dataset.write_keys(folder.parent), "fraction": share}
-        made = export_format(model, name, folder / "best", imgsz=imgsz, **given)
+        data = dataset.write_keys(folder.parent)
+        made = _other_file(model, name, folder / "best", imgsz, settings, data, count / len(dataset.images("train")))
         others.append(verified(made, name, model, images, file_shape(path), **limits))
     if not wants_int8(settings):
         return Exported(path, parity, others=tuple(others))
@@ -187,6 +186,14 @@ def _quantized_file(trained: Yolo | Network, path: Path, imgsz: Any, settings: M
     return export_onnx(trained, path, imgsz=imgsz, **{**export_arguments(settings), "quantize": None})
 
 
+def _other_file(
+    model: Yolo, name: str, path: Path, imgsz: Any, settings: Mapping[str, Any], data: str, fraction: float
+) -> Path:
+    """The file of a format other than ONNX; one of integers alone is calibrated on that share of the images."""
+    given = {**export_arguments(settings), "data": data, "fraction": fraction}
+    return export_format(model, name, path, imgsz=imgsz, **given)
+
+
 def try_export(model: Yolo, settings: Mapping[str, Any], imgsz: Any, dataset: Dataset, *, quantized: bool) -> None:
     """Export a model by the block `export`, for nothing but to know at the start that its settings can be used.
 
@@ -205,8 +212,9 @@ def try_export(model: Yolo, settings: Mapping[str, Any], imgsz: Any, dataset: Da
             onnx_run(path)()
             for name in other_formats(settings):
                 share = min(1.0, _TRIAL_IMAGES / len(dataset.images("train")))
-                given = {**export_arguments(settings), "data": dataset.write_keys(Path(folder)), "fraction": share}
-                export_format(model, name, Path(folder) / "trial", imgsz=imgsz, **given)
+                _other_file(
+                    model, name, Path(folder) / "trial", imgsz, settings, dataset.write_keys(Path(folder)), share
+                )
             if wants_int8(settings):
                 images = torch.rand(replace(file_shape(path), batch=1).dimensions)
                 quantize_onnx(path, Path(folder) / "trial_int8.onnx", images)
