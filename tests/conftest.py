@@ -47,21 +47,28 @@ def build(scale: str = "n", nc: int = 80, *, transferred: bool = False) -> Any:
 @functools.lru_cache(maxsize=8)
 def _built(scale: str, nc: int, transferred: bool) -> Any:
     torch.manual_seed(0)
-    model = SegmentationModel(f"yolov8{scale}-seg.yaml", nc=80 if transferred else nc, verbose=False)
+    model = enliven(SegmentationModel(f"yolov8{scale}-seg.yaml", nc=80 if transferred else nc, verbose=False))
+    if transferred:
+        source, model = model, SegmentationModel(f"yolov8{scale}-seg.yaml", nc=nc, verbose=False)
+        model.load(source, verbose=False)
+    return model.eval()
+
+
+def enliven(model: Any) -> Any:
+    """Random weights of BatchNorm and residual scales, and the statistics of a batch: signals that reach the end."""
     for m in model.modules():
         if isinstance(m, nn.BatchNorm2d):
             nn.init.uniform_(m.weight, 0.5, 1.5)
             nn.init.uniform_(m.bias, -0.2, 0.2)
             m.momentum = 1.0  # take the statistics of the next batch
+        if isinstance(getattr(m, "gamma", None), nn.Parameter):
+            nn.init.uniform_(m.gamma, 0.5, 1.5)
     with torch.no_grad():
         model.train()(torch.rand(2, 3, 128, 128))
     for m in model.modules():
         if isinstance(m, nn.BatchNorm2d):
             m.momentum = 0.03
-    if transferred:
-        source, model = model, SegmentationModel(f"yolov8{scale}-seg.yaml", nc=nc, verbose=False)
-        model.load(source, verbose=False)
-    return model.eval()
+    return model
 
 
 def outputs(model: nn.Module, image: torch.Tensor) -> list[torch.Tensor]:

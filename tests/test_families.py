@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from conftest import enliven
 from ultralytics.nn.tasks import guess_model_task, yaml_model_load
 
 from depgraph_hsic_only import PruningPlan, UnsupportedModelError, apply_plan, plan_pruning, prune
@@ -42,20 +42,7 @@ def build(name: str, nc: int = 5) -> Any:
 def _built(name: str, nc: int) -> Any:
     torch.manual_seed(0)
     yaml = yaml_model_load(f"{name}.yaml")
-    model: Any = TASKS[guess_model_task(yaml)].model(yaml, nc=nc, verbose=False)
-    for m in model.modules():
-        if isinstance(m, nn.BatchNorm2d):
-            nn.init.uniform_(m.weight, 0.5, 1.5)
-            nn.init.uniform_(m.bias, -0.2, 0.2)
-            m.momentum = 1.0  # take the statistics of the next batch
-        if isinstance(getattr(m, "gamma", None), nn.Parameter):
-            nn.init.uniform_(m.gamma, 0.5, 1.5)
-    with torch.no_grad():
-        model.train()(torch.rand(2, 3, 128, 128))
-    for m in model.modules():
-        if isinstance(m, nn.BatchNorm2d):
-            m.momentum = 0.03
-    return model.eval()
+    return enliven(TASKS[guess_model_task(yaml)].model(yaml, nc=nc, verbose=False)).eval()
 
 
 def tensors(found: Any) -> Iterator[torch.Tensor]:
