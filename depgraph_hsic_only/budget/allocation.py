@@ -7,7 +7,7 @@ bounds of these are tried, and what was measured decides.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import nextafter
 
@@ -23,7 +23,6 @@ from depgraph_hsic_only.channels.widths import Widths
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.evaluation.relative_latency import TimeShare
 
-_TRIALS = 6  # of a latency
 _SPREAD = 4  # more of them, evenly spaced, where none of these meets the target
 
 
@@ -45,6 +44,7 @@ def allocate(
     start: Widths | None = None,
     latency: Clock = not_measured,
     size: Scale = not_measured,
+    trials: int = 6,
 ) -> Allocation:
     """Widths of all width groups of the unpruned model with the least damage found that meet all budgets of a target.
 
@@ -53,6 +53,7 @@ def allocate(
         latency: For a budget of latency, which is met by trying bounds of multiply-adds. What misses it by less than
             the clock can tell is taken, with a warning, where nothing meets it.
         size: For a budget of the file's size.
+        trials: How many widths are timed.
 
     Raises:
         ConfigError: Not even the smallest widths meet the target, no widths that were measured meet one of latency, or
@@ -66,7 +67,7 @@ def allocate(
             widths = search.within([*bounds.values()])
         else:
             gmacs = counted(graph, costs, "gmacs")
-            widths, found = _latency_widths(search, [*bounds.values()], gmacs, target, timed, latency)
+            widths, found = _latency_widths(search, [*bounds.values()], gmacs, target, timed, latency, trials)
             measured.append(timed.figure(taken(timed, found)[0], 1.0))
         if sized is None:
             break
@@ -85,14 +86,16 @@ def allocate(
 
 
 def _latency_widths(
-    search: Search, bounds: Sequence[Bound], cost: CostOf, target: Amount, budget: Budget, latency: Clock
+    search: Search, bounds: Sequence[Bound], cost: CostOf, target: Amount, budget: Budget, latency: Clock, trials: int
 ) -> tuple[dict[str, int], TimeShare]:
     """The most costly widths found within the bounds whose measured latency meets the budget, and that latency.
 
-    By bisection of a bound of multiply-adds; where no trial meets the budget, more are spread over all bounds.
+    A bound of multiply-adds is sought by the line through the two trials nearest to the budget; where no trial meets
+    it, more are spread over all bounds.
     """
     full, least = cost(search.full), cost(search.smallest) / cost(search.full)
     found: dict[tuple[int, ...], tuple[float, dict[str, int], TimeShare]] = {}
+    tried: list[tuple[int, ...]] = []
 
     def good() -> list[tuple[float, dict[str, int], TimeShare]]:
         return [trial for trial in found.values() if taken(budget, trial[2])[0] <= budget.value]
@@ -100,6 +103,7 @@ def _latency_widths(
     def meets(share: float) -> bool:
         widths = search.within([*bounds, Bound(cost, share * full)])
         key = tuple(widths.values())
+        tried.append(key)
         if key not in found:
             found[key] = cost(widths), widths, latency(widths)
         return taken(budget, found[key][2])[0] <= budget.value
@@ -108,9 +112,12 @@ def _latency_widths(
     if not (bounds and meets(high)):
         asked = budget.value / latency(search.full).full_ms if budget.absolute else budget.value
         trial = min(max(least, asked), high)
-        for _ in range(_TRIALS):
+        times: dict[float, float] = {}  # by bound
+        for _ in range(trials):
             low, high = (trial, high) if meets(trial) else (low, trial)
-            trial = (low + high) / 2
+            times[trial] = taken(budget, found[tried[-1]][2])[0]
+            if low == high or (trial := _next_trial(times, budget.value, low, high)) in times:
+                break
     if low == least and not good():
         for k in range(_SPREAD):
             meets(least + (1 - least) * k / _SPREAD)
@@ -127,6 +134,20 @@ def _latency_widths(
     said = f"target {target}: {missed}; the fastest model found takes {took(budget, best)}"
     warnings.warn(said, UserWarning, stacklevel=2)
     return widths, best
+
+
+def _next_trial(times: Mapping[float, float], budget: float, low: float, high: float) -> float:
+    """Where latencies by bound are expected to meet a budget, in [low, high]; without two that differ, in proportion.
+
+    At least a tenth of what is between stays on either side, unless the end was not tried yet.
+    """
+    nearest = sorted(times, key=lambda bound: abs(times[bound] - budget))[:2]
+    slope = times[nearest[0]] / nearest[0]
+    if len(nearest) == 2 and (rise := (times[nearest[0]] - times[nearest[1]]) / (nearest[0] - nearest[1])) > 0:
+        slope = rise
+    margin = (high - low) / 10
+    least, most = (end if end not in times else end + inwards for end, inwards in ((low, margin), (high, -margin)))
+    return min(max(nearest[0] + (budget - times[nearest[0]]) / slope, least), most)
 
 
 def _reason(width: WidthGroup, widths: Widths, sensitivity: Sensitivity, cost: CostOf, what: str) -> str:

@@ -98,6 +98,10 @@ class Amount:
         """The budgets that a network may fail: all but shares of 1."""
         return tuple(budget for budget in self.budgets if not budget.is_nothing)
 
+    def fixed(self, metric: str, full: float) -> "Amount":
+        """The same with its budget of a metric as an absolute amount, of what costs `full` unpruned."""
+        return replace(self, budgets=tuple(b.fixed(full) if b.metric == metric else b for b in self.budgets))
+
     def partly(self, share: Fraction, full: Callable[[str], float]) -> "Amount":
         """The amount after a share of the way from the unpruned network, whose costs are `full` by metric.
 

@@ -88,6 +88,10 @@ class Budget:
         """The most that is allowed of what costs `full` unpruned, in the unit of both."""
         return self.value if self.absolute else self.value * full
 
+    def fixed(self, full: float) -> "Budget":
+        """The same as an absolute amount, of what costs `full` unpruned."""
+        return replace(self, value=self.limit(full), absolute=True)
+
     def partly(self, share: Fraction, full: float) -> "Budget":
         """The budget after a share of the way from the unpruned network, which costs `full`."""
         whole = full if self.absolute else 1.0

@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -86,6 +86,26 @@ class Dataset:
     def with_training_images(self, files: Iterable[Path]) -> "Dataset":
         """The same data set to measure on other training images; what Ultralytics trains on is not changed by it."""
         return replace(self, files={**self.files, "train": tuple(sorted(files, key=str))})
+
+    def parted(self, fewest: int, most: int) -> tuple["Dataset", list[Path]]:
+        """The data set with half of its training images, at most `fewest`, and at most `most` of the others.
+
+        Both are evenly spaced over all.
+        """
+        files = self.files["train"]
+        first = spread(len(files), min(fewest, -(-len(files) // 2)))
+        rest = sorted(set(range(len(files))) - set(first)) or first
+        held = [files[rest[k]] for k in spread(len(rest), most)]
+        return self.with_training_images(files[k] for k in first), held
+
+    def write_keys_of(self, files: Sequence[Path], folder: Path) -> str:
+        """What Ultralytics takes as `data` to validate on some images with labels: a YAML file in a folder."""
+        (folder / "images.txt").write_text("\n".join(map(str, files)) + "\n", encoding="utf-8")
+        keys = {key: str(value) if isinstance(value, Path) else value for key, value in self.keys.items()}
+        listing = {"path": str(folder), "train": "images.txt", "val": "images.txt"}
+        path = folder / "data.yaml"
+        path.write_text(yaml.safe_dump({**keys, **listing}, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        return str(path)
 
     def write_keys(self, folder: Path) -> str:
         """What Ultralytics takes as `data`; keys that were given themselves are written to `folder`/data.yaml."""

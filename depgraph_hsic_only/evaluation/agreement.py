@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from ultralytics.engine.results import Results
+from ultralytics.utils.ops import scale_masks
 
 from depgraph_hsic_only.data.images import read_image, spread
 from depgraph_hsic_only.errors import DataError
@@ -37,6 +38,7 @@ _CONFIDENCE, _NMS_IOU = 0.25, 0.7  # what Ultralytics predicts with
 _MATCH = 0.5  # overlap above which objects match
 _IMAGES = 100  # at most so many are compared
 _SHOWN = 4  # of either kind
+_MASK_SIDE = 320  # pixels of the longer side of masks from images of two sizes, which are compared on one grid
 _SIDE = 1024  # pixels of a picture's longer side, at most: a figure shows no more
 
 
@@ -110,6 +112,7 @@ def measure_agreement(
     files: Sequence[Path],
     *,
     shape: InputShape,
+    shape_before: InputShape | None = None,
     device: Any,
     labels: Mapping[int, str] | None = None,
     nms: bool | None = None,
@@ -117,8 +120,9 @@ def measure_agreement(
     """Let two models predict on the same images, and match their predictions.
 
     Each is a `YOLO`, which is fused by predicting; they have the same task and class names. At most 100 of the files,
-    evenly spaced, are read, and those that are no images are passed over. In the pictures, classes are called by
-    `labels`; None for their names. With `nms=False` end-to-end models predict by their one-to-one branches.
+    evenly spaced, are read, and those that are no images are passed over. Both models see them at the size of `shape`,
+    but the one before at that of `shape_before` where that is given. In the pictures, classes are called by `labels`;
+    None for their names. With `nms=False` end-to-end models predict by their one-to-one branches.
 
     Returns:
         Their agreement, and the pictures by name: "example-1", ..., "difference-1", ...
@@ -127,15 +131,17 @@ def measure_agreement(
         DataError: No image can be read.
     """
     chosen = [files[k] for k in spread(len(files), _IMAGES)]
-    arguments = {"imgsz": list(shape.size), "device": device, "conf": _CONFIDENCE, "iou": _NMS_IOU, "verbose": False}
-    arguments["nms"] = nms
-    how = COMPARED[before.task]
+    arguments = {"device": device, "conf": _CONFIDENCE, "iou": _NMS_IOU, "verbose": False, "nms": nms}
+    how, sizes = COMPARED[before.task], [list((of or shape).size) for of in (shape_before, shape)]
 
     def predictions(path: Path) -> tuple[Any, Any] | None:
         image = read_image(path, shape.channels)
         if image is None:
             return None
-        of_before, of_after = (model.predict(image, save=False, **arguments)[0] for model in (before, after))
+        of_before, of_after = (
+            model.predict(image, save=False, imgsz=size, **arguments)[0]
+            for model, size in zip((before, after), sizes, strict=True)
+        )
         return of_before, of_after
 
     def compared(path: Path) -> ImageAgreement | None:
@@ -177,11 +183,23 @@ def agreement_of(before: Any, after: Any, how: Compared) -> float:
     if not len(before) or not len(after):
         return float(len(before) == len(after))
     pair = [found.cpu() for found in (before, after)]
+    if before.masks is not None and before.masks.shape[1:] != after.masks.shape[1:]:
+        for found in pair:
+            found.masks.data = _on_one_grid(found)
     boxes = [found.obb if found.boxes is None else found.boxes for found in pair]
     names = [[found.names[int(k)] for k in some.cls] for found, some in zip(pair, boxes, strict=True)]
     same = torch.tensor([[x == y for y in names[1]] for x in names[0]])
     likeness = None if how.likeness is None else how.likeness(*pair)
     return panoptic_quality(torch.where(same, how.overlap(*pair), 0.0), likeness)
+
+
+def _on_one_grid(found: Any) -> torch.Tensor:
+    """Masks (n, h, w) without the grey of a letterbox, at a size that follows from the photograph's alone."""
+    height, width = found.orig_shape
+    scale = min(1.0, _MASK_SIDE / max(height, width))
+    size = max(1, round(scale * height)), max(1, round(scale * width))
+    on_photograph: torch.Tensor = scale_masks(found.masks.data[None].float(), size)[0] > 0.5
+    return on_photograph
 
 
 def panoptic_quality(overlap: torch.Tensor, likeness: torch.Tensor | None = None) -> float:

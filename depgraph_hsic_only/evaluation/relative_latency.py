@@ -48,12 +48,13 @@ def _median(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def relative_latency(
-    network: Network, graph: ChannelGraph, deployment: Deployment
+    network: Network, graph: ChannelGraph, deployment: Deployment, unpruned: Deployment | None = None
 ) -> Callable[[Mapping[str, int]], TimeShare]:
     """A function of the widths that measures the latency of the cut network as a share of the full one's.
 
-    Both run in turns as the `deployment` says, so that the machine's drift hits both. Which channels stay makes no
-    difference to it. The network is the unpruned one, on the device to measure on, and the graph its channel groups.
+    Both run in turns, so that the machine's drift hits both: the cut network as the `deployment` says, the full one as
+    `unpruned` does, where that is another. Which channels stay makes no difference to it. The network is the unpruned
+    one, on the device to measure on, and the graph its channel groups.
 
     Raises:
         ConfigError: It can't be timed so here; the function says so too.
@@ -62,7 +63,7 @@ def relative_latency(
     said: list[str] = []  # once is enough
     kept = tempfile.mkdtemp()
     try:
-        full = deployment.prepare(network, Path(kept))
+        full = (unpruned or deployment).prepare(network, Path(kept))
     except BaseException:
         shutil.rmtree(kept)
         raise

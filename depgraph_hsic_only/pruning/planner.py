@@ -1,7 +1,7 @@
 """What is cut, decided in one place: for a notebook, a run, a dry run, a comparison and the benchmarks."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -18,9 +18,10 @@ from depgraph_hsic_only.channels.plan import PruningPlan, make_plan, selection_s
 from depgraph_hsic_only.channels.widths import Scores, threshold_widths, uniform_widths
 from depgraph_hsic_only.criteria.registry import Batches, Criterion, Measured, create_criterion, option_names
 from depgraph_hsic_only.errors import DataError
-from depgraph_hsic_only.evaluation.deployed.deployment import Deployment
+from depgraph_hsic_only.evaluation.deployed.deployment import INT8, Deployment
 from depgraph_hsic_only.evaluation.file_size import FileKind, file_sizes
 from depgraph_hsic_only.evaluation.relative_latency import relative_latency
+from depgraph_hsic_only.yolo.cost import measure_cost
 from depgraph_hsic_only.yolo.input_shape import InputShape
 from depgraph_hsic_only.yolo.types import Network
 
@@ -53,6 +54,8 @@ class Planner:
         imgsz: Side of the square image that multiply-adds are of, pixels.
         timed: What a target of latency is measured on, and how; None for one image of that side (see `Deployment`).
         file: What a target of size is of, for the same images.
+        unpruned: What shares of latency are of; None for the unpruned network as `timed` is.
+        trials: How many widths are timed for a target of latency, at least 1; more if none of them meets it.
     """
 
     criterion: str
@@ -64,6 +67,8 @@ class Planner:
     imgsz: int = 640
     timed: Deployment | None = None
     file: FileKind = field(default_factory=FileKind)
+    unpruned: Deployment | None = None
+    trials: int = 6
 
     def __post_init__(self) -> None:
         check_layers(self.layers)
@@ -74,6 +79,28 @@ class Planner:
         """The criterion, with its options."""
         seed = {"seed": self.seed} if "seed" in option_names(self.criterion) else {}
         return create_criterion(self.criterion, **{**seed, **self.options})
+
+    def on(self, network: Network, imgsz: int, precision: str | None = None) -> "Planner":
+        """The same for images of another side, and for a file of another precision.
+
+        All budgets stay what they are here, of the unpruned network on images of this planner's side.
+
+        Args:
+            network: The unpruned network.
+            imgsz: Side of the square image, pixels, a multiple of the network's stride.
+            precision: One of `deployment.PRECISIONS`; None for that of what is timed here.
+        """
+        here, amount = self.deployment(network), self.amount
+        precision = precision or here.precision
+        if (imgsz, precision) == (self.imgsz, here.precision):
+            return self
+        if amount.budget("gmacs") is not None:
+            amount = amount.fixed("gmacs", measure_cost(network, self.imgsz).gmacs)
+        if amount.budget("size") is not None:
+            amount = amount.fixed("size", self.file.weigh(network, here.shape))
+        timed = replace(here, shape=here.shape.scaled(network, imgsz / self.imgsz), precision=precision)
+        file = replace(self.file, int8=self.file.int8 or precision == INT8)
+        return replace(self, amount=amount, imgsz=imgsz, timed=timed, file=file, unpruned=self.unpruned or here)
 
     def needs_images(self, recovered: bool) -> bool:
         """Whether images are read for the cut, or for its recovery where it is `recovered`."""
@@ -93,7 +120,7 @@ class Planner:
         if self.amount.is_target and not self.amount.is_nothing:
             graph = trace_channels(network, self.layers)
             given = graph, CostModel(network, graph, self.imgsz), self.amount, self.limits
-            where = str(self._deployment(network).on(next(network.parameters()).device))
+            where = str(self.deployment(network).on(next(network.parameters()).device))
             check_target(*given, *self._measuring(network, graph), where, f"at {self.imgsz} px")
 
     def check_images(self, network: Network, images: int) -> None:
@@ -107,12 +134,13 @@ class Planner:
 
     def _measuring(self, network: Network, graph: ChannelGraph) -> tuple[Clock, Scale]:
         """What measures the latency and the file of an unpruned network's widths, where the target is of it."""
-        deployment = self._deployment(network)
+        deployment = self.deployment(network)
         timed, sized = self.amount.budget("latency"), self.amount.budget("size")
-        clock = relative_latency(network, graph, deployment) if timed else not_measured
+        clock = relative_latency(network, graph, deployment, self.unpruned) if timed else not_measured
         return clock, file_sizes(network, graph, deployment.shape, self.file) if sized else not_measured
 
-    def _deployment(self, network: Network) -> Deployment:
+    def deployment(self, network: Network) -> Deployment:
+        """What is timed of a network, and how."""
         return self.timed or Deployment(InputShape.of(network, self.imgsz))
 
     def score(self, network: Network, batches: Batches | None = None) -> Scored:
@@ -123,6 +151,10 @@ class Planner:
     def ranked(self, network: Network, batches: Batches | None = None) -> Scored:
         """As `score`, for the cut: where the amount is nothing, no channel is ranked."""
         return self.with_scores(network, {}) if self.amount.is_nothing else self.score(network, batches)
+
+    def again(self, scored: Scored) -> Scored:
+        """The same network and scores, for this planner's images; its channel groups may have been used up."""
+        return replace(self.with_scores(scored.network, scored.measured.scores), measured=scored.measured)
 
     def with_scores(self, network: Network, scores: Scores | None = None) -> Scored:
         """As `score`, with scores that are known; None for all channels alike, where only the widths are wanted.
@@ -173,6 +205,6 @@ class Planner:
             raise DataError(f"target: expected the sensitivity of the widths for {amount}, got none; measure it first")
         else:
             given = whole.graph, sensitivity, whole.costs, amount, self.limits
-            found = allocate(*given, scored.graph.full, *measuring)
+            found = allocate(*given, scored.graph.full, *measuring, trials=self.trials)
             widths, reasons = found.widths, dict(found.reasons)
         return make_plan(scored.graph, scores, widths, criterion=self.criterion, reasons=reasons)

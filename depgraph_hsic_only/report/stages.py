@@ -44,6 +44,7 @@ class StageReport:
         seconds: Time the stage took, without measuring.
         parameters: Number of parameters.
         gmacs: Multiply-adds for one image, in units of 10^9.
+        imgsz: Side of the image that these and the mAPs are of, pixels; None in the report of an older version.
         size_mb: Size of the checkpoint, 10^6 bytes.
         weights: Path of the checkpoint, relative to the run folder where it is in it.
         metrics: The mAPs on the validation split by kind of prediction, such as "mask"; empty where not measured.
@@ -65,6 +66,7 @@ class StageReport:
     seconds: float
     parameters: int
     gmacs: float
+    imgsz: int | None = None
     size_mb: float | None = None
     weights: str | None = None
     metrics: Mapping[str, Accuracy] = field(default_factory=dict)
@@ -145,6 +147,7 @@ class StageReport:
             "stage": self.name,
             "parameters": self.parameters,
             "gmacs": round(self.gmacs, 4),
+            "imgsz": self.imgsz,
             "size_mb": self.size_mb,
             **{map_column(kind): self.map50_95.get(kind) for kind in self.kinds},
             "latency_ms": self.latency_ms["torch"],
@@ -167,8 +170,9 @@ def stage_table(stages: Sequence[StageReport], validation: Validation, timed: In
     The title says how the mAPs were measured, and what was `timed`, where that is known.
     """
     kinds, runtimes, rows = stages[0].kinds, runtimes_of(stages[-1]), []
+    sizes = len({s.imgsz for s in stages}) > 1
     for s in stages:
-        cost = (f"{s.parameters:,}", f"{s.gmacs:.3f}")
+        cost = (*[f"{s.imgsz}"] * sizes, f"{s.parameters:,}", f"{s.gmacs:.3f}")
         as_cut = s.details.get("as_cut")
         if as_cut is not None and as_cut.get("parameters", s.parameters) == s.parameters:  # else of a step undone
             maps = (figure_text(as_cut[f"map50_95_{kind}"], ".4f") for kind in kinds)
@@ -176,7 +180,7 @@ def stage_table(stages: Sequence[StageReport], validation: Validation, timed: In
         maps = (figure_text(s.map50_95.get(kind), ".4f") for kind in kinds)
         latencies = (figure_text(s.latency_ms[runtime], ".1f") for runtime in runtimes)
         rows.append((TITLES[s.name], *cost, figure_text(s.size_mb, ".2f"), *maps, *latencies, f"{s.seconds:,.1f}"))
-    figures = ("parameters", "GMACs", "MB", *(f"{kind}\nmAP50-95" for kind in kinds))
+    figures = (*["px"] * sizes, "parameters", "GMACs", "MB", *(f"{kind}\nmAP50-95" for kind in kinds))
     headings = ("stage", *figures, *(f"{title}\nms" for title in runtimes.values()), "time\ns")
     latency = "" if timed is None else f"; latency of {timed}"
     return Sheet(f"Stages ({validation}{latency})", headings, tuple(rows), "l" + "r" * (len(headings) - 1))

@@ -53,6 +53,9 @@ class YoloPruner(abc.ABC):
     checkpoints: Checkpoints
     """The models after the stages that are done, once the run folder is open."""
 
+    config: Config
+    """What the run goes by: what was `given`, until the pruning has chosen another image size or precision."""
+
     only: ClassVar[str | None] = None
     """The one task whose models are taken, such as "segment"; None for any (see `tasks.TASKS`)."""
 
@@ -64,12 +67,13 @@ class YoloPruner(abc.ABC):
         **overrides: Any,
     ) -> None:
         given = {} if pretrained_path is None else {"pretrained": str(pretrained_path)}
-        self.config: Config = load_config(cfg, {**overrides, **given})
+        self.given: Config = load_config(cfg, {**overrides, **given})
+        self.config = self.given
         self.callbacks = Callbacks()
         self._folder: RunFolder | None = None  # until it is made or taken
         self._notes: list[str] = []
         self._details: dict[str, Any] = {}
-        self._evaluated: dict[tuple[str, int], Metrics] = {}
+        self._evaluated: dict[tuple[str, int, Validation], Metrics] = {}
         self._resolved: dict[str, Any] = {}
         self._task: Task | None = None  # until a model is loaded
 
@@ -109,6 +113,7 @@ class YoloPruner(abc.ABC):
             StorageError, OutOfMemoryError: The disk or the memory is too small; what was done before is kept, and
                 `resume` goes on from it.
         """
+        self.config = self.given
         before = None if resume is None else read_state(resume)
         if resume is not None:
             self.open_folder(resume)
@@ -172,14 +177,24 @@ class YoloPruner(abc.ABC):
         begin_stage(stage.activity)
         if stage.name in recorder.state.done:
             say("done before")
+            self.take_up(stage)
+            self._go_by_config(recorder, model)
             return self.checkpoints.copy(stage)
         set_seed(self.config.seed)
         before, start = fingerprint(model.model), time.perf_counter()
         result = run(model)
         seconds, changed = time.perf_counter() - start, fingerprint(result.model) != before
+        self._go_by_config(recorder, result)
         recorder.record(stage, result, self._notes, self._details, seconds, changed)
         self._notes, self._details = [], {}
         return self.checkpoints.copy(stage)
+
+    def _go_by_config(self, recorder: Recorder, model: Yolo) -> None:
+        if self.config is not recorder.config:
+            recorder.go_by(self.config, self.validation_of(model))
+
+    def take_up(self, stage: Stage) -> None:  # noqa: B027
+        """Set again what a stage has chosen for those after it, in a run that goes on after it."""
 
     @final
     def add_callback(self, event: str, function: Callable[[Any], object]) -> None:
@@ -201,7 +216,7 @@ class YoloPruner(abc.ABC):
     def resolve(self, block: str, settings: Mapping[str, Any]) -> None:
         """Write a block of settings as it was used into `args.yaml`, for a run that repeats this one."""
         self._resolved[block] = dict(settings)
-        self.folder.write_yaml("args.yaml", {**self.config.to_dict(), **self._resolved})
+        self.folder.write_yaml("args.yaml", {**self.given.to_dict(), **self._resolved})
 
     @final
     def open_folder(self, path: str | Path | None = None) -> RunFolder:
@@ -279,11 +294,12 @@ class YoloPruner(abc.ABC):
             draws: On how many samples of the images too (see `bootstrap.py`); None for as many as a deviation needs.
         """
         config, draws = self.config, draws_for_deviation(len(self.dataset.images("val"))) if draws is None else draws
-        key = fingerprint(model.model), draws
+        validation = self.validation_of(model)
+        key = fingerprint(model.model), draws, validation
         if key not in self._evaluated:
             data = self.dataset.write_keys(self.open_folder().path)
             resources = {"device": config.device, "workers": config.workers}
-            self._evaluated[key] = validate_model(model, data, self.validation_of(model), draws=draws, **resources)
+            self._evaluated[key] = validate_model(model, data, validation, draws=draws, **resources)
         return self._evaluated[key]
 
 

@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from depgraph_hsic_only.axes.candidates import WIDTH, read_axes
 from depgraph_hsic_only.channels.amount import Amount, default_criterion
 from depgraph_hsic_only.channels.limits import Limits, MaxRatio
 from depgraph_hsic_only.errors import ConfigError, one_line
-from depgraph_hsic_only.evaluation.deployed.deployment import AUTO, FLOAT, Deployment
+from depgraph_hsic_only.evaluation.deployed.deployment import AUTO, FLOAT, PRECISIONS, Deployment
 from depgraph_hsic_only.evaluation.deployed.formats import named_formats
 from depgraph_hsic_only.evaluation.file_size import FileKind
 from depgraph_hsic_only.pruning.planner import Planner
@@ -22,6 +23,7 @@ from depgraph_hsic_only.training.arguments import REFUSED, TRAIN_ARGUMENTS, refu
 from depgraph_hsic_only.workflow.config_checks import TRAININGS, amount_of, find_faults
 from depgraph_hsic_only.workflow.exported import export_arguments, wants_int8
 from depgraph_hsic_only.yolo.input_shape import InputShape, input_side
+from depgraph_hsic_only.yolo.load import bare_network
 from depgraph_hsic_only.yolo.types import Yolo
 
 DEFAULT_CFG = "default.yaml"
@@ -37,6 +39,7 @@ class PruneConfig:
     ratio: float | None = 0.5
     threshold: float | None = None
     target: Any = None
+    axes: Any = field(default_factory=lambda: [WIDTH])
     layers: Any = "backbone"
     round_to: int = 8
     min_channels: int = 0
@@ -51,6 +54,11 @@ class PruneConfig:
     def amount(self) -> Amount:
         """How much is cut."""
         return amount_of(self.ratio, self.threshold, self.target)
+
+    @property
+    def spent_on(self) -> tuple[str, ...]:
+        """What a target is met by (see `axes.candidates.AXES`)."""
+        return read_axes(self.axes)
 
     @property
     def limits(self) -> Limits:
@@ -116,6 +124,17 @@ class Config:
         prune = self.prune
         settings = prune.criterion, prune.amount, prune.limits, prune.layers, prune.options, self.seed
         return Planner(*settings, input_side(model, self.imgsz), self.deployment(model), self.file)
+
+    def deployed_as(self, model: Yolo, imgsz: int, precision: str) -> "Config":
+        """The same for images of another side and a file of a precision, which a search has chosen for a model."""
+        export, latency = dict(self.export), dict(self.latency)
+        if (quantize := PRECISIONS[precision]) is not None:
+            export["quantize"] = quantize
+            latency["precision"] = precision
+        if self.export.get("imgsz"):
+            share = imgsz / input_side(model, self.imgsz)
+            export["imgsz"] = list(self.deployed(model).scaled(bare_network(model), share).size)
+        return replace(self, imgsz=imgsz, export=export, latency=latency)
 
     def to_dict(self) -> dict[str, Any]:
         """The configuration as `args.yaml` holds it: a file that `cfg` takes again."""

@@ -5,6 +5,7 @@ from math import inf
 from pathlib import Path
 from typing import Any, Final
 
+from depgraph_hsic_only.axes.candidates import PRECISION, WIDTH, read_axes
 from depgraph_hsic_only.channels.amount import Amount
 from depgraph_hsic_only.channels.budgets import is_number
 from depgraph_hsic_only.channels.groups import check_layers
@@ -12,7 +13,7 @@ from depgraph_hsic_only.channels.limits import Limits
 from depgraph_hsic_only.criteria import create_criterion, list_criteria
 from depgraph_hsic_only.errors import PruningError
 from depgraph_hsic_only.evaluation.deployed.command import command_fault
-from depgraph_hsic_only.evaluation.deployed.deployment import AUTO, PRECISIONS, RUNTIMES
+from depgraph_hsic_only.evaluation.deployed.deployment import AUTO, FLOAT, PRECISIONS, RUNTIMES
 from depgraph_hsic_only.evaluation.deployed.formats import named_formats
 from depgraph_hsic_only.recovery.recover import check_method
 from depgraph_hsic_only.support.nearest import nearest
@@ -43,7 +44,7 @@ def find_faults(merged: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[
     if not broken:
         for block, checks in TRAININGS.items():
             faults += _block_faults(block, merged[block], checks, TRAIN_ARGUMENTS, REFUSED, training_fault)
-        faults += _prune_faults(merged["prune"], defaults["prune"])
+        faults += _prune_faults(merged["prune"], defaults["prune"]) + _axes_faults(merged)
         faults += _block_faults("export", merged["export"], _EXPORT, _EXPORT_KEYS, _EXPORT_REFUSED)
         faults += _block_faults("latency", merged["latency"], _LATENCY, (), {})
         if (fault := command_fault(merged["latency"]["command"])) is not None:
@@ -185,6 +186,27 @@ def _block_faults(
 def amount_of(ratio: object, threshold: object, target: object) -> Amount:
     """How much is cut, by settings that are checked here: the ratio has a default, so the others go over it."""
     return Amount.of(ratio if threshold is None and target is None else None, threshold, target)
+
+
+def _axes_faults(merged: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the axes that a target is met by, and with what else says what they choose."""
+    prune = merged["prune"]
+    try:
+        axes = read_axes(prune["axes"])
+    except PruningError as error:
+        return [f"prune.{error}"]
+    if axes == (WIDTH,):
+        return []
+    faults = []
+    if prune["target"] is None:
+        faults.append(
+            f"prune.axes: expected a target, which {', '.join(axes)} are chosen for, got a ratio or a threshold; pass "
+            "--target gmacs=0.5, say, or leave axes out"
+        )
+    chosen = {"export.quantize": merged["export"].get("quantize"), "latency.precision": merged["latency"]["precision"]}
+    if PRECISION in axes and (set_ := [key for key, value in chosen.items() if value not in (None, FLOAT, 32)]):
+        faults.append(f"{set_[0]}: expected none beside prune.axes with precision, which chooses it; leave one out")
+    return faults
 
 
 def _prune_faults(settings: Mapping[str, Any], known: Mapping[str, Any]) -> list[str]:

@@ -1,7 +1,6 @@
 """The workflow filled in: Ultralytics trains, DepGraph groups, any criterion ranks, onnxruntime proves the export."""
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -9,6 +8,9 @@ from typing import Any
 
 import torch
 
+from depgraph_hsic_only.axes.candidates import IMGSZ, PRECISION
+from depgraph_hsic_only.axes.choice import choose, chosen_in
+from depgraph_hsic_only.axes.trials import Judge, Subject
 from depgraph_hsic_only.budget.sensitivity import Sensitivity
 from depgraph_hsic_only.channels.cut import cut, kept_channels
 from depgraph_hsic_only.channels.plan import PruningPlan
@@ -19,8 +21,7 @@ from depgraph_hsic_only.pruning.api import report_cut
 from depgraph_hsic_only.pruning.planner import Planner, Scored
 from depgraph_hsic_only.recovery.recover import recover
 from depgraph_hsic_only.report.pruning_report import stability_text
-from depgraph_hsic_only.report.stages import FINE_TUNED, TRAINED
-from depgraph_hsic_only.support.fingerprint import fingerprint
+from depgraph_hsic_only.report.stages import FINE_TUNED, PRUNED, TRAINED, Stage
 from depgraph_hsic_only.support.progress import say
 from depgraph_hsic_only.training.arguments import check_training
 from depgraph_hsic_only.training.train import Teacher
@@ -35,16 +36,24 @@ from depgraph_hsic_only.workflow.exported import (
     with_quantized,
 )
 from depgraph_hsic_only.workflow.fit import works_on
-from depgraph_hsic_only.workflow.prune_steps import FineTuning, PruneEvent, Step, keep_step, read_step
+from depgraph_hsic_only.workflow.prune_steps import (
+    FineTuning,
+    PruneEvent,
+    Step,
+    keep_step,
+    kept_scores,
+    kept_sensitivity,
+    read_step,
+)
 from depgraph_hsic_only.workflow.rivals import check_rivals
 from depgraph_hsic_only.workflow.trainings import TrainingPruner
 from depgraph_hsic_only.yolo.blocks import is_end_to_end
 from depgraph_hsic_only.yolo.device import on_device, select_device
-from depgraph_hsic_only.yolo.load import install, load_model
+from depgraph_hsic_only.yolo.load import install, load_model, set_imgsz
 from depgraph_hsic_only.yolo.tasks import task_of
 from depgraph_hsic_only.yolo.types import Yolo
 
-_PLAN, _SENSITIVITY = "plan.json", "sensitivity.json"
+_PLAN, _SEARCH = "plan.json", "search.json"
 
 
 class DefaultYoloPruner(TrainingPruner):
@@ -120,9 +129,13 @@ class DefaultYoloPruner(TrainingPruner):
         self.open_folder()
         settings, planner = self.config.prune, self._planner(model)
         batches = self._batches(model) if planner.needs_images(settings.recover != "none") else []
-        unpruned = planner.ranked(copy.deepcopy(model.model), batches)
+        unpruned = kept_scores(self.folder, planner, copy.deepcopy(model.model), batches)
         sensitivity = self._sensitivity(planner, unpruned, batches) if planner.amount.is_target and batches else None
         reference = None if settings.max_map_drop is None else self.evaluate(model).primary.map50_95
+        if sensitivity is not None and not {IMGSZ, PRECISION}.isdisjoint(settings.spent_on):
+            imgsz, precision = self._search(planner, model, unpruned, sensitivity)
+            planner = planner.on(unpruned.network, imgsz, precision)
+            unpruned, batches = planner.again(unpruned), self._batches(model)
         done, trajectory, primary = Step(0, model), [self._point(0, model)], task_of(model.model).primary
         if (kept := read_step(self.folder, model)) is not None:
             done, trajectory, self._notes = kept
@@ -187,24 +200,38 @@ class DefaultYoloPruner(TrainingPruner):
     def _planner(self, model: Yolo) -> Planner:
         return self.config.planner(model)
 
+    def take_up(self, stage: Stage) -> None:
+        """The image size and precision that a search has chosen."""
+        if stage is PRUNED and (chosen := chosen_in(self.folder.path / _SEARCH)) is not None:
+            self.config = self.given.deployed_as(self.checkpoints.load(TRAINED), *chosen)
+
     def _batches(self, model: Yolo) -> list[dict[str, Any]]:
         count, of = self.config.calibration["images"], self.validation_of(model)
         sizes: dict[str, Any] = {"imgsz": of.imgsz, "batch": min(of.batch, count), "single_cls": of.single_cls}
         return list(labelled_batches(self.dataset, images=count, **sizes))
 
+    def _search(self, planner: Planner, model: Yolo, scored: Scored, sensitivity: Sensitivity) -> tuple[int, str]:
+        """Image size and precision of the best candidate, by which the run goes on."""
+        settings, config = self.config.prune, self.config
+        method = "least_squares" if settings.recover == "distill" else settings.recover
+        judge = Judge(self.dataset, self.validation_of(model), config.device, config.workers)
+        unpruned = copy.deepcopy(model)
+        unpruned.model.to(select_device(config.device))
+        subject = Subject(planner, unpruned, scored.measured.scores, sensitivity, method)
+        choice = choose(subject, judge, settings.spent_on, self.folder.path / _SEARCH, self.folder.scratch / "search")
+        self.config = config.deployed_as(model, *choice.chosen)
+        set_imgsz(model, choice.best.imgsz)
+        self.note(str(choice))
+        self.detail(search=choice.to_dict())
+        return choice.chosen
+
     def _sensitivity(self, planner: Planner, scored: Scored, batches: Sequence[Mapping[str, Any]]) -> Sensitivity:
         """How much each width hurts: from the run folder where it was measured before on the same, else measured."""
-        network = scored.network.to(select_device(self.config.device))  # its latency may be the target
-        scores, images = scored.measured.scores, _images(batches)
-        key = fingerprint(network, list(scores.values()), [images], repr(planner.limits))
-        path = self.folder.path / _SENSITIVITY
-        if path.is_file() and (found := json.loads(path.read_text(encoding="utf-8"))).get("key") == key:
-            self.note("sensitivity of the widths: taken from the run folder, where it was measured on the same")
-            return Sensitivity.from_dict(found)
-        measured = planner.sensitivity(scored, images)
-        self.folder.write_json(_SENSITIVITY, {"key": key, **measured.to_dict()})
-        self.note(f"sensitivity of the widths: measured on {measured.images} images in {measured.seconds:.0f} s")
-        return measured
+        scored.network.to(select_device(self.config.device))  # its latency may be the target
+        found, known = kept_sensitivity(self.folder, planner, scored, _images(batches))
+        measured = f"measured on {found.images} images in {found.seconds:.0f} s"
+        self.note(f"sensitivity of the widths: {'taken from the run folder, where it was ' * known}{measured}")
+        return found
 
     def _cut(self, done: Step, plan: PruningPlan, scored: Scored, batches: Sequence[Mapping[str, Any]]) -> Step:
         """The next step: the model is cut in place as planned, and recovered."""

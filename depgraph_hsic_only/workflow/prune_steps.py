@@ -1,4 +1,4 @@
-"""A cut in several steps, with fine-tuning in between: what each is given, tells callbacks, and leaves on the disk."""
+"""A cut, in several steps with fine-tuning in between: what each is given, tells callbacks, and leaves on the disk."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,17 +6,24 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from depgraph_hsic_only.budget.sensitivity import Sensitivity
 from depgraph_hsic_only.channels.cut import Kept, kept_channels
 from depgraph_hsic_only.channels.plan import PruningPlan
+from depgraph_hsic_only.criteria.registry import Measured
+from depgraph_hsic_only.pruning.planner import Planner, Scored
 from depgraph_hsic_only.report.pruning_report import PruningReport
 from depgraph_hsic_only.report.stages import FINE_TUNED
 from depgraph_hsic_only.support.files import write_atomically
+from depgraph_hsic_only.support.fingerprint import fingerprint
 from depgraph_hsic_only.training.train import Teacher
 from depgraph_hsic_only.workflow.run_folder import RunFolder
 from depgraph_hsic_only.yolo.load import load_model
-from depgraph_hsic_only.yolo.types import Yolo
+from depgraph_hsic_only.yolo.types import Network, Yolo
 
 _NAME = "steps"
+_SCORES, _SENSITIVITY = "scores.pt", "sensitivity.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,3 +112,34 @@ def read_step(folder: RunFolder, unpruned: Yolo) -> tuple[Step, list[dict[str, A
 
 def _file(folder: RunFolder) -> Path:
     return folder.scratch / _NAME / f"{_NAME}.json"
+
+
+def kept_scores(folder: RunFolder, planner: Planner, network: Network, batches: Sequence[Mapping[str, Any]]) -> Scored:
+    """A network with its channels ranked: from the run folder where that was done before on the same, else done.
+
+    Only what reads images is kept.
+    """
+    path = folder.path / _SCORES
+    if planner.amount.is_nothing or not planner.scorer.needs_batches:
+        return planner.ranked(network, batches)
+    settings = repr((planner.criterion, planner.options, planner.layers, planner.seed))
+    key = fingerprint(network, [batch["img"] for batch in batches], settings)
+    if path.is_file() and (kept := torch.load(path, weights_only=True))["key"] == key:
+        return replace(planner.with_scores(network, {}), measured=Measured(kept["scores"], kept["halves"]))
+    scored = planner.ranked(network, batches)
+    kept = {"key": key, "scores": scored.measured.scores, "halves": scored.measured.halves}
+    write_atomically(path, lambda file: torch.save(kept, file))
+    return scored
+
+
+def kept_sensitivity(
+    folder: RunFolder, planner: Planner, scored: Scored, images: torch.Tensor
+) -> tuple[Sensitivity, bool]:
+    """How much each width hurts, and whether that was in the run folder, where it was measured before on the same."""
+    key = fingerprint(scored.network, list(scored.measured.scores.values()), [images], repr(planner.limits))
+    path = folder.path / _SENSITIVITY
+    if path.is_file() and (found := json.loads(path.read_text(encoding="utf-8"))).get("key") == key:
+        return Sensitivity.from_dict(found), True
+    measured = planner.sensitivity(scored, images)
+    folder.write_json(_SENSITIVITY, {"key": key, **measured.to_dict()})
+    return measured, False

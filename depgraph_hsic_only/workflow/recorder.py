@@ -49,7 +49,10 @@ from depgraph_hsic_only.yolo.types import Yolo
 
 @dataclass(eq=False)
 class Recorder:
-    """Measures the stages of one run and writes what the run folder holds of them."""
+    """Measures the stages of one run and writes what the run folder holds of them.
+
+    The `config` and the `validation` are those that the run goes by at the moment (see `go_by`).
+    """
 
     folder: RunFolder
     checkpoints: Checkpoints
@@ -58,6 +61,13 @@ class Recorder:
     state: RunState  # the rows of what is done are taken from the report in the folder
     validation: Validation
     evaluate: Callable[[Any], Metrics]
+
+    def __post_init__(self) -> None:
+        self._given = self.config, self.validation
+
+    def go_by(self, config: Config, validation: Validation) -> None:
+        """What comes from here on is of another image size or precision, which was chosen by now."""
+        self.config, self.validation = config, validation
 
     def begin(self, model: Yolo, notes: Sequence[str]) -> None:
         """Take down the loaded model, the baseline, what there is to say of it, or in a resumed run what is done."""
@@ -103,7 +113,7 @@ class Recorder:
         maps = measure_maps(exported, model, data, self.validation, arguments)
         begin_stage("latency")
         stages, latencies, timed = self._with_latency(exported)
-        files = describe_files(exported, self.folder.path, maps, latencies)
+        files, notes = describe_files(exported, self.folder.path, maps, latencies), (*notes, *self._met(stages))
         rivals = self._rivals(data)
         begin_stage("pictures")
         onnx = (str(exported.path.relative_to(self.folder.path)), exported.parity)
@@ -116,7 +126,15 @@ class Recorder:
             say(why)
             stages = (*stages[:-1], replace(stages[-1], notes=(*stages[-1].notes, why)))
         self._write(
-            model, stages=stages, onnx=onnx, files=files, agreement=agreement, notes=notes, timed=timed, rivals=rivals
+            model,
+            stages=stages,
+            validation=self.validation,
+            onnx=onnx,
+            files=files,
+            agreement=agreement,
+            notes=notes,
+            timed=timed,
+            rivals=rivals,
         )
         write_html(self.folder.path)
         self._finished(EXPORTED)
@@ -132,8 +150,9 @@ class Recorder:
         self, name: str, model: Yolo, weights: Path | None, said: Sequence[str] = (), seconds: float = 0.0, **known: Any
     ) -> StageReport:
         """Measure a model; what is `known` of the stage is in the row too."""
-        cost, notes, task = measure_cost(model.model, self.validation.imgsz), list(said), task_of(model.model).name
-        row = StageReport(name, seconds, cost.parameters, cost.gmacs, parts=cost.parts, task=task, **known)
+        imgsz, notes, task = self.validation.imgsz, list(said), task_of(model.model).name
+        cost = measure_cost(model.model, imgsz)
+        row = StageReport(name, seconds, cost.parameters, cost.gmacs, imgsz, parts=cost.parts, task=task, **known)
         if weights is None:
             notes.append("built from its YAML and not trained, so its mAP was not measured")
         elif not works_on(model, self.dataset, self.config):
@@ -153,27 +172,31 @@ class Recorder:
     def _with_latency(self, exported: Exported) -> tuple[tuple[StageReport, ...], dict[Path, Latency], Timed]:
         """The rows with the latency of every stage that has a checkpoint, that of each file, and what they are of.
 
-        All are measured in turns, on the same images and exported alike, as the result was: every stage in PyTorch, in
-        onnxruntime, and as the settings say, where that is neither.
+        All are measured in turns, exported alike, as the result was, on images of their own size: every stage in
+        PyTorch, in onnxruntime, and as the settings say, where that is neither.
         """
-        deployment, device = self.config.deployment(self._baseline), select_device(self.config.device)
+        given, deployment = (config.deployment(self._baseline) for config in (self._given[0], self.config))
+        device = select_device(self.config.device)
         timed, images = deployment.on(device), self.dataset.images("train")
         runs: dict[str, Run] = {}
         files: dict[Path, str] = {}
-        shape = replace(deployment.shape, channels=exported.shape.channels)
         plain = replace(deployment, runtime="onnxruntime", precision=FLOAT, command=None)
-        wanted = {"onnxruntime": plain} | ({} if (name := deployment.key(device)) in RUNTIMES else {name: deployment})
+        wanted = {"onnxruntime": plain} | {
+            key: of for of in (given, deployment) if (key := of.key(device)) not in RUNTIMES
+        }
         with tempfile.TemporaryDirectory() as scratch:
             for row in self._report.stages:
                 if row.weights is None:
                     continue
                 stages = (self.checkpoints.load(stage) for stage in STAGES if stage.name == row.name)
                 model = next(stages, self._baseline)
-                takes = replace(shape, channels=input_channels(model.model))  # its own, before it was trained
+                at = (given if row.name in (BASELINE, TRAINED.name) else deployment).shape
+                takes = replace(at, channels=input_channels(model.model))  # its own, before it was trained
                 runs[f"{row.name}/torch"] = torch_run(model, takes, self.config.device)
                 network, last = on_device(model.model, self.config.device), row is self._report.after
                 written: dict[tuple[str, str], Path] = {}  # by format and precision
                 for key, way in wanted.items():
+                    way = replace(way, shape=at)
                     folder, made = Path(tempfile.mkdtemp(dir=scratch)), exported.made(way) if last else None
                     if made is not None and way.on(device).runtime == "onnxruntime":
                         files[made] = f"{row.name}/{key}"
@@ -193,10 +216,29 @@ class Recorder:
         rows = tuple(
             row.with_latency({key: found.get(f"{row.name}/{key}") for key in keys}) for row in self._report.stages
         )
-        timed = replace(timed, input=shape).watched(machine)
+        timed = replace(timed, input=replace(timed.input, channels=exported.shape.channels)).watched(machine)
         if timed.warning is not None:
             say(timed.warning)
         return rows, {path: found[key] for path, key in files.items()}, timed
+
+    def _met(self, stages: Sequence[StageReport]) -> list[str]:
+        """What the target's latency has become, of the result as it is deployed against the unpruned model as it was.
+
+        Nothing is said where no target is of it.
+        """
+        if (budget := self.config.prune.amount.budget("latency")) is None:
+            return []
+        device, before = select_device(self.config.device), replace(self._report, stages=tuple(stages)).before
+        keys = (config.deployment(self._baseline).key(device) for config in (self._given[0], self.config))
+        full, own = (row.latency_ms[key] for row, key in zip((before, stages[-1]), keys, strict=True))
+        if full is None or own is None:
+            return []
+        share = own / full
+        missed = (own if budget.absolute else share) - budget.value
+        return [
+            f"target {budget}: the result takes {own:.1f} ms, {share:.3f} of the unpruned model's {full:.1f} ms"
+            + (f", missed by {budget.figure(missed, 1.0)}" if missed > 0 else "")
+        ]
 
     def _rivals(self, data: str) -> tuple[Rival, ...]:
         """What else costs as little as the result; none where nothing was cut, or the model is not of the data."""
@@ -209,7 +251,7 @@ class Recorder:
             unpruned,
             gmacs,
             self.config.rivals,
-            self.validation,
+            self._given[1],
             lambda model, validation: validate_model(model, data, validation, **where),
         )
 
@@ -221,8 +263,9 @@ class Recorder:
         before, after = self.checkpoints.copy(TRAINED), self.checkpoints.copy(FINE_TUNED)  # they will be fused
         device = select_device(self.config.device)
         images, labels = self.dataset.images("val"), picture_labels(before.names)
+        sizes: Any = {"shape": shape, "shape_before": self._given[0].deployed(before)}
         agreement, pairs = measure_agreement(
-            before, after, images, shape=shape, device=device, labels=labels, nms=self.validation.nms
+            before, after, images, **sizes, device=device, labels=labels, nms=self.validation.nms
         )
         for name, pair in pairs.items():
             titles = f"before: {pair.found.before} found", f"after: {pair.found.after} found"

@@ -4,7 +4,7 @@ import functools
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeGuard
 
 from depgraph_hsic_only.errors import ConfigError
@@ -47,6 +47,12 @@ class InputShape:
     def size(self) -> tuple[int, int]:
         """Height and width, pixels."""
         return self.height, self.width
+
+    def scaled(self, network: Network, share: float) -> "InputShape":
+        """The same with sides that are a share of these, rounded to multiples of a network's stride."""
+        stride = rounded_up(network, 1)
+        height, width = (max(1, round(side * share / stride)) * stride for side in self.size)
+        return replace(self, height=height, width=width)
 
     @property
     def dimensions(self) -> tuple[int, int, int, int]:

@@ -155,6 +155,16 @@ def forget_predictor(model: Yolo | Network) -> None:
         model.predictor = None
 
 
+def set_imgsz(model: Yolo, side: int) -> None:
+    """Let a `YOLO` be one for images of a side, pixels, at which it predicts, validates, trains and exports."""
+    live: Any = model
+    network = bare_network(model)
+    network.args = {**own_arguments(network), "imgsz": side}
+    live.overrides = {**live.overrides, "imgsz": side}
+    if live.ckpt:
+        live.ckpt = {**live.ckpt, "train_args": {**live.ckpt.get("train_args", {}), "imgsz": side}}
+
+
 def own_arguments(model: Yolo | Network) -> dict[str, Any]:
     """The arguments that a `YOLO` or its network was trained with, as far as it says."""
     args = getattr(bare_network(model), "args", None) or {}

@@ -21,9 +21,9 @@ from depgraph_hsic_only.yolo.input_shape import InputShape, input_channels
 from depgraph_hsic_only.yolo.logs import silenced
 from depgraph_hsic_only.yolo.types import Network
 
-AUTO, FLOAT, COMMAND = "auto", "float", "command"
+AUTO, FLOAT, INT8, COMMAND = "auto", "float", "int8", "command"
 RUNTIMES = ("onnxruntime", "openvino", "tensorrt", "torch")
-PRECISIONS = {FLOAT: None, "half": 16, "int8": 8}  # as Ultralytics' `quantize`
+PRECISIONS = {FLOAT: None, "half": 16, INT8: 8}  # as Ultralytics' `quantize`
 _TIMEOUT = 600.0
 
 
@@ -101,7 +101,7 @@ class Deployment:
         exported = "half" if self.arguments.get("quantize") == 16 else FLOAT
         precision = exported if self.precision == FLOAT else self.precision
         if self.command is not None:
-            if self.format != ONNX and self.precision == "int8":
+            if self.format != ONNX and self.precision == INT8:
                 raise ConfigError(
                     f"latency.precision: expected float or half of a file in {self.format}, got int8; begin "
                     "export.formats with onnx"
@@ -197,7 +197,7 @@ def _not_run(runtime: str, precision: str, device: torch.device) -> str | None:
     """Why a runtime doesn't run files of a precision on a device; None where it does."""
     if runtime == "tensorrt" and device.type != "cuda":
         return f"expected an NVIDIA GPU for runtime=tensorrt, got {device.type}; pass device=0 or another runtime"
-    if precision == "int8" and runtime in ("torch", "tensorrt"):
+    if precision == INT8 and runtime in ("torch", "tensorrt"):
         return (
             f"expected precision=float or half with runtime={runtime}, got int8, whose files here are for onnxruntime "
             "and openvino; pass one of these"

@@ -1,0 +1,137 @@
+"""Ways to meet a budget: image sizes and precisions, each with the widths that are left to it, and which one is best.
+
+Each axis is cheap at its beginning and steep at its end, so the best mixture takes the cheap beginnings of all (Han et
+al. 2020, *Model Rubik's Cube*, arXiv:2010.14819). Nothing is fitted by a formula here: every candidate is cut,
+recovered and measured.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from depgraph_hsic_only.errors import ConfigError
+from depgraph_hsic_only.support.nearest import nearest
+
+WIDTH, DEPTH, IMGSZ, PRECISION = "width", "depth", "imgsz", "precision"
+AXES = (WIDTH, DEPTH, IMGSZ, PRECISION)
+_LEAST = 0.3  # of the side that is given: smaller images have never paid
+_STEPS = 10  # of which the given side has so many, as far as the network's stride divides it
+_WORSE = 2  # sizes in a row that are worse than the best one: smaller ones are not tried
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that was cut to a target, recovered without training, and measured.
+
+    Attributes:
+        imgsz: Side of its images, pixels.
+        precision: Of its file (see `deployment.PRECISIONS`).
+        parameters: Number of its parameters; None where it can't meet the target.
+        gmacs: Multiply-adds for one image, in units of 10^9; None likewise.
+        score: Its primary mAP50-95 on held-out training images, in [0, 1]; None where it can't meet the target.
+        cut: Whether anything was cut from it, or its images and its precision alone meet the target.
+        lost: Of the score by its precision, where it was measured on its file; None where it was not, or is float.
+        why: Why it can't meet the target; empty where it does.
+        seconds: Time that it took.
+    """
+
+    imgsz: int
+    precision: str
+    parameters: int | None = None
+    gmacs: float | None = None
+    score: float | None = None
+    cut: bool = True
+    lost: float | None = None
+    why: str = ""
+    seconds: float = 0.0
+
+    @property
+    def key(self) -> tuple[int, str]:
+        """What tells it apart."""
+        return self.imgsz, self.precision
+
+    def __str__(self) -> str:
+        if self.score is None:
+            return f"{self.imgsz} px, {self.precision}: {self.why}"
+        cost = f"{self.parameters:,} parameters, {self.gmacs:.3f} GMACs"
+        return f"{self.imgsz} px, {self.precision}, {cost}: mAP50-95 {self.score:.4f}"
+
+
+Candidates = Mapping[tuple[int, str], Candidate]
+"""By side and precision."""
+
+
+def read_axes(value: object) -> tuple[str, ...]:
+    """Axes as they are written: "width,imgsz" or a list of them, in the order of `AXES`.
+
+    Raises:
+        ConfigError: One is unknown, or there is none.
+    """
+    words = value.replace("+", ",").split(",") if isinstance(value, str) else value
+    named = [str(word).strip() for word in words] if isinstance(words, Sequence) else []
+    wrong = [word for word in named if word not in AXES]
+    if wrong or not named:
+        got = f"{wrong[0]!r}{nearest(wrong[0], AXES)}" if wrong else repr(value)
+        raise ConfigError(f"axes: expected one or several of {', '.join(AXES)}, got {got}")
+    return tuple(axis for axis in AXES if axis in named)
+
+
+def candidate_sides(imgsz: int, stride: int) -> list[int]:
+    """Sides of square images to try, pixels, from the given one, a multiple of the stride, downwards."""
+    step = max(1, round(imgsz / stride / _STEPS)) * stride
+    return list(range(imgsz, max(stride, round(_LEAST * imgsz)) - 1, -step))
+
+
+def search(
+    sides: Sequence[int],
+    precisions: Sequence[str],
+    attempt: Callable[[int, str], Candidate],
+    confirm: Callable[[Candidate], Candidate],
+    known: Candidates,
+    keep: Callable[[Candidates], None],
+) -> Candidate:
+    """The best candidate: the sizes of each precision from the largest downwards, as long as it pays.
+
+    Args:
+        sides: Sides of images, descending.
+        precisions: The first one is that of the scores; of others what they lose is measured for what may win.
+        attempt: Makes and measures a candidate.
+        confirm: The candidate with what its precision `lost`.
+        known: Those of a search that was cut off.
+        keep: Is given all candidates whenever one is new.
+
+    Raises:
+        ConfigError: None meets the target; the message is that of the one that comes last.
+    """
+    found = dict(known)
+
+    def put(candidate: Candidate) -> Candidate:
+        found[candidate.key] = candidate
+        keep(found)
+        return candidate
+
+    for precision in precisions:
+        best, worse = -1.0, 0
+        for side in sides:
+            candidate = found.get((side, precision)) or put(attempt(side, precision))
+            if candidate.score is not None:
+                score = candidate.score + (candidate.lost or 0.0)
+                best, worse = max(best, score), 0 if score > best else worse + 1
+                if worse == _WORSE or not candidate.cut:
+                    break
+    while scored := [c for c in found.values() if c.score is not None]:
+        best_one = max(scored, key=lambda c: (c.score, c.imgsz))
+        if best_one.precision == precisions[0] or best_one.lost is not None:
+            return best_one
+        put(confirm(best_one))
+    raise ConfigError(list(found.values())[-1].why)
+
+
+def to_dict(candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
+    """The candidates as plain dicts, strings and numbers."""
+    return [asdict(candidate) for candidate in candidates]
+
+
+def from_dict(data: Sequence[Mapping[str, Any]]) -> dict[tuple[int, str], Candidate]:
+    """The inverse of `to_dict`."""
+    return {candidate.key: candidate for candidate in (Candidate(**row) for row in data)}

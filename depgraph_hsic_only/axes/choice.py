@@ -1,0 +1,94 @@
+"""The search of a run: begun, kept in a file, gone on with, and what it has chosen."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from depgraph_hsic_only.axes.candidates import (
+    IMGSZ,
+    PRECISION,
+    Candidate,
+    Candidates,
+    candidate_sides,
+    from_dict,
+    search,
+    to_dict,
+)
+from depgraph_hsic_only.axes.trials import Judge, Subject, Trials, worthwhile_precisions
+from depgraph_hsic_only.support.files import write_text_atomically
+from depgraph_hsic_only.support.fingerprint import fingerprint
+from depgraph_hsic_only.yolo.input_shape import rounded_up
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a search has tried, and what it has chosen of that.
+
+    Attributes:
+        candidates: In the order in which they were tried.
+        chosen: Side in pixels and precision of the best one.
+        images: Number of held-out training images that the candidates were measured on.
+    """
+
+    candidates: tuple[Candidate, ...]
+    chosen: tuple[int, str]
+    images: int
+
+    @property
+    def best(self) -> Candidate:
+        """The candidate that was chosen."""
+        return next(candidate for candidate in self.candidates if candidate.key == self.chosen)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The choice as plain lists, dicts, strings and numbers."""
+        rows = zip(self.candidates, to_dict(self.candidates), strict=True)
+        return {"images": self.images, "candidates": [{**row, "chosen": c is self.best} for c, row in rows]}
+
+    def __str__(self) -> str:
+        scored = sum(candidate.score is not None for candidate in self.candidates)
+        found = f"{self.best}, the best of {scored} candidates on {self.images} held-out training images"
+        return found + (f"; {self.best.precision} has lost {self.best.lost:.4f} of it" if self.best.lost else "")
+
+
+def choose(subject: Subject, judge: Judge, axes: Sequence[str], path: Path, folder: Path) -> Choice:
+    """Search for the best image size and precision, as far as they are among the axes.
+
+    Args:
+        subject: What the candidates are made of.
+        judge: Measures them.
+        axes: Some of `candidates.AXES`; widths and repeats are the planner's.
+        path: JSON file that keeps the candidates: what was made before of the same subject is not made again.
+        folder: For what is needed meanwhile.
+
+    Raises:
+        ConfigError: None meets the target.
+    """
+    trials, planner, network = Trials(subject, judge, folder), subject.planner, subject.model.model
+    settings = planner, subject.sensitivity, subject.method, judge.validation, judge.dataset.digest(), tuple(axes)
+    key = fingerprint(network, list(subject.scores.values()), repr(settings))
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    kept = kept if kept.get("key") == key else {"key": key}
+
+    def write(**found: object) -> None:
+        kept.update(found)
+        write_text_atomically(path, json.dumps(kept, indent=1, allow_nan=False) + "\n")
+
+    def keep(found: Candidates) -> None:
+        write(candidates=to_dict(list(found.values())))
+
+    if "precisions" not in kept:
+        own = [planner.deployment(network).precision]
+        write(precisions=worthwhile_precisions(planner, network) if PRECISION in axes else own)
+    sides = candidate_sides(planner.imgsz, rounded_up(network, 1)) if IMGSZ in axes else [planner.imgsz]
+    known = from_dict(kept.get("candidates", []))
+    best = search(sides, kept["precisions"], trials.attempt, trials.confirm, known, keep)
+    write(chosen=best.key)
+    return Choice(tuple(from_dict(kept["candidates"]).values()), best.key, len(judge.parts[1]))
+
+
+def chosen_in(path: Path) -> tuple[int, str] | None:
+    """Side and precision that a search has chosen, by its file; None where it has not, or there was none."""
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return tuple(kept["chosen"]) if "chosen" in kept else None

@@ -1,0 +1,166 @@
+"""A candidate made and measured: planned for its own image size and precision, cut, recovered, validated."""
+
+import copy
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from depgraph_hsic_only.axes.candidates import Candidate
+from depgraph_hsic_only.budget.sensitivity import Sensitivity
+from depgraph_hsic_only.channels.widths import Scores
+from depgraph_hsic_only.data.dataset import Dataset
+from depgraph_hsic_only.data.images import load_images
+from depgraph_hsic_only.errors import ConfigError
+from depgraph_hsic_only.evaluation.deployed.deployment import FLOAT, PRECISIONS
+from depgraph_hsic_only.evaluation.relative_latency import relative_latency
+from depgraph_hsic_only.evaluation.validation import Validation, validate_file, validate_model
+from depgraph_hsic_only.pruning.api import cut_in_place
+from depgraph_hsic_only.pruning.planner import Planner
+from depgraph_hsic_only.support.progress import say
+from depgraph_hsic_only.yolo.cost import measure_cost
+from depgraph_hsic_only.yolo.load import load_model
+from depgraph_hsic_only.yolo.tasks import task_of
+from depgraph_hsic_only.yolo.types import Network, Yolo
+
+_FITTED, _HELD = 128, 256  # training images that candidates are fitted to, and that they are measured on, at most
+_TIMED = 3  # widths that are timed for a latency, which is met more closely once the candidate is chosen
+_GAIN = 0.97  # of the latency in float: a precision that gains less is not tried
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What candidates are made of, and how.
+
+    Attributes:
+        planner: Of the run, for images of its own side.
+        model: The unpruned `YOLO`, on the device to measure on; it is left as it is.
+        scores: Of its channels.
+        sensitivity: Of its widths, measured on images of the planner's side: it ranks them at any.
+        method: Of the recovery (see `recover.METHODS`).
+    """
+
+    planner: Planner
+    model: Yolo
+    scores: Scores
+    sensitivity: Sensitivity
+    method: str
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What candidates are measured on: training images that none of them is fitted to.
+
+    Attributes:
+        dataset: The data set, whose validation images nobody looks at.
+        validation: As the run's, of any side.
+        device: To measure on.
+        workers: Data loading processes.
+    """
+
+    dataset: Dataset
+    validation: Validation
+    device: object
+    workers: int
+
+    @cached_property
+    def parts(self) -> tuple[Dataset, list[Path]]:
+        """The training images that candidates are fitted to, and those that they are measured on."""
+        return self.dataset.parted(_FITTED, _HELD)
+
+
+@dataclass(frozen=True, eq=False)
+class Trials:
+    """Makes and measures candidates; models of another precision than float are kept in a folder."""
+
+    subject: Subject
+    judge: Judge
+    folder: Path
+
+    @cached_property
+    def data(self) -> str:
+        """What Ultralytics takes as `data`, whose validation images are the judge's."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self.judge.dataset.write_keys_of(self.judge.parts[1], self.folder)
+
+    def images(self, imgsz: int) -> torch.Tensor:
+        """The images that candidates are fitted to, (n, c, imgsz, imgsz), float in [0, 1]."""
+        fitted = self.judge.parts[0]
+        return load_images(fitted.images("train"), imgsz, channels=fitted.channels)
+
+    def attempt(self, imgsz: int, precision: str) -> Candidate:
+        """A candidate for images of a side and a precision; its score is that of the model in float."""
+        start, subject = time.perf_counter(), self.subject
+        network = subject.model.model
+        planner = replace(subject.planner.on(network, imgsz, precision), trials=_TIMED)
+        scored = planner.with_scores(network, subject.scores)
+        try:
+            plan = planner.plan(scored, subject.sensitivity)
+        except ConfigError as error:
+            say(f"{imgsz} px, {precision}: {error}")
+            return Candidate(imgsz, precision, why=str(error), seconds=time.perf_counter() - start)
+        model = copy.deepcopy(subject.model)
+        given = {"images": self.images(imgsz), "mosaics": 0, "seed": planner.seed}
+        cut_in_place(model, network, plan, scored.graph, subject.method, **given)
+        if precision != FLOAT:
+            model.save(self._file(imgsz, precision))
+        judge, cost = self.judge, measure_cost(model.model, imgsz)
+        of: Any = {"device": judge.device, "workers": judge.workers}
+        score = validate_model(model, self.data, replace(judge.validation, imgsz=imgsz), **of).primary.map50_95
+        spent = time.perf_counter() - start
+        found = Candidate(
+            imgsz, precision, cost.parameters, cost.gmacs, score, cut=not plan.cuts_nothing, seconds=spent
+        )
+        say(str(found))
+        return found
+
+    def confirm(self, candidate: Candidate) -> Candidate:
+        """The candidate with what its file loses by its precision, against that in float."""
+        start, path, planner = time.perf_counter(), self._file(*candidate.key), self.subject.planner
+        if not path.is_file():
+            self.attempt(*candidate.key)
+        model, images = load_model(path), self.images(candidate.imgsz)
+        deployment = planner.on(self.subject.model.model, *candidate.key).deployment(model.model)
+        of: Any = {"task": task_of(model.model).name, "single_cls": self.judge.validation.single_cls}
+        found = []
+        with tempfile.TemporaryDirectory() as folder:
+            for precision in (FLOAT, candidate.precision):
+                file = replace(deployment, precision=precision).write(model.model, Path(folder), images)
+                found.append(validate_file(file, self.data, deployment.shape, **of).primary.map50_95)
+        lost, seconds = found[0] - found[1], candidate.seconds + time.perf_counter() - start
+        known = replace(candidate, score=(candidate.score or 0.0) - lost, lost=lost, seconds=seconds)
+        say(f"{known}, of which {candidate.precision} has lost {lost:.4f}")
+        return known
+
+    def _file(self, imgsz: int, precision: str) -> Path:
+        return self.folder / f"{imgsz}-{precision}.pt"
+
+
+def worthwhile_precisions(planner: Planner, network: Network) -> list[str]:
+    """The precisions that may help to meet a planner's target, float first.
+
+    Of a latency they are those that are faster here, of the size of a file int8; nothing else depends on them.
+    """
+    here, found = planner.deployment(network), [FLOAT]
+    device = next(network.parameters()).device
+    timed, sized = planner.amount.budget("latency"), planner.amount.budget("size")
+    for precision in PRECISIONS if timed or sized else ():
+        of = replace(here, precision=precision)
+        if precision == FLOAT:
+            continue
+        try:
+            of.on(device)
+        except ConfigError as error:
+            say(f"{precision} is not tried: {error}")
+            continue
+        graph = planner.with_scores(network).graph
+        share = relative_latency(network, graph, of, here)(graph.full).median if timed else 0.0
+        if share < _GAIN:
+            found.append(precision)
+        else:
+            say(f"{precision} is not tried, since it takes {share:.2f} of the time of float here")
+    return found
