@@ -3,6 +3,7 @@
 import copy
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,19 +11,21 @@ from typing import Any
 
 import torch
 
-from depgraph_hsic_only.axes.candidates import Candidate
+from depgraph_hsic_only.axes.candidates import IMGSZ, PRECISION, Candidate, candidate_sides
+from depgraph_hsic_only.budget.reachable import OutOfReach
 from depgraph_hsic_only.budget.sensitivity import Sensitivity
 from depgraph_hsic_only.channels.widths import Scores
 from depgraph_hsic_only.data.dataset import Dataset
 from depgraph_hsic_only.data.images import load_images
 from depgraph_hsic_only.errors import ConfigError
-from depgraph_hsic_only.evaluation.deployed.deployment import FLOAT, PRECISIONS
+from depgraph_hsic_only.evaluation.deployed.deployment import FLOAT, INT8, PRECISIONS
 from depgraph_hsic_only.evaluation.relative_latency import relative_latency
 from depgraph_hsic_only.evaluation.validation import Validation, validate_file, validate_model
 from depgraph_hsic_only.pruning.api import cut_in_place
 from depgraph_hsic_only.pruning.planner import Planner
 from depgraph_hsic_only.support.progress import say
 from depgraph_hsic_only.yolo.cost import measure_cost
+from depgraph_hsic_only.yolo.input_shape import rounded_up
 from depgraph_hsic_only.yolo.load import load_model
 from depgraph_hsic_only.yolo.tasks import task_of
 from depgraph_hsic_only.yolo.types import Network, Yolo
@@ -138,6 +141,24 @@ class Trials:
 
     def _file(self, imgsz: int, precision: str) -> Path:
         return self.folder / f"{imgsz}-{precision}.pt"
+
+
+def check_axes(planner: Planner, network: Network, axes: Sequence[str]) -> None:
+    """As `Planner.check`, of what can be met by other axes than width too; only the smallest images are tried."""
+    try:
+        planner.check(network)
+    except OutOfReach:
+        side = candidate_sides(planner.imgsz, rounded_up(network, 1))[-1] if IMGSZ in axes else planner.imgsz
+        precision = INT8 if PRECISION in axes and planner.amount.budget("size") else None
+        smaller = planner.on(network, side, precision)
+        if smaller is planner:
+            raise
+        try:
+            smaller.check(network)
+        except OutOfReach:
+            raise
+        except ConfigError:  # the unpruned model itself meets it there
+            return
 
 
 def worthwhile_precisions(planner: Planner, network: Network) -> list[str]:

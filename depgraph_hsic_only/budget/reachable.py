@@ -16,6 +16,11 @@ from depgraph_hsic_only.evaluation.relative_latency import TimeShare
 
 _OVERHEAD = 0.1  # of the time by which it exceeds the share of the multiply-adds: then it is not these that take it
 
+
+class OutOfReach(ConfigError):
+    """Not even the smallest widths meet a target."""
+
+
 Clock = Callable[[Widths], TimeShare]
 """Measures the latency of the model with some widths, tied ones following, against the unpruned one's."""
 
@@ -44,7 +49,7 @@ def check_reachable(
             full, least = cost(graph.full), cost(smallest)
             bounds[budget.metric] = Bound(cost, budget.limit(full))
             if least > budget.limit(full):
-                raise ConfigError(
+                raise OutOfReach(
                     f"target: expected one that the chosen layers can meet, got {target}, but with every width at its "
                     f"smallest {budget.said(least, full)} are left; ask for more than that, loosen min_channels and "
                     "max_ratio, or choose layers=all"
@@ -124,7 +129,7 @@ def check_latency(
             "which narrower layers don't save; ask for gmacs= instead, and measure where it will run: exported (ONNX, "
             "TensorRT), with larger batches, or at a smaller imgsz"
         )
-    raise ConfigError(f"target: expected one that this device can reach, got {target}, but {reach}: {why}")
+    raise OutOfReach(f"target: expected one that this device can reach, got {target}, but {reach}: {why}")
 
 
 def unpruned_cost(graph: ChannelGraph, costs: CostModel, metric: str, latency: Clock, size: Scale) -> float:

@@ -3,6 +3,7 @@
 from rich.console import Group
 from rich.text import Text
 
+from depgraph_hsic_only.axes.candidates import IMGSZ, PRECISION
 from depgraph_hsic_only.budget.reachable import smallest_widths
 from depgraph_hsic_only.channels.cut import cut
 from depgraph_hsic_only.data.calibration import in_batches
@@ -31,6 +32,11 @@ def dry_run(config: Config) -> Group:
         raise ConfigError(
             "prune.threshold: expected a ratio or a target with --dry-run, since widths by a threshold follow from "
             "scores that images have to be read for, got a threshold; leave out --dry-run"
+        )
+    if {IMGSZ, PRECISION} & set(settings.spent_on):
+        raise ConfigError(
+            "prune.axes: expected width and depth alone with --dry-run, since image sizes and precisions are measured on "
+            f"images, got {','.join(settings.spent_on)}; leave out --dry-run, or pass --axes width,depth"
         )
     model = load_model(config.pretrained, trust=config.trust)
     network, planner = on_device(model.model, config.device), config.planner(model)

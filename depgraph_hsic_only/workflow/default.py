@@ -10,7 +10,7 @@ import torch
 
 from depgraph_hsic_only.axes.candidates import IMGSZ, PRECISION
 from depgraph_hsic_only.axes.choice import choose, chosen_in
-from depgraph_hsic_only.axes.trials import Judge, Subject
+from depgraph_hsic_only.axes.trials import Judge, Subject, check_axes
 from depgraph_hsic_only.budget.sensitivity import Sensitivity
 from depgraph_hsic_only.channels.cut import cut, kept_channels
 from depgraph_hsic_only.channels.plan import PruningPlan
@@ -89,7 +89,7 @@ class DefaultYoloPruner(TrainingPruner):
         planner, network = self._planner(model), on_device(model.model, self.config.device)
         if self.config.latency != DEFAULTS["latency"]:
             self.config.deployment(model).try_out(network)
-        planner.check(network)
+        check_axes(planner, network, self.config.prune.spent_on)
         if planner.scorer.needs_batches:
             planner.check_images(network, min(self.config.calibration["images"], len(self.dataset.images("train"))))
         quantized, size = wants_int8(self.config.fine_tune), self.config.deployed(model).size
