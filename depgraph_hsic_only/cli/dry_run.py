@@ -35,8 +35,8 @@ def dry_run(config: Config) -> Group:
         )
     if {IMGSZ, PRECISION} & set(settings.spent_on):
         raise ConfigError(
-            "prune.axes: expected width and depth alone with --dry-run, since image sizes and precisions are measured on "
-            f"images, got {','.join(settings.spent_on)}; leave out --dry-run, or pass --axes width,depth"
+            "prune.axes: expected width and depth alone with --dry-run, since image sizes and precisions are chosen by "
+            f"measuring, got {','.join(settings.spent_on)}; leave out --dry-run, or pass --axes width,depth"
         )
     model = load_model(config.pretrained, trust=config.trust)
     network, planner = on_device(model.model, config.device), config.planner(model)

@@ -22,6 +22,7 @@ from depgraph_hsic_only.evaluation.validation import Validation
 from depgraph_hsic_only.report.exported import ExportedFile, exported_table, loss_text, other_texts
 from depgraph_hsic_only.report.pruning_report import part_table
 from depgraph_hsic_only.report.rivals import Rival, better_rival, rival_table
+from depgraph_hsic_only.report.search import search_table, searched
 from depgraph_hsic_only.report.stages import TITLES, StageReport, stage_table
 from depgraph_hsic_only.report.tables import Shown
 from depgraph_hsic_only.report.warnings import before_stage, headline
@@ -175,6 +176,8 @@ class RunReport(Shown):
         parts = part_table(self.stages[0].parts, self.stages[-1].parts)
         texts = (Text(visible(line), overflow="fold") for line in lines)
         files = [exported_table(self.files, self.task)] if len(self.files) > 1 else []
+        if (search := searched(self.stages)) is not None:
+            files.append(search_table(search, self.after.primary))
         files += [rival_table(self.after, self.validation.imgsz, self.rivals)] if self.rivals else []
         return Group(stage_table(self.stages, self.validation, self.measured_on), parts, *files, *texts)
 

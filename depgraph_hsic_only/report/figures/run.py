@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from depgraph_hsic_only.report.figures.fonts import find_fonts
 from depgraph_hsic_only.report.figures.network import plot_network
 from depgraph_hsic_only.report.figures.style import BLUE, GREEN, GREY, ORANGE, add_legend, open_figure
 from depgraph_hsic_only.report.run_report import RunReport
+from depgraph_hsic_only.report.search import searched
 from depgraph_hsic_only.report.stages import RUNTIMES, TITLES
 from depgraph_hsic_only.report.tables import kinds_in
 from depgraph_hsic_only.yolo.tasks import TASKS, map_column
 
 _COLORS = (BLUE, ORANGE, GREEN)  # of series side by side
+_RING: dict[str, Any] = {"marker": "o", "markersize": 13, "markerfacecolor": "none", "markeredgecolor": "black"}
 _KINDS = tuple(dict.fromkeys(kind for task in TASKS.values() for kind in task.kinds))  # of predictions, of any task
 
 
@@ -31,9 +34,9 @@ def plot_metrics(run_folder: str | Path) -> list[Path]:
 
     Returns:
         The PNG files: `stages.png`, `network.png`, `scores.png` where channels were scored, `sensitivity.png` where
-            widths were chosen for a target, `trajectory.png` where the cut had several steps, `training.png` where
-            there was a training, `classes.png` where classes were measured before and after, `latency.png` where
-            latencies were.
+            widths were chosen for a target, `search.png` where an image size or precision was, `trajectory.png` where
+            the cut had several steps, `training.png` where there was a training, `classes.png` where classes were
+            measured before and after, `latency.png` where latencies were.
 
     Raises:
         DataError: The folder holds no report.
@@ -51,6 +54,8 @@ def plot_metrics(run_folder: str | Path) -> list[Path]:
     if sensitivity.is_file() and report.args["prune"]["target"] is not None:
         damage = Sensitivity.from_dict(json.loads(sensitivity.read_text(encoding="utf-8")))
         figures["sensitivity"] = plot_sensitivity(damage, after)
+    if (search := searched(report.stages)) is not None:
+        figures["search"] = plot_search(search, report.after.primary)
     for stage in stages:
         points = stage["details"].get("trajectory", ())
         if sum(point[f"map50_95_{report.after.primary}"] is not None for point in points) > 1:
@@ -120,6 +125,32 @@ def plot_trajectory(points: Sequence[Mapping[str, Any]]) -> Figure:
     axes.invert_xaxis()
     axes.set(title="Steps of the cut", xlabel="share of the parameters that is left", ylim=(0, None))
     axes.set_ylabel(f"{kind} mAP50-95")
+    add_legend(axes)
+    return figure
+
+
+def plot_search(search: Mapping[str, Any], kind: str) -> Figure:
+    """What candidates for a target are worth by the size of their images; the one that was chosen has a ring.
+
+    Args:
+        search: `details.search` of a stage of `report.json`.
+        kind: Of prediction, whose mAP50-95 they were chosen by.
+    """
+    figure, [axes] = open_figure(8, 4.5)
+    rows = [row for row in search["candidates"] if row["score"] is not None]
+    for precision, color in zip(dict.fromkeys(row["precision"] for row in rows), cycle((BLUE, ORANGE, GREEN))):
+        shown = sorted((row for row in rows if row["precision"] == precision), key=lambda row: row["imgsz"])
+        points = [(row["imgsz"], row["score"]) for row in shown]
+        axes.plot(*zip(*points, strict=True), color=color, marker="o", markersize=4, label=precision)
+        for row, point in zip(shown, points, strict=True):
+            text = f"{row['gmacs']:.2f} GMACs" if row["cut"] else "uncut"
+            axes.annotate(text, point, xytext=(0, 7), textcoords="offset points", ha="center", fontsize=8)
+            if row["chosen"]:
+                axes.plot(*point, **_RING)
+    axes.set(title="What meets the target", xlabel="side of the images, pixels", ylim=(0, None))
+    axes.set_ylabel(f"{kind} mAP50-95, untrained")
+    axes.set_xticks(sorted({row["imgsz"] for row in rows}))
+    axes.margins(x=0.12, y=0.15)
     add_legend(axes)
     return figure
 
