@@ -52,14 +52,14 @@ def measure_latency(runs: Mapping[str, Run], threads: int | None = None) -> dict
     return found
 
 
-def time_rounds(runs: Mapping[str, Run], threads: int | None = None) -> dict[str, list[float]]:
-    """Seconds that each call takes in each of 20 rounds, taken in turns so that the machine's drift hits all alike.
+def time_rounds(runs: Mapping[str, Run], threads: int | None = None, rounds: int = _ROUNDS) -> dict[str, list[float]]:
+    """Seconds that each call takes in each of some rounds, taken in turns so that the machine's drift hits all alike.
 
     PyTorch has so many `threads`, or as many as it had where that is None.
     """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     with some_cores(threads):
-        for turn in range(-_WARM_UPS, _ROUNDS):
+        for turn in range(-_WARM_UPS, rounds):
             for name, run in runs.items():
                 if isinstance(run, Told):
                     if 0 <= turn < _TOLD_ROUNDS:

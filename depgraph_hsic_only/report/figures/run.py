@@ -147,10 +147,11 @@ def plot_search(search: Mapping[str, Any], kind: str) -> Figure:
             axes.annotate(text, point, xytext=(0, 7), textcoords="offset points", ha="center", fontsize=8)
             if row["chosen"]:
                 axes.plot(*point, **_RING)
-    axes.set(title="What meets the target", xlabel="side of the images, pixels", ylim=(0, None))
+    axes.set(title="What meets the target", xlabel="side of the images, pixels")
     axes.set_ylabel(f"{kind} mAP50-95, untrained")
     axes.set_xticks(sorted({row["imgsz"] for row in rows}))
-    axes.margins(x=0.12, y=0.15)
+    axes.margins(x=0.12)
+    axes.set_ylim(0, 1.15 * max(row["score"] for row in rows) or 1)
     add_legend(axes)
     return figure
 

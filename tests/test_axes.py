@@ -1,0 +1,146 @@
+"""A budget spent on image size and precision too: the search alone, and through a run."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import build
+from hypothesis import given
+from hypothesis import strategies as st
+from test_workflow import settings
+from ultralytics import YOLO
+
+from depgraph_hsic_only import ConfigError, DefaultYoloPruner
+from depgraph_hsic_only.axes import trials
+from depgraph_hsic_only.axes.candidates import Candidate, candidate_sides, from_dict, read_axes, search, to_dict
+from depgraph_hsic_only.channels.amount import Amount
+from depgraph_hsic_only.evaluation.deployed.deployment import Deployment
+from depgraph_hsic_only.evaluation.onnx import onnx_input, open_session
+from depgraph_hsic_only.pruning.planner import Planner
+from depgraph_hsic_only.report.run_report import RunReport
+from depgraph_hsic_only.workflow.config import load_config
+from depgraph_hsic_only.yolo.cost import measure_cost
+from depgraph_hsic_only.yolo.input_shape import InputShape
+
+
+def test_axes_and_sizes_as_they_are_written() -> None:
+    assert read_axes("imgsz,width") == ("width", "imgsz") == read_axes(["width", "imgsz"])
+    for wrong, message in {"height": "got 'height'", "": "one or several", "widht": "did you mean 'width'"}.items():
+        with pytest.raises(ConfigError, match=f"axes: expected .*{message}"):
+            read_axes(wrong)
+    assert candidate_sides(320, 32) == [320, 288, 256, 224, 192, 160, 128, 96]
+    assert candidate_sides(640, 32)[:3] == [640, 576, 512] and min(candidate_sides(1280, 64)) >= 384
+    assert candidate_sides(32, 32) == [32]
+    faults = {
+        "prune.axes": ("imgsz", "expected a target, which imgsz are chosen for, got a ratio"),
+        "export.quantize": (8, "expected none beside prune.axes with precision"),
+    }
+    for key, (value, message) in faults.items():
+        target = {} if key == "prune.axes" else {"prune.target": "size=0.5", "prune.axes": "width,precision"}
+        with pytest.raises(ConfigError, match=f"{key}: {message}"):
+            load_config(None, {**target, key: value})
+
+
+@given(st.lists(st.integers(0, 50), min_size=8, max_size=8), st.lists(st.integers(0, 9), min_size=8, max_size=8))
+def test_the_best_candidate_is_found_and_nothing_is_made_twice(scores: list[int], losses: list[int]) -> None:
+    """Against every candidate there is, where scores rise to one peak; cut off anywhere, it goes on from there."""
+    sides = candidate_sides(320, 32)
+    peak = sorted(scores[:4]) + sorted(scores[4:], reverse=True)
+    table = {(side, "float"): (peak[k] + k / 9, 0.0) for k, side in enumerate(sides)}
+    table |= {(side, "int8"): (peak[k] + k / 7 + 2, float(losses[k])) for k, side in enumerate(sides)}
+    made: list[tuple[int, str]] = []
+    kept: list[Mapping[tuple[int, str], Candidate]] = [{}]
+
+    def attempt(side: int, precision: str) -> Candidate:
+        made.append((side, precision))
+        return Candidate(side, precision, 1, 1.0, table[side, precision][0], seconds=1.0)
+
+    def confirm(candidate: Candidate) -> Candidate:
+        lost = table[candidate.key][1]
+        return replace(candidate, score=(candidate.score or 0) - lost, lost=lost)
+
+    best = search(sides, ["float", "int8"], attempt, confirm, {}, lambda found: kept.append(dict(found)))
+    assert len(made) == len(set(made))
+    tops = {p: max(s for (_, q), (s, _) in table.items() if q == p) for p in ("float", "int8")}
+    assert best.score is not None and best.score >= tops["float"]  # one peak: none that is better was left out
+    for state in kept:
+        made.clear()
+        known = from_dict(json.loads(json.dumps(to_dict(list(state.values())))))
+        assert search(sides, ["float", "int8"], attempt, confirm, known, lambda _: None).score == best.score
+        assert not set(made) & set(known)
+
+
+def test_where_nothing_meets_the_target_the_last_reason_is_said() -> None:
+    def attempt(side: int, precision: str) -> Candidate:
+        return Candidate(side, precision, why=f"target: {side} px are too slow")
+
+    with pytest.raises(ConfigError, match="target: 64 px are too slow"):
+        search([96, 64], ["float"], attempt, lambda c: c, {}, lambda _: None)
+
+
+def test_budgets_stay_those_of_the_unpruned_network_at_its_own_size() -> None:
+    network = build("n", 5)
+    timed = Deployment(InputShape(120, 160), threads=1)
+    planner = Planner("magnitude", Amount.target("gmacs=0.5,params=0.9,latency=0.6"), imgsz=160, timed=timed)
+    smaller = planner.on(network, 128, "int8")
+    assert smaller.timed is not None and smaller.timed.shape == InputShape(96, 128) and smaller.unpruned == timed
+    (macs,) = (budget for budget in smaller.amount.budgets if budget.metric == "gmacs")
+    assert macs.absolute and macs.value == pytest.approx(0.5 * measure_cost(network, 160).gmacs)
+    assert [b for b in smaller.amount.budgets if b.metric != "gmacs"] == list(planner.amount.budgets[1:])
+    assert smaller.timed.precision == "int8" and smaller.file.int8 and planner.on(network, 160) is planner
+    assert smaller.on(network, 96).unpruned == timed
+
+
+def test_a_run_is_of_the_chosen_size_and_killed_it_repeats_nothing(
+    checkpoint: Path, shapes: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Random weights are worth nothing at any size, so what candidates are worth is said here."""
+    tried: list[int] = []
+    measure, validate = trials.Trials.attempt, trials.validate_model
+
+    def worth(model: Any, data: str, validation: Any, **where: Any) -> Any:
+        found = validate(model, data, validation, **where)
+        known = {kind: replace(of, map50_95=1 / (1 + abs(64 - validation.imgsz))) for kind, of in found.metrics.items()}
+        return replace(found, metrics=known)
+
+    def attempt(self: trials.Trials, imgsz: int, precision: str) -> Candidate:
+        if len(tried) == 1:
+            tried.append(0)
+            raise KeyboardInterrupt
+        tried.append(imgsz)
+        return measure(self, imgsz, precision)
+
+    monkeypatch.setattr(trials, "validate_model", worth)
+    monkeypatch.setattr(trials.Trials, "attempt", attempt)
+    given = settings(tmp_path, shapes, **{"imgsz": 96, "train.epochs": 0, "fine_tune.epochs": 1, "prune.ratio": None})
+    given |= {"prune.target": "gmacs=0.35", "prune.axes": ["width", "imgsz"], "calibration.images": 12}
+    with pytest.raises(KeyboardInterrupt):
+        DefaultYoloPruner(checkpoint, **given).run()
+    scanned = (tmp_path / "run" / "sensitivity.json").stat().st_mtime_ns
+    scored = (tmp_path / "run" / "scores.pt").stat().st_mtime_ns
+    report = DefaultYoloPruner(checkpoint, **given).run(resume=tmp_path / "run")
+    assert tried == [96, 0, 64, 32]
+    assert (tmp_path / "run" / "sensitivity.json").stat().st_mtime_ns == scanned
+    assert (tmp_path / "run" / "scores.pt").stat().st_mtime_ns == scored
+
+    before, after = report.before, report.after
+    assert (before.imgsz, after.imgsz, report.validation.imgsz) == (96, 64, 64)
+    assert after.gmacs <= 0.35 * before.gmacs and after.metrics
+    search_ = report.stages[1].details["search"]
+    assert search_["images"] == 8 and [row["imgsz"] for row in search_["candidates"] if row["chosen"]] == [64]
+    weights = tmp_path / "run" / "weights"
+    for name in ("pruned.pt", "best.pt"):
+        assert torch.load(weights / name, weights_only=False)["train_args"]["imgsz"] == 64
+        assert YOLO(weights / name).overrides["imgsz"] == 64
+    assert onnx_input(open_session(weights / "best.onnx")).shape.size == (64, 64)
+    assert report.timed is not None and report.timed.input.size == (64, 64) and report.agreement is not None
+    kept = json.loads((tmp_path / "run" / "state.json").read_text())["settings"]
+    assert kept["imgsz"] == 96 and "imgsz: 96" in (tmp_path / "run" / "args.yaml").read_text()
+    assert {"search.png"} <= {path.name for path in (tmp_path / "run" / "plots").iterdir()}
+    assert "chosen" in str(report) and "What met the target" in (tmp_path / "run" / "report.html").read_text()
+    assert RunReport.load(tmp_path / "run").to_json() == report.to_json()
+    assert DefaultYoloPruner(checkpoint, **given).run(resume=tmp_path / "run").to_json() == report.to_json()
