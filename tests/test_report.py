@@ -43,7 +43,7 @@ from depgraph_hsic_only.report.stages import StageReport
 from depgraph_hsic_only.report.warnings import find_warnings, headline
 from depgraph_hsic_only.support.fingerprint import fingerprint
 from depgraph_hsic_only.utils.plots import plot_classes, plot_metrics, plot_network
-from depgraph_hsic_only.workflow.rivals import sizes_of_equal_cost
+from depgraph_hsic_only.workflow.record.rivals import sizes_of_equal_cost
 from depgraph_hsic_only.yolo.architecture import layer_widths, list_layers
 from depgraph_hsic_only.yolo.cost import measure_cost
 from depgraph_hsic_only.yolo.input_shape import InputShape
@@ -543,11 +543,12 @@ def test_a_failure_in_pictures_costs_no_run(full: bool, run: RunReport, tmp_path
     def fail(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device") if full else RuntimeError("no such font")
 
-    monkeypatch.setattr("depgraph_hsic_only.workflow.recorder.measure_agreement", fail)
+    monkeypatch.setattr("depgraph_hsic_only.workflow.record.recorder.measure_agreement", fail)
     monkeypatch.setattr("depgraph_hsic_only.report.figures.run.plot_stages", fail)
     none = dict.fromkeys(("median", "p10", "p90"), 1.0)
     monkeypatch.setattr(
-        "depgraph_hsic_only.workflow.recorder.measure_latency", lambda runs, _: {run: Latency(**none) for run in runs}
+        "depgraph_hsic_only.workflow.record.latencies.measure_latency",
+        lambda runs, _: {run: Latency(**none) for run in runs},
     )
     folder = tmp_path / "run"
     shutil.copytree(run.folder, folder)  # as a run that was cut off in its last stage

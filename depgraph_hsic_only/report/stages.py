@@ -135,6 +135,12 @@ class StageReport:
         """mAP50-95 by kind of prediction, in [0, 1]; empty where not measured."""
         return {kind: accuracy.map50_95 for kind, accuracy in self.metrics.items()}
 
+    @property
+    def deployed_ms(self) -> float | None:
+        """Median latency of what is deployed: as the settings say, else in onnxruntime."""
+        asked = [key for key in self.latency_ms if key not in RUNTIMES]
+        return self.latency_ms[asked[-1] if asked else "onnxruntime"]
+
     def with_latency(self, found: Mapping[str, Latency | None]) -> "StageReport":
         """The row with what was measured by runtime."""
         medians = {runtime: one.median if one else None for runtime, one in found.items()}

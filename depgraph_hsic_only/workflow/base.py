@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast, final
 
 from depgraph_hsic_only.data.dataset import Dataset, find_dataset
-from depgraph_hsic_only.errors import UltralyticsError, UnsupportedModelError
+from depgraph_hsic_only.errors import ConfigError, UltralyticsError, UnsupportedModelError
 from depgraph_hsic_only.evaluation.bootstrap import draws_for_deviation
 from depgraph_hsic_only.evaluation.validation import Metrics, Validation, validate_model
 from depgraph_hsic_only.report.run_report import RunReport
@@ -22,7 +22,7 @@ from depgraph_hsic_only.training.callbacks import Callbacks
 from depgraph_hsic_only.workflow.config import DEFAULT_CFG, Config, load_config
 from depgraph_hsic_only.workflow.exported import Exported
 from depgraph_hsic_only.workflow.fit import single_cls, take_classes
-from depgraph_hsic_only.workflow.recorder import Recorder
+from depgraph_hsic_only.workflow.record.recorder import Recorder
 from depgraph_hsic_only.workflow.run_folder import Checkpoints, RunFolder
 from depgraph_hsic_only.workflow.state import STATE, RunState, read_state, resource_errors_explained
 from depgraph_hsic_only.yolo.device import check_device, set_seed
@@ -121,6 +121,8 @@ class YoloPruner(abc.ABC):
         self.take_task(model)
         notes = take_classes(model, self.dataset, self.config)
         check_device(self.config.device)
+        if self.config.train_rivals and not hasattr(self, "train_on"):
+            raise ConfigError(f"train_rivals: expected false, since {type(self).__name__} has no train_on, got true")
         sources = {"checkpoint": fingerprint(model.model), "data": self.dataset.digest()}
         state, batch = RunState(self.config.to_dict(), sources), self.config.batch
         if before is not None:
@@ -162,7 +164,8 @@ class YoloPruner(abc.ABC):
             before = read_yaml(self.folder.path / "args.yaml")
             self._resolved = {s.block: before[s.block] for s in STAGES if s.block and s.name in state.done}
         validation = self.validation_of(model)
-        recorder = Recorder(self.folder, self.checkpoints, self.dataset, self.config, state, validation, self.evaluate)
+        given = self.config, state, validation, self.evaluate, getattr(self, "train_on", None)
+        recorder = Recorder(self.folder, self.checkpoints, self.dataset, *given)
         recorder.begin(model, notes)
         for stage, run in ((TRAINED, self.train), (PRUNED, self.prune), (FINE_TUNED, self.fine_tune)):
             model = self._stage(stage, run, model, recorder)

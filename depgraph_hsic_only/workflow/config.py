@@ -83,6 +83,7 @@ class Config:
     trust: bool = False
     verbose: bool = False
     rivals: Sequence[str] | None = field(default_factory=list)
+    train_rivals: bool = False
     calibration: Mapping[str, Any] = field(default_factory=lambda: {"images": 256})
     train: Mapping[str, Any] = field(default_factory=lambda: {"epochs": 10})
     prune: PruneConfig = PruneConfig()

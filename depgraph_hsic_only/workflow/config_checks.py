@@ -107,6 +107,7 @@ _TOP: _Checks = {
     "exist_ok": _SWITCH,
     "trust": _SWITCH,
     "verbose": _SWITCH,
+    "train_rivals": _SWITCH,
     "rivals": (
         lambda v: v is None or (isinstance(v, (list, tuple)) and all(map(_is_text, v))),
         "a list of checkpoints, [] for the unpruned model on smaller images alone, or null for none",

@@ -45,7 +45,7 @@ from depgraph_hsic_only.workflow.prune_steps import (
     kept_sensitivity,
     read_step,
 )
-from depgraph_hsic_only.workflow.rivals import check_rivals
+from depgraph_hsic_only.workflow.record.rivals import check_rivals
 from depgraph_hsic_only.workflow.trainings import TrainingPruner
 from depgraph_hsic_only.yolo.blocks import is_end_to_end
 from depgraph_hsic_only.yolo.device import on_device, select_device

@@ -1,5 +1,6 @@
 """The trainings of a run: with which arguments, and which model comes out of them."""
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +43,13 @@ class TrainingPruner(YoloPruner):
         if 0 < trained.batch < arguments["batch"]:
             self.note(f"the memory was too small for batch={arguments['batch']}: trained with batch={trained.batch}")
         return self._better(model, trained, last=name == stage.folder) if works else trained.model
+
+    def train_on(self, model: Yolo, imgsz: int) -> Yolo:
+        """A model trained on, on images of a side in pixels, by the settings of the fine-tuning."""
+        tuning = {key: value for key, value in self.given.fine_tune.items() if key != "quantize"}
+        place = {"project": str(self.folder.path / "rivals"), "name": f"{imgsz}", "exist_ok": True}
+        own: Any = {**self.given.to_dict(), **place, "imgsz": imgsz, "train": tuning}
+        return type(self)(cfg=None, **own).train(copy.deepcopy(model))
 
     def _quantized(self, model: Yolo) -> Yolo:
         """The best epoch of a training of the result, by the user's arguments of the fine-tuning, that rounds to int8.

@@ -11,9 +11,9 @@ from typing import Any
 from depgraph_hsic_only.data.dataset import Dataset
 from depgraph_hsic_only.errors import StorageError, one_line
 from depgraph_hsic_only.evaluation.agreement import Agreement, measure_agreement
-from depgraph_hsic_only.evaluation.deployed.deployment import FLOAT, Timed
-from depgraph_hsic_only.evaluation.latency import Latency, Run, measure_latency, torch_run
-from depgraph_hsic_only.evaluation.validation import Metrics, Validation, validate_model
+from depgraph_hsic_only.evaluation.deployed.deployment import FLOAT, Deployment
+from depgraph_hsic_only.evaluation.latency import Latency
+from depgraph_hsic_only.evaluation.validation import Metrics, Validation, validate_file, validate_model
 from depgraph_hsic_only.report.page import write_html
 from depgraph_hsic_only.report.rivals import Rival
 from depgraph_hsic_only.report.run_report import RunReport, environment
@@ -22,27 +22,26 @@ from depgraph_hsic_only.report.stages import (
     EXPORTED,
     FINE_TUNED,
     PRUNED,
-    RUNTIMES,
     STAGES,
     TRAINED,
     Stage,
     StageReport,
 )
 from depgraph_hsic_only.support.files import write_atomically
-from depgraph_hsic_only.support.machine import watched
 from depgraph_hsic_only.support.progress import begin_stage, say
 from depgraph_hsic_only.support.resource_errors import storage_reason
 from depgraph_hsic_only.training.callbacks import read_epochs
 from depgraph_hsic_only.workflow.config import Config
 from depgraph_hsic_only.workflow.exported import Exported, describe_files, export_arguments, measure_maps
 from depgraph_hsic_only.workflow.fit import works_on
-from depgraph_hsic_only.workflow.rivals import measure_rivals
+from depgraph_hsic_only.workflow.record.latencies import Latencies, MeasuredLatencies
+from depgraph_hsic_only.workflow.record.rivals import Entrant, find_entrants, time_entrants
 from depgraph_hsic_only.workflow.run_folder import Checkpoints, RunFolder
 from depgraph_hsic_only.workflow.state import STATE, RunState
 from depgraph_hsic_only.yolo.architecture import layer_widths, list_layers
 from depgraph_hsic_only.yolo.cost import measure_cost
-from depgraph_hsic_only.yolo.device import on_device, select_device
-from depgraph_hsic_only.yolo.input_shape import InputShape, input_channels
+from depgraph_hsic_only.yolo.device import select_device
+from depgraph_hsic_only.yolo.input_shape import InputShape
 from depgraph_hsic_only.yolo.tasks import task_of
 from depgraph_hsic_only.yolo.types import Yolo
 
@@ -61,6 +60,7 @@ class Recorder:
     state: RunState  # the rows of what is done are taken from the report in the folder
     validation: Validation
     evaluate: Callable[[Any], Metrics]
+    train_on: Callable[[Yolo, int], Yolo] | None  # a model, on images of a side, as the result was fine-tuned
 
     def __post_init__(self) -> None:
         self._given = self.config, self.validation
@@ -112,9 +112,9 @@ class Recorder:
         data, arguments = self.dataset.write_keys(self.folder.path), export_arguments(self.config.export)
         maps = measure_maps(exported, model, data, self.validation, arguments)
         begin_stage("latency")
-        stages, latencies, timed = self._with_latency(exported)
-        files, notes = describe_files(exported, self.folder.path, maps, latencies), (*notes, *self._met(stages))
-        rivals = self._rivals(data)
+        with tempfile.TemporaryDirectory() as folder:
+            stages, latencies, rivals = self._timed(exported, Path(folder))
+        files, notes = describe_files(exported, self.folder.path, maps, latencies.files), (*notes, *self._met(stages))
         begin_stage("pictures")
         onnx = (str(exported.path.relative_to(self.folder.path)), exported.parity)
         try:
@@ -133,8 +133,8 @@ class Recorder:
             files=files,
             agreement=agreement,
             notes=notes,
-            timed=timed,
-            rivals=rivals,
+            timed=latencies.timed,
+            rivals=tuple(rivals),
         )
         write_html(self.folder.path)
         self._finished(EXPORTED)
@@ -169,57 +169,53 @@ class Recorder:
             row = replace(row, weights=str(shown), size_mb=weights.stat().st_size / 1e6)
         return replace(row, notes=tuple(notes))
 
-    def _with_latency(self, exported: Exported) -> tuple[tuple[StageReport, ...], dict[Path, Latency], Timed]:
-        """The rows with the latency of every stage that has a checkpoint, that of each file, and what they are of.
+    def _timed(
+        self, exported: Exported, folder: Path
+    ) -> tuple[tuple[StageReport, ...], MeasuredLatencies, list[Rival]]:
+        """The rows with the latency of every stage that has a checkpoint, those of the files, and the rivals.
 
-        All are measured in turns, exported alike, as the result was, on images of their own size: every stage in
-        PyTorch, in onnxruntime, and as the settings say, where that is neither.
+        All are measured in turns, exported alike, as the result was, on images of their own size.
         """
         given, deployment = (config.deployment(self._baseline) for config in (self._given[0], self.config))
-        device = select_device(self.config.device)
-        timed, images = deployment.on(device), self.dataset.images("train")
-        runs: dict[str, Run] = {}
-        files: dict[Path, str] = {}
-        plain = replace(deployment, runtime="onnxruntime", precision=FLOAT, command=None)
-        wanted = {"onnxruntime": plain} | {
-            key: of for of in (given, deployment) if (key := of.key(device)) not in RUNTIMES
-        }
-        with tempfile.TemporaryDirectory() as scratch:
-            for row in self._report.stages:
-                if row.weights is None:
-                    continue
+        clock = Latencies(given, deployment, self.config.device, self.dataset.images("train"), folder)
+        for row in self._report.stages:
+            if row.weights is not None:
                 stages = (self.checkpoints.load(stage) for stage in STAGES if stage.name == row.name)
-                model = next(stages, self._baseline)
-                at = (given if row.name in (BASELINE, TRAINED.name) else deployment).shape
-                takes = replace(at, channels=input_channels(model.model))  # its own, before it was trained
-                runs[f"{row.name}/torch"] = torch_run(model, takes, self.config.device)
-                network, last = on_device(model.model, self.config.device), row is self._report.after
-                written: dict[tuple[str, str], Path] = {}  # by format and precision
-                for key, way in wanted.items():
-                    way = replace(way, shape=at)
-                    folder, made = Path(tempfile.mkdtemp(dir=scratch)), exported.made(way) if last else None
-                    if made is not None and way.on(device).runtime == "onnxruntime":
-                        files[made] = f"{row.name}/{key}"
-                    if made is None and (kind := way.kind(device)) is not None:
-                        made = written.get((kind, way.precision)) or way.write(
-                            network, folder, images if last else None
-                        )
-                        written[kind, way.precision] = made
-                    runs[f"{row.name}/{key}"] = way.prepare(network, folder, made)
-            for path in exported.timeable:
-                if path not in files:
-                    files[path] = str(path)
-                    runs[files[path]] = exported.run(path, deployment.threads)
-            with watched() as machine:
-                found = measure_latency(runs, deployment.threads)
-        keys = (*RUNTIMES, *(key for key in wanted if key not in RUNTIMES))
-        rows = tuple(
-            row.with_latency({key: found.get(f"{row.name}/{key}") for key in keys}) for row in self._report.stages
-        )
-        timed = replace(timed, input=replace(timed.input, channels=exported.shape.channels)).watched(machine)
-        if timed.warning is not None:
-            say(timed.warning)
-        return rows, {path: found[key] for path, key in files.items()}, timed
+                shape = (given if row.name in (BASELINE, TRAINED.name) else deployment).shape
+                last = row is self._report.after
+                clock.add_stage(row.name, next(stages, self._baseline), shape, exported if last else None)
+        entrants = time_entrants(self._entrants(deployment), clock, self._given[1].imgsz, self._validated_file)
+        found = clock.measured()
+        rows = tuple(row.with_latency(found.of_stage(row.name)) for row in self._report.stages)
+        return rows, found, [self._rival(*entrant, found.by_name) for entrant in entrants]
+
+    def _entrants(self, deployment: Deployment) -> list[Entrant]:
+        """What else costs as little as the result; none where nothing was cut, or the model is not of the data."""
+        unpruned, after, (config, validation) = self.checkpoints.load(TRAINED), self._report.after, self._given
+        cut = after.gmacs < self._report.before.gmacs
+        if config.rivals is None or not cut or not works_on(unpruned, self.dataset, config):
+            return []
+        given = validation.imgsz, config.rivals, deployment, config.device
+        found = find_entrants(unpruned, after.gmacs, *given)
+        if self.train_on is not None and (epochs := int(config.fine_tune["epochs"]) * config.train_rivals):
+            plain = [entrant for entrant in found if entrant.precision == FLOAT]
+            found += [replace(e, model=self.train_on(e.model, e.imgsz), epochs=epochs) for e in plain]
+        return found
+
+    def _rival(self, entrant: Entrant, of_file: Metrics | None, latencies: Mapping[str, Latency]) -> Rival:
+        """A rival with what it is worth: that of its file in int8, else that of its model."""
+        say(f"measuring {entrant.called}")
+        if of_file is None:
+            where: Any = {"device": self.config.device, "workers": self.config.workers}
+            validation, data = replace(self._given[1], imgsz=entrant.imgsz), self.dataset.write_keys(self.folder.path)
+            of_file = validate_model(entrant.model, data, validation, **where)
+        cost, latency = measure_cost(entrant.model.model, entrant.imgsz), latencies[entrant.called].median
+        own = cost.parameters, cost.gmacs, of_file.map50_95, latency, entrant.epochs
+        return Rival(entrant.name, entrant.imgsz, *own)
+
+    def _validated_file(self, path: Path, shape: InputShape) -> Metrics:
+        data, task = self.dataset.write_keys(self.folder.path), task_of(self._baseline.model).name
+        return validate_file(path, data, shape, task, single_cls=self.validation.single_cls)
 
     def _met(self, stages: Sequence[StageReport]) -> list[str]:
         """What the target's latency has become, of the result as it is deployed against the unpruned model as it was.
@@ -239,21 +235,6 @@ class Recorder:
             f"target {budget}: the result takes {own:.1f} ms, {share:.3f} of the unpruned model's {full:.1f} ms"
             + (f", missed by {budget.figure(missed, 1.0)}" if missed > 0 else "")
         ]
-
-    def _rivals(self, data: str) -> tuple[Rival, ...]:
-        """What else costs as little as the result; none where nothing was cut, or the model is not of the data."""
-        unpruned, gmacs = self.checkpoints.load(TRAINED), self._report.after.gmacs
-        cut = gmacs < self._report.before.gmacs
-        if self.config.rivals is None or not cut or not works_on(unpruned, self.dataset, self.config):
-            return ()
-        where = {"device": self.config.device, "workers": self.config.workers}
-        return measure_rivals(
-            unpruned,
-            gmacs,
-            self.config.rivals,
-            self._given[1],
-            lambda model, validation: validate_model(model, data, validation, **where),
-        )
 
     def _compare(self, shape: InputShape) -> Agreement:
         """Measure the agreement of the model before the cut and the result, and write the pictures."""
