@@ -39,10 +39,10 @@ from depgraph_hsic_only.workflow.prune_steps import FineTuning, PruneEvent, Step
 from depgraph_hsic_only.workflow.rivals import check_rivals
 from depgraph_hsic_only.workflow.trainings import TrainingPruner
 from depgraph_hsic_only.yolo.blocks import is_end_to_end
-from depgraph_hsic_only.yolo.device import on_device, select_device
+from depgraph_hsic_only.yolo.device import float64_device, on_device, select_device
 from depgraph_hsic_only.yolo.load import install, load_model
 from depgraph_hsic_only.yolo.tasks import task_of
-from depgraph_hsic_only.yolo.types import Yolo
+from depgraph_hsic_only.yolo.types import Network, Yolo
 
 _PLAN, _SENSITIVITY = "plan.json", "sensitivity.json"
 
@@ -120,8 +120,9 @@ class DefaultYoloPruner(TrainingPruner):
         self.open_folder()
         settings, planner = self.config.prune, self._planner(model)
         batches = self._batches(model) if planner.needs_images(settings.recover != "none") else []
-        unpruned = planner.ranked(copy.deepcopy(model.model), batches)
+        unpruned = planner.ranked(self._at_work(model), batches)
         sensitivity = self._sensitivity(planner, unpruned, batches) if planner.amount.is_target and batches else None
+        unpruned.network.to(select_device(self.config.device))  # its latency may be the target
         reference = None if settings.max_map_drop is None else self.evaluate(model).primary.map50_95
         done, trajectory, primary = Step(0, model), [self._point(0, model)], task_of(model.model).primary
         if (kept := read_step(self.folder, model)) is not None:
@@ -130,7 +131,7 @@ class DefaultYoloPruner(TrainingPruner):
             say(f"going on after step {done.number}")
         for number in range(done.number + 1, settings.steps + 1):
             said = len(self._notes)
-            scored = unpruned if number == 1 else planner.ranked(copy.deepcopy(done.model.model), batches)
+            scored = unpruned if number == 1 else planner.ranked(self._at_work(done.model), batches)
             plan = planner.plan(scored, sensitivity, Fraction(number, settings.steps), unpruned)
             last_good = done if reference is None else replace(done, model=copy.deepcopy(done.model))
             step = self._cut(done, plan, scored, batches)
@@ -194,9 +195,8 @@ class DefaultYoloPruner(TrainingPruner):
 
     def _sensitivity(self, planner: Planner, scored: Scored, batches: Sequence[Mapping[str, Any]]) -> Sensitivity:
         """How much each width hurts: from the run folder where it was measured before on the same, else measured."""
-        network = scored.network.to(select_device(self.config.device))  # its latency may be the target
         scores, images = scored.measured.scores, _images(batches)
-        key = fingerprint(network, list(scores.values()), [images], repr(planner.limits))
+        key = fingerprint(scored.network, list(scores.values()), [images], repr(planner.limits))
         path = self.folder.path / _SENSITIVITY
         if path.is_file() and (found := json.loads(path.read_text(encoding="utf-8"))).get("key") == key:
             self.note("sensitivity of the widths: taken from the run folder, where it was measured on the same")
@@ -209,7 +209,7 @@ class DefaultYoloPruner(TrainingPruner):
     def _cut(self, done: Step, plan: PruningPlan, scored: Scored, batches: Sequence[Mapping[str, Any]]) -> Step:
         """The next step: the model is cut in place as planned, and recovered."""
         settings, model, number = self.config.prune, done.model, done.number + 1
-        original = copy.deepcopy(model.model)
+        original = self._at_work(model)
         self.callbacks.fire("on_prune_start", PruneEvent(number, settings.steps, model, plan, None))
         found = cut(original, plan, scored.graph)
         scores, stability = {n: s.tolist() for n, s in scored.measured.scores.items()}, scored.stability(plan)
@@ -226,10 +226,15 @@ class DefaultYoloPruner(TrainingPruner):
             details["recovery"] = recovery.to_dict()
             self.note(f"recovered by {recovery}")
             report = replace(report, recovery=recovery)
+        model.model.cpu()  # where the stages hand models over
         if stability is not None:
             self.note(stability_text(stability))
         self.callbacks.fire("on_prune_end", PruneEvent(number, settings.steps, model, plan, report))
         return done.then(model, plan, found.kept, details)
+
+    def _at_work(self, model: Yolo) -> Network:
+        """A copy of a model's network, on the device that ranks its channels, measures its widths and re-fits it."""
+        return copy.deepcopy(model.model).to(float64_device(self.config.device))
 
     def _as_cut(self, model: Yolo) -> dict[str, float]:
         """What a cut model is worth before its recovery."""
