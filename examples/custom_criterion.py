@@ -39,7 +39,7 @@ def geometric_median(group: ChannelGroup) -> torch.Tensor:
             if isinstance(member.module, nn.ConvTranspose2d):  # (inputs, outputs, k, k)
                 weight = weight.transpose(0, 1)
             filters = weight[member.index].flatten(1)
-            scores.index_add_(0, member.channel, torch.cdist(filters, filters).sum(1))
+            scores.index_add_(0, member.channel, torch.cdist(filters, filters).sum(1).cpu())
     return scores
 
 

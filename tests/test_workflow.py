@@ -33,9 +33,11 @@ from depgraph_hsic_only.criteria.hsic_lasso import HsicLasso
 from depgraph_hsic_only.data.dataset import find_dataset, labelled_batches
 from depgraph_hsic_only.data.shapes import shapes_dataset
 from depgraph_hsic_only.evaluation.validation import Accuracy, Metrics
+from depgraph_hsic_only.pruning.planner import Planner
 from depgraph_hsic_only.support.fingerprint import fingerprint
 from depgraph_hsic_only.utils.conversion import export_onnx, verify_onnx
 from depgraph_hsic_only.utils.plots import plot_metrics
+from depgraph_hsic_only.workflow import default
 from depgraph_hsic_only.yolo import architecture
 from depgraph_hsic_only.yolo.tasks import TASKS, map_column
 
@@ -199,6 +201,39 @@ def test_a_target_is_met_step_by_step_and_its_scan_is_kept(checkpoint: Path, sha
     assert report.stages[-1].parameters <= 0.9 * report.stages[0].parameters
     assert 11e6 < (run / "weights" / "best.onnx").stat().st_size <= 11.5e6
     assert any(note.startswith("target size=11.5MB: best.onnx has 11.") for note in report.notes)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_device_ranks_measures_and_re_fits_to_what_the_cpu_does(
+    checkpoint: Path, shapes: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """The whole cut is where the trainings are; its checkpoint is on the CPU, as Ultralytics leaves its own."""
+    used: list[str] = []
+
+    def noted(owner: Any, name: str, network: Any) -> None:
+        original = getattr(owner, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            used.append(next(network(args).parameters()).device.type)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, call)
+
+    noted(Planner, "ranked", lambda args: args[1])
+    noted(Planner, "sensitivity", lambda args: args[1].network)
+    noted(default, "recover", lambda args: args[0])
+    noted(default, "recover", lambda args: args[1])
+    budget = {"train.epochs": 0, "fine_tune.epochs": 0, "prune.target": "gmacs=0.9", "prune.layers": [7, 8, 22]}
+    for device, kind in (("cpu", "cpu"), (0, "cuda")):
+        given = settings(tmp_path, shapes, **budget, **{"device": device, "name": kind})
+        DefaultYolov8SegPruner(checkpoint, **given).run()
+        assert used == [kind] * 4
+        used.clear()
+        weights = torch.load(tmp_path / kind / "weights" / "pruned.pt", weights_only=False)["model"].state_dict()
+        assert {t.device.type for t in weights.values()} == {"cpu"}
+    found = [json.loads((tmp_path / kind / "sensitivity.json").read_text())["damage"] for kind in ("cpu", "cuda")]
+    for name, damage in found[0].items():
+        assert found[1][name] == pytest.approx(damage, rel=0.05, abs=1e-4)
 
 
 def test_max_map_drop_keeps_the_last_good_step_and_says_so(

@@ -25,6 +25,7 @@ from depgraph_hsic_only.pruning.api import cut_in_place
 from depgraph_hsic_only.pruning.planner import Planner
 from depgraph_hsic_only.support.progress import say
 from depgraph_hsic_only.yolo.cost import measure_cost
+from depgraph_hsic_only.yolo.device import float64_device
 from depgraph_hsic_only.yolo.input_shape import rounded_up
 from depgraph_hsic_only.yolo.load import load_model
 from depgraph_hsic_only.yolo.tasks import task_of
@@ -106,9 +107,10 @@ class Trials:
         except ConfigError as error:
             say(f"{imgsz} px, {precision}: {error}")
             return Candidate(imgsz, precision, why=str(error), seconds=time.perf_counter() - start)
-        model = copy.deepcopy(subject.model)
+        model, original = copy.deepcopy(subject.model), self._at_work(network)
         given = {"images": self.images(imgsz), "mosaics": 0, "seed": planner.seed}
-        cut_in_place(model, network, plan, scored.graph, subject.method, **given)
+        cut_in_place(model, original, plan, None, subject.method, **given)
+        model.model.to(next(network.parameters()).device)
         if precision != FLOAT:
             model.save(self._file(imgsz, precision))
         judge, cost = self.judge, measure_cost(model.model, imgsz)
@@ -138,6 +140,10 @@ class Trials:
         known = replace(candidate, score=(candidate.score or 0.0) - lost, lost=lost, seconds=seconds)
         say(f"{known}, of which {candidate.precision} has lost {lost:.4f}")
         return known
+
+    def _at_work(self, network: Network) -> Network:
+        """A copy of a network on the device that re-fits it."""
+        return copy.deepcopy(network).to(float64_device(self.judge.device))
 
     def _file(self, imgsz: int, precision: str) -> Path:
         return self.folder / f"{imgsz}-{precision}.pt"

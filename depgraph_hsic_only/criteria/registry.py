@@ -99,7 +99,8 @@ def register_criterion(name: str) -> Callable[[Registered], Registered]:
     """Register a criterion under a name, for `criterion=` and the command line.
 
     Decorates a function `(group: ChannelGroup, *, option=default, ...) -> tensor (C,)`, or a `Criterion` subclass whose
-    keyword-only arguments are its options.
+    keyword-only arguments are its options. A group's modules are on the device of the run, its indices on the CPU; the
+    scores may be on either.
 
     Raises:
         ConfigError: The name is taken.

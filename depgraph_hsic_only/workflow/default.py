@@ -48,10 +48,10 @@ from depgraph_hsic_only.workflow.prune_steps import (
 from depgraph_hsic_only.workflow.record.rivals import check_rivals
 from depgraph_hsic_only.workflow.trainings import TrainingPruner
 from depgraph_hsic_only.yolo.blocks import is_end_to_end
-from depgraph_hsic_only.yolo.device import on_device, select_device
+from depgraph_hsic_only.yolo.device import float64_device, on_device, select_device
 from depgraph_hsic_only.yolo.load import install, load_model, set_imgsz
 from depgraph_hsic_only.yolo.tasks import task_of
-from depgraph_hsic_only.yolo.types import Yolo
+from depgraph_hsic_only.yolo.types import Network, Yolo
 
 _PLAN, _SEARCH = "plan.json", "search.json"
 
@@ -129,8 +129,9 @@ class DefaultYoloPruner(TrainingPruner):
         self.open_folder()
         settings, planner = self.config.prune, self._planner(model)
         batches = self._batches(model) if planner.needs_images(settings.recover != "none") else []
-        unpruned = kept_scores(self.folder, planner, copy.deepcopy(model.model), batches)
+        unpruned = kept_scores(self.folder, planner, self._at_work(model), batches)
         sensitivity = self._sensitivity(planner, unpruned, batches) if planner.amount.is_target and batches else None
+        unpruned.network.to(select_device(self.config.device))  # its latency may be the target
         reference = None if settings.max_map_drop is None else self.evaluate(model).primary.map50_95
         if sensitivity is not None and not {IMGSZ, PRECISION}.isdisjoint(settings.spent_on):
             imgsz, precision = self._search(planner, model, unpruned, sensitivity)
@@ -143,7 +144,7 @@ class DefaultYoloPruner(TrainingPruner):
             say(f"going on after step {done.number}")
         for number in range(done.number + 1, settings.steps + 1):
             said = len(self._notes)
-            scored = unpruned if number == 1 else planner.ranked(copy.deepcopy(done.model.model), batches)
+            scored = unpruned if number == 1 else planner.ranked(self._at_work(done.model), batches)
             plan = planner.plan(scored, sensitivity, Fraction(number, settings.steps), unpruned)
             last_good = done if reference is None else replace(done, model=copy.deepcopy(done.model))
             step = self._cut(done, plan, scored, batches)
@@ -227,7 +228,6 @@ class DefaultYoloPruner(TrainingPruner):
 
     def _sensitivity(self, planner: Planner, scored: Scored, batches: Sequence[Mapping[str, Any]]) -> Sensitivity:
         """How much each width hurts: from the run folder where it was measured before on the same, else measured."""
-        scored.network.to(select_device(self.config.device))  # its latency may be the target
         found, known = kept_sensitivity(self.folder, planner, scored, _images(batches))
         measured = f"measured on {found.images} images in {found.seconds:.0f} s"
         self.note(f"sensitivity of the widths: {'taken from the run folder, where it was ' * known}{measured}")
@@ -236,7 +236,7 @@ class DefaultYoloPruner(TrainingPruner):
     def _cut(self, done: Step, plan: PruningPlan, scored: Scored, batches: Sequence[Mapping[str, Any]]) -> Step:
         """The next step: the model is cut in place as planned, and recovered."""
         settings, model, number = self.config.prune, done.model, done.number + 1
-        original = copy.deepcopy(model.model)
+        original = self._at_work(model)
         self.callbacks.fire("on_prune_start", PruneEvent(number, settings.steps, model, plan, None))
         found = cut(original, plan, scored.graph)
         scores, stability = {n: s.tolist() for n, s in scored.measured.scores.items()}, scored.stability(plan)
@@ -253,10 +253,15 @@ class DefaultYoloPruner(TrainingPruner):
             details["recovery"] = recovery.to_dict()
             self.note(f"recovered by {recovery}")
             report = replace(report, recovery=recovery)
+        model.model.cpu()  # where the stages hand models over
         if stability is not None:
             self.note(stability_text(stability))
         self.callbacks.fire("on_prune_end", PruneEvent(number, settings.steps, model, plan, report))
         return done.then(model, plan, found.kept, details)
+
+    def _at_work(self, model: Yolo) -> Network:
+        """A copy of a model's network, on the device that ranks its channels, measures its widths and re-fits it."""
+        return copy.deepcopy(model.model).to(float64_device(self.config.device))
 
     def _as_cut(self, model: Yolo) -> dict[str, float]:
         """What a cut model is worth before its recovery."""

@@ -16,6 +16,12 @@ def select_device(device: Any) -> torch.device:
     return found
 
 
+def float64_device(device: Any) -> torch.device:
+    """The same, or the CPU where that device computes nothing in float64, as Apple's GPUs don't."""
+    found = select_device(device)
+    return torch.device("cpu") if found.type == "mps" else found
+
+
 def set_seed(seed: int) -> None:
     """Seed every random state as Ultralytics does."""
     torch_utils.init_seeds(seed)
