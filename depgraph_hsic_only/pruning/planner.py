@@ -48,6 +48,7 @@ class Planner:
         amount: How much is cut.
         limits: Bounds of the widths.
         layers: "backbone", "all", or a list (see `groups.choose_layers`).
+        depth: Whether a target may leave out repeats of these layers too; a ratio or threshold cuts channels alone.
         options: Options of the criterion.
         seed: Of every random choice, the criterion's too where it has a seed that `options` don't set.
         imgsz: Side of the square image that multiply-adds are of, pixels.
@@ -64,6 +65,7 @@ class Planner:
     imgsz: int = 640
     timed: Deployment | None = None
     file: FileKind = field(default_factory=FileKind)
+    depth: bool = False
 
     def __post_init__(self) -> None:
         check_layers(self.layers)
@@ -88,10 +90,10 @@ class Planner:
         Raises:
             ConfigError: There are no such layers or widths, or the target is out of reach or met already.
         """
-        there = chosen_widths(network, choose_layers(network, self.layers))
+        there = chosen_widths(network, choose_layers(network, self.layers), self._deep)
         self.limits.check_names((layer, width.name) for layer, width in there)
         if self.amount.is_target and not self.amount.is_nothing:
-            graph = trace_channels(network, self.layers)
+            graph = self._traced(network)
             given = graph, CostModel(network, graph, self.imgsz), self.amount, self.limits
             where = str(self._deployment(network).on(next(network.parameters()).device))
             check_target(*given, *self._measuring(network, graph), where, f"at {self.imgsz} px")
@@ -103,7 +105,14 @@ class Planner:
             DataError: There are too few.
         """
         if not self.amount.is_nothing:
-            self.scorer.check_images(lambda: trace_channels(network, self.layers), images, self.imgsz)
+            self.scorer.check_images(lambda: self._traced(network), images, self.imgsz)
+
+    @property
+    def _deep(self) -> bool:
+        return self.depth and self.amount.is_target
+
+    def _traced(self, network: Network) -> ChannelGraph:
+        return trace_channels(network, self.layers, self._deep)
 
     def _measuring(self, network: Network, graph: ChannelGraph) -> tuple[Clock, Scale]:
         """What measures the latency and the file of an unpruned network's widths, where the target is of it."""
@@ -117,7 +126,7 @@ class Planner:
 
     def score(self, network: Network, batches: Batches | None = None) -> Scored:
         """Find the channel groups of a checked network, and rank their channels by `batches`, where it takes any."""
-        graph = trace_channels(network, self.layers)
+        graph = self._traced(network)
         return Scored(network, graph, CostModel(network, graph, self.imgsz), self.scorer.measure(graph, batches))
 
     def ranked(self, network: Network, batches: Batches | None = None) -> Scored:
@@ -129,7 +138,7 @@ class Planner:
 
         There need be none of the groups that are not cut: {} for an amount that is nothing.
         """
-        graph = trace_channels(network, self.layers)
+        graph = self._traced(network)
         known = {group.name: torch.zeros(group.channels) for group in graph.groups} if scores is None else dict(scores)
         return Scored(network, graph, CostModel(network, graph, self.imgsz), Measured(known))
 
@@ -174,5 +183,7 @@ class Planner:
         else:
             given = whole.graph, sensitivity, whole.costs, amount, self.limits
             found = allocate(*given, scored.graph.full, *measuring)
-            widths, reasons = found.widths, dict(found.reasons)
+            there = scored.graph.full  # of the unpruned widths, those that earlier steps have not left out
+            widths = {name: width for name, width in found.widths.items() if name in there}
+            reasons = dict(found.reasons)
         return make_plan(scored.graph, scores, widths, criterion=self.criterion, reasons=reasons)

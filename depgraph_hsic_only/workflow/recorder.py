@@ -39,7 +39,7 @@ from depgraph_hsic_only.workflow.fit import works_on
 from depgraph_hsic_only.workflow.rivals import measure_rivals
 from depgraph_hsic_only.workflow.run_folder import Checkpoints, RunFolder
 from depgraph_hsic_only.workflow.state import STATE, RunState
-from depgraph_hsic_only.yolo.architecture import layer_widths, list_layers
+from depgraph_hsic_only.yolo.architecture import compared_widths, layer_widths, list_layers
 from depgraph_hsic_only.yolo.cost import measure_cost
 from depgraph_hsic_only.yolo.device import on_device, select_device
 from depgraph_hsic_only.yolo.input_shape import InputShape, input_channels
@@ -232,7 +232,7 @@ class Recorder:
 
     def _write(self, model: Yolo, **found: Any) -> None:
         """Bring the report, `report.json` and `results.csv` up to date with a model and what was found of it."""
-        widths, layers = layer_widths(model.model), list_layers(model.model)
-        self._report = replace(self._report, widths_after=widths, layers=layers, **found)
+        (before, after), layers = compared_widths(self._baseline.model, model.model), list_layers(model.model)
+        self._report = replace(self._report, widths_before=before, widths_after=after, layers=layers, **found)
         self.folder.write_text("report.json", self._report.to_json())
         self.folder.write_csv("results.csv", [row.csv_row() for row in self._report.stages])
