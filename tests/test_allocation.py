@@ -122,7 +122,8 @@ def test_a_target_is_met_by_repeats_too(criterion: str) -> None:
     assert found is not None and found.divergence[1] < 0.5 * found.divergence[0]
     assert {f"model.{name[1:]}.cv2.conv" for name in fewer} <= {layer.name for layer in found.layers}
     ratio = replace(target, amount=Amount.ratio(0.5), limits=Limits())
-    assert not ratio.plan(ratio.with_scores(build())).depth
+    for width in ratio.plan(ratio.with_scores(build())).widths:
+        assert (width.after == width.before) == width.is_repeats == (width.reason.startswith("repeats are"))
 
 
 BUDGETS = {"params": 0.9, "gmacs": 0.96}

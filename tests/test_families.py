@@ -21,7 +21,7 @@ from depgraph_hsic_only.channels.widths import follow_ties
 from depgraph_hsic_only.pruning.describe import describe
 from depgraph_hsic_only.utils.conversion import merge_c2f, split_c2f
 from depgraph_hsic_only.workflow.prune_steps import Step
-from depgraph_hsic_only.yolo.architecture import layer_repeats, layer_widths
+from depgraph_hsic_only.yolo.architecture import layer_repeats, layer_widths, origin_of
 from depgraph_hsic_only.yolo.cost import on_meta
 from depgraph_hsic_only.yolo.predictions import raw_predictions
 from depgraph_hsic_only.yolo.tasks import TASKS
@@ -168,6 +168,12 @@ def test_does_what_the_full_model_does_without_the_removed_blocks(name: str, sca
     report = apply_plan(cut, PruningPlan.from_dict(plan.to_dict()))
     assert_stock(original, cut, plan)
     assert_costs(graph, CostModel(original, graph), report)
+    fewer = {name for name, (before, after) in repeats.items() if after < before}
+    assert report.widths_before == {n: w for n, w in graph.full.items() if n in fewer or n not in repeats}
+    has = layer_widths(cut) | layer_repeats(cut)
+    assert report.widths_after == {name: has.get(name, 0) for name in report.widths_before}
+    told = ", ".join(f"layer {n[1:]}: {before} -> {after}" for n, (before, after) in repeats.items() if n in fewer)
+    assert f"Repeats of {told}" in " ".join(str(report).split())
     image = torch.rand(1, 3, 64, 96)
     for a, b in zip(predicted(cut, image), predicted(masked(original, plan), image), strict=True):
         if a.shape[1:2] != (300,):
@@ -192,8 +198,10 @@ def test_cuts_of_repeats_one_after_the_other_are_one_cut() -> None:
     assert at_once.kept == made.kept and at_once.network.yaml == networks[-1].yaml
     found, wanted = at_once.network.state_dict(), networks[-1].state_dict()
     assert list(found) == list(wanted) and all(torch.equal(found[k], wanted[k]) for k in wanted)
-    assert describe(networks[-1]).pruned_from == describe(networks[1]).pruned_from
-    assert "layer 4: 2 -> 0, layer 8: 2 -> 0, layer 22: 1 -> 0" in str(describe(networks[-1]))
+    origin = {"widths": layer_widths(original), "repeats": layer_repeats(original)}
+    assert origin.items() <= (origin_of(networks[-1]) or {}).items() and origin_of(networks[-1]) == origin_of(
+        networks[1]
+    )
     with pytest.raises(PlanError, match="made for the result"):
         plans[1].then(plans[0])
 

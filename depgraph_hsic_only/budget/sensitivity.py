@@ -157,11 +157,10 @@ def _damages(
                 plan = make_plan(alone, scores, widths, criterion="", reasons=dict.fromkeys(widths, ""))
                 found = cut(network, plan)
                 student = found.network
-                fewer = set(touched_convolutions(student, network))
                 read = {  # one that has only lost outputs still does exactly what it did
-                    name: at
-                    for name, at in sampled.items()
-                    if name in fewer and _reads(student, name) != _reads(network, name)
+                    name: sampled[name]
+                    for name in touched_convolutions(student, network)
+                    if name in sampled and _reads(student, name) != _reads(network, name)
                 }
                 with evaluating(student, auxiliary=True):
                     for _ in refit(fitted.fork(student), fitted.fork(network), read, found.kept, _RIDGE):

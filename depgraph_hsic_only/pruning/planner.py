@@ -48,12 +48,12 @@ class Planner:
         amount: How much is cut.
         limits: Bounds of the widths.
         layers: "backbone", "all", or a list (see `groups.choose_layers`).
-        depth: Whether a target may leave out repeats of these layers too; a ratio or threshold cuts channels alone.
         options: Options of the criterion.
         seed: Of every random choice, the criterion's too where it has a seed that `options` don't set.
         imgsz: Side of the square image that multiply-adds are of, pixels.
         timed: What a target of latency is measured on, and how; None for one image of that side (see `Deployment`).
         file: What a target of size is of, for the same images.
+        depth: Whether a target may leave out repeats of the layers too; a ratio or threshold cuts channels alone.
     """
 
     criterion: str
@@ -90,10 +90,10 @@ class Planner:
         Raises:
             ConfigError: There are no such layers or widths, or the target is out of reach or met already.
         """
-        there = chosen_widths(network, choose_layers(network, self.layers), self._deep)
+        there = chosen_widths(network, choose_layers(network, self.layers), self.depth)
         self.limits.check_names((layer, width.name) for layer, width in there)
         if self.amount.is_target and not self.amount.is_nothing:
-            graph = self._traced(network)
+            graph = trace_channels(network, self.layers, self.depth)
             given = graph, CostModel(network, graph, self.imgsz), self.amount, self.limits
             where = str(self._deployment(network).on(next(network.parameters()).device))
             check_target(*given, *self._measuring(network, graph), where, f"at {self.imgsz} px")
@@ -105,14 +105,7 @@ class Planner:
             DataError: There are too few.
         """
         if not self.amount.is_nothing:
-            self.scorer.check_images(lambda: self._traced(network), images, self.imgsz)
-
-    @property
-    def _deep(self) -> bool:
-        return self.depth and self.amount.is_target
-
-    def _traced(self, network: Network) -> ChannelGraph:
-        return trace_channels(network, self.layers, self._deep)
+            self.scorer.check_images(lambda: trace_channels(network, self.layers, self.depth), images, self.imgsz)
 
     def _measuring(self, network: Network, graph: ChannelGraph) -> tuple[Clock, Scale]:
         """What measures the latency and the file of an unpruned network's widths, where the target is of it."""
@@ -126,7 +119,7 @@ class Planner:
 
     def score(self, network: Network, batches: Batches | None = None) -> Scored:
         """Find the channel groups of a checked network, and rank their channels by `batches`, where it takes any."""
-        graph = self._traced(network)
+        graph = trace_channels(network, self.layers, self.depth)
         return Scored(network, graph, CostModel(network, graph, self.imgsz), self.scorer.measure(graph, batches))
 
     def ranked(self, network: Network, batches: Batches | None = None) -> Scored:
@@ -138,7 +131,7 @@ class Planner:
 
         There need be none of the groups that are not cut: {} for an amount that is nothing.
         """
-        graph = self._traced(network)
+        graph = trace_channels(network, self.layers, self.depth)
         known = {group.name: torch.zeros(group.channels) for group in graph.groups} if scores is None else dict(scores)
         return Scored(network, graph, CostModel(network, graph, self.imgsz), Measured(known))
 
@@ -169,12 +162,13 @@ class Planner:
         scores, whole = scored.measured.scores, unpruned or scored
         measuring = self._measuring(whole.network, whole.graph)
         amount = self.amount.partly(share, lambda m: unpruned_cost(whole.graph, whole.costs, m, *measuring))
+        stay = {w.name: "repeats are cut for a target alone" for w in scored.graph.widths if w.is_repeats}
         if amount.kind == "ratio":
             widths = uniform_widths(whole.graph, amount.value, self.limits)
-            reasons = dict.fromkeys(widths, f"uniform, ratio {amount.value:g}")
+            reasons = dict.fromkeys(widths, f"uniform, ratio {amount.value:g}") | stay
         elif amount.kind == "threshold":
             widths = threshold_widths(scored.graph, scores, amount.value, self.limits)
-            reasons = dict.fromkeys(widths, f"scores of at least {amount.value:g}")
+            reasons = dict.fromkeys(widths, f"scores of at least {amount.value:g}") | stay
         elif amount.is_nothing:
             widths = scored.graph.full
             reasons = dict.fromkeys(widths, f"{amount}: nothing is cut")
@@ -183,7 +177,6 @@ class Planner:
         else:
             given = whole.graph, sensitivity, whole.costs, amount, self.limits
             found = allocate(*given, scored.graph.full, *measuring)
-            there = scored.graph.full  # of the unpruned widths, those that earlier steps have not left out
-            widths = {name: width for name, width in found.widths.items() if name in there}
-            reasons = dict(found.reasons)
+            widths, reasons = found.widths, dict(found.reasons)
+        widths = {name: widths[name] for name in scored.graph.full}  # without those of blocks that are gone already
         return make_plan(scored.graph, scores, widths, criterion=self.criterion, reasons=reasons)

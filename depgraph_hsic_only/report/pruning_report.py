@@ -10,8 +10,9 @@ from rich.text import Text
 from depgraph_hsic_only.channels.plan import PruningPlan
 from depgraph_hsic_only.recovery.recover import Recovery
 from depgraph_hsic_only.report.tables import Sheet, Shown
-from depgraph_hsic_only.yolo.architecture import Layer
+from depgraph_hsic_only.yolo.architecture import Layer, layer_repeats, layer_widths
 from depgraph_hsic_only.yolo.cost import Cost, PartCost
+from depgraph_hsic_only.yolo.types import Network
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -116,6 +117,17 @@ def width_table(plan: PruningPlan) -> Sheet:
     """Each width before and after, and why."""
     rows = tuple((str(w.layer), w.name, f"{w.before:,}", f"{w.after:,}", w.reason) for w in plan.widths)
     return Sheet(f"Widths by {plan.criterion}", ("layer", "width", "before", "after", "why"), rows, "rrrrt")
+
+
+def compared_widths(before: Network, after: Network) -> tuple[dict[str, int], dict[str, int]]:
+    """All widths of a network before and after a cut, by name, and those repeats that the cut has changed.
+
+    A width that was in nothing but blocks that are left out is 0 after it.
+    """
+    full, left = layer_widths(before) | layer_repeats(before), layer_widths(after) | layer_repeats(after)
+    same = {name for name, repeats in layer_repeats(before).items() if left[name] == repeats}
+    shown = [name for name in full if name not in same]
+    return {name: full[name] for name in shown}, {name: left.get(name, 0) for name in shown}
 
 
 def repeats_text(before: Mapping[str, int], after: Mapping[str, int]) -> str:

@@ -15,6 +15,7 @@ from depgraph_hsic_only.evaluation.deployed.deployment import FLOAT, Timed
 from depgraph_hsic_only.evaluation.latency import Latency, Run, measure_latency, torch_run
 from depgraph_hsic_only.evaluation.validation import Metrics, Validation, validate_model
 from depgraph_hsic_only.report.page import write_html
+from depgraph_hsic_only.report.pruning_report import compared_widths
 from depgraph_hsic_only.report.rivals import Rival
 from depgraph_hsic_only.report.run_report import RunReport, environment
 from depgraph_hsic_only.report.stages import (
@@ -39,7 +40,7 @@ from depgraph_hsic_only.workflow.fit import works_on
 from depgraph_hsic_only.workflow.rivals import measure_rivals
 from depgraph_hsic_only.workflow.run_folder import Checkpoints, RunFolder
 from depgraph_hsic_only.workflow.state import STATE, RunState
-from depgraph_hsic_only.yolo.architecture import compared_widths, layer_widths, list_layers
+from depgraph_hsic_only.yolo.architecture import layer_widths, list_layers
 from depgraph_hsic_only.yolo.cost import measure_cost
 from depgraph_hsic_only.yolo.device import on_device, select_device
 from depgraph_hsic_only.yolo.input_shape import InputShape, input_channels

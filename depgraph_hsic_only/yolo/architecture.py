@@ -297,13 +297,3 @@ def layer_widths(model: Network) -> dict[str, int]:
 def layer_repeats(model: Network) -> dict[str, int]:
     """The repeats of the layers that some can be left out of, by name, such as "d6", in the order of the network."""
     return {width.name: width.channels for _, width in repeats_of(model)}
-
-
-def compared_widths(before: Network, after: Network) -> tuple[dict[str, int], dict[str, int]]:
-    """All widths of a network before and after a cut, by name, and those repeats that differ.
-
-    A width that was in nothing but blocks that are left out is 0 after it.
-    """
-    full, left = layer_widths(before) | layer_repeats(before), layer_widths(after) | layer_repeats(after)
-    shown = layer_widths(before).keys() | {n for n in layer_repeats(before) if left[n] != full[n]}
-    return {n: full[n] for n in full if n in shown}, {n: left.get(n, 0) for n in full if n in shown}
