@@ -56,7 +56,7 @@ def plot_sensitivity(sensitivity: Sensitivity, after: Mapping[str, int]) -> Figu
         axes.plot([size / full for size in sizes], [sensitivity.at(name, size) for size in sizes], color=BLUE)
         axes.plot([c / full for c in points], list(points.values()), "o", color=BLUE, markersize=4)
         axes.axvline(chosen / full, color=ORANGE, linewidth=1.5)
-        axes.set(yscale="log", xlim=(1.04, 0.0))
+        axes.set(yscale="log", xlim=(1.04, 0.0 if smallest else -0.04))
         axes.set_title(f"{name}: {full} -> {chosen}", fontsize=9)
         axes.tick_params(labelsize=7)
     figure.supxlabel("share of the channels that stays (orange: chosen)", fontsize=9)
