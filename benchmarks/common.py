@@ -34,6 +34,7 @@ def arguments(description: str | None, *, images: int = 256) -> argparse.Argumen
     parser.add_argument("weights")
     parser.add_argument("data")
     parser.add_argument("--layers", default="backbone")
+    parser.add_argument("--depth", action="store_true", help="a target may leave out repeats of layers too")
     parser.add_argument("--images", type=int, default=images, help="for calibration")
     parser.add_argument("--imgsz", type=int, default=320)
     parser.add_argument("--seed", type=int, default=0)
@@ -66,14 +67,17 @@ class Bench:
         imgsz: Side of the images, pixels.
         images: Calibration images, drawn by `seed`.
         layers: What may be cut.
+        depth: Whether a target may leave out repeats too.
         seed: Of every random choice.
     """
 
-    def __init__(self, weights: str, data: str, *, imgsz: int, images: int, layers: str, seed: int = 0) -> None:
-        self.weights, self.imgsz, self.layers, self.seed = weights, imgsz, layers, seed
+    def __init__(
+        self, weights: str, data: str, *, imgsz: int, images: int, layers: str, depth: bool = False, seed: int = 0
+    ) -> None:
+        self.weights, self.imgsz, self.layers, self.depth, self.seed = weights, imgsz, layers, depth, seed
         self.original: Any = load_model(weights)
         self.dataset: Dataset = find_dataset(data, self.original.task)
-        self.graph: ChannelGraph = trace_channels(self.original.model, layers)
+        self.graph: ChannelGraph = trace_channels(self.original.model, layers, depth)
         files = self.dataset.images("train")
         order = torch.randperm(len(files), generator=torch.Generator().manual_seed(seed)).tolist()
         self._drawn = self.dataset.with_training_images(files[k] for k in order[:images])
@@ -85,7 +89,8 @@ class Bench:
     def of(cls, args: argparse.Namespace, *, seed: int | None = None) -> "Bench":
         """As the arguments say (see `arguments`), or with another seed."""
         seed = args.seed if seed is None else seed
-        return cls(args.weights, args.data, imgsz=args.imgsz, images=args.images, layers=args.layers, seed=seed)
+        given = {"imgsz": args.imgsz, "images": args.images, "layers": args.layers, "depth": args.depth}
+        return cls(args.weights, args.data, **given, seed=seed)
 
     def _read(self, count: int) -> torch.Tensor:
         return calibration_images(self._drawn.images("train"), self.original.model, imgsz=self.imgsz, limit=count)
@@ -118,15 +123,16 @@ class Bench:
         """What widths cost, as a share of the unpruned model."""
         costs = CostModel(self.original.model, self.graph, self.imgsz)
         count = costs.parameters if metric == "params" else costs.gmacs
-        return count(widths) / count({w.name: w.channels for w in self.graph.widths})
+        return count(widths) / count(self.graph.full)
 
     def widths(self, cut: str, criterion: str) -> dict[str, int]:
         """Widths of a cut by its name: "0.25" uniform, "params=0.8" or "gmacs=0.8" allocated, or "deep"."""
         if cut == "deep":
-            return follow_ties(self.graph, {w.name: w.channels for w in self.graph.widths} | DEEP)
+            return follow_ties(self.graph, self.graph.full | DEEP)
         if "=" not in cut:
             return uniform_widths(self.graph, float(cut))
-        planner = Planner(criterion.partition(":")[0], Amount.target(cut), layers=self.layers, imgsz=self.imgsz)
+        given: dict[str, Any] = {"layers": self.layers, "imgsz": self.imgsz, "depth": self.depth}
+        planner = Planner(criterion.partition(":")[0], Amount.target(cut), **given)
         scored = planner.with_scores(self.original.model, self.scores(criterion))
         return planner.plan(scored, self.damage(criterion)).after
 

@@ -9,6 +9,8 @@ bootstrap intervals over the validation images: each method against least square
 from common import Bench, Row, arguments
 from measure import paired_interval
 
+from depgraph_hsic_only.report.pruning_report import repeats_text
+
 
 def main() -> None:
     """Measure every method for every criterion at every cut."""
@@ -23,7 +25,7 @@ def main() -> None:
     unpruned = bench.validated(bench.original)
     print(f"unpruned: box {unpruned.box:.4f}, primary {unpruned.primary:.4f}\n")
     headings = ("cut", "criterion", "method", "parameters", "GMACs", "box", "primary", "primary, of unpruned", "s")
-    print(f"| {' | '.join(headings)} |\n|{'---|' * len(headings)}", flush=True)
+    print(f"| {' | '.join(headings)} | repeats |\n|{'---|' * len(headings)}---|", flush=True)
     found: dict[tuple[str, str, str], Row] = {}
     criteria, methods = args.criteria.split(","), args.methods.split(",")
     for cut in args.cuts.split(","):
@@ -35,7 +37,8 @@ def main() -> None:
                 m = row.measured
                 print(
                     f"| {cut} | {criterion} | {method} | {row.parameters:.3f} | {row.gmacs:.3f} | {m.box:.4f} | "
-                    f"{m.primary:.4f} | {m.primary / unpruned.primary:.2f} | {row.seconds:.0f} |",
+                    f"{m.primary:.4f} | {m.primary / unpruned.primary:.2f} | {row.seconds:.0f} | "
+                    f"{repeats_text(bench.graph.full, widths)} |",
                     flush=True,
                 )
     print("\n| cut | criterion, method | against | mask mAP50-95 | 95 % interval |\n|---|---|---|---|---|")

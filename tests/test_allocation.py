@@ -4,6 +4,7 @@ import copy
 import itertools
 import json
 import random
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from depgraph_hsic_only.channels.plan import make_plan
 from depgraph_hsic_only.channels.widths import follow_ties, uniform_widths
 from depgraph_hsic_only.data.calibration import calibration_images
 from depgraph_hsic_only.evaluation.relative_latency import TimeShare
+from depgraph_hsic_only.pruning.planner import Planner
 from depgraph_hsic_only.recovery.divergence import divergence
 from depgraph_hsic_only.recovery.layerwise import evaluating
 from depgraph_hsic_only.yolo.cost import measure_cost
@@ -72,11 +74,11 @@ def test_costs_of_widths_are_those_of_the_cut_model(kind: str) -> None:
 def test_damage_is_that_of_cutting_and_recovering_the_width_alone() -> None:
     """Against the whole way: cut by a plan, recover all of the network, measure on what was held out."""
     model, images = build(), torch.rand(9, 3, 96, 96, generator=torch.Generator().manual_seed(1))
-    graph = trace_channels(model, [2, 8, 15, 22])
+    graph = trace_channels(model, [2, 8, 15, 22], depth=True)
     scores = {g.name: torch.rand(g.channels, generator=torch.Generator().manual_seed(2)) for g in graph.groups}
     found = measure_sensitivity(model, graph, scores, images, limits=Limits())
-    assert list(found.damage) == ["h2", "w2", "h8", "w8", "h15", "w15", "npr"]
-    for name, channels in (("h2", 8), ("w8", 64), ("w15", 32), ("npr", 16)):
+    assert list(found.damage) == ["h2", "w2", "d2", "h8", "w8", "d8", "h15", "w15", "d15", "npr"]
+    for name, channels in (("h2", 8), ("w8", 64), ("d8", 0), ("w15", 32), ("npr", 16)):
         widths = follow_ties(graph, {w.name: w.channels for w in graph.widths} | {name: channels})
         plan = make_plan(graph, scores, widths, criterion="test", reasons=dict.fromkeys(widths, ""))
         alone, (fitted, held) = cut(model, plan).network, split_images(images)
@@ -94,6 +96,34 @@ def test_damage_between_and_past_what_was_measured() -> None:
         steps = [found.at(name, c) for c in range(full, 0, -1)]
         assert steps[0] == 0 and steps == sorted(steps)
     assert [found.at("w", c) for c in (25, 50, 75)] == pytest.approx([4.0, 1.0, 0.5])
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "hsic_lasso"])
+def test_a_target_is_met_by_repeats_too(criterion: str) -> None:
+    """In two steps as well: what is left out stays out, and the least squares bring the rest back."""
+    model, images = build(), torch.rand(6, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    widths = [w.name for w in trace_channels(model, [4, 6, 8]).widths if w.tie is None and w.name != "h6"]
+    limits = Limits(max_ratio=dict.fromkeys(widths, 0.0) | {"d6": 0.5})
+    target = Planner(criterion, Amount.target("gmacs=0.92"), limits, [4, 6, 8], imgsz=64, depth=True)
+    target.check(model)
+    scored = target.score(model, [{"img": images}])
+    measured = target.sensitivity(scored, images)
+    assert [list(measured.damage[name]) for name in ("d4", "d6", "d8")] == [[0, 1], [1], [0]]
+    plan = target.plan(scored, measured)
+    fewer = {n: (plan.before[n], after) for n, after in plan.after.items() if after != plan.before[n]}
+    assert any(name in fewer for name in ("d4", "d6", "d8")) and fewer.keys() <= {"d4", "d6", "d8", "h6"}
+    assert 0.7 < scored.costs.gmacs(plan.after) / scored.costs.gmacs(scored.graph.full) <= 0.92
+    assert all("of the multiply-adds" in w.reason for w in plan.widths if w.name in fewer)
+    half = target.plan(scored, measured, Fraction(1, 2))
+    student = cut(model, half).network
+    rest = target.plan(target.with_scores(student), measured, unpruned=scored)
+    assert scored.costs.gmacs(half.then(rest).after) <= 0.92 * scored.costs.gmacs(scored.graph.full)
+    found = apply_plan(model, plan, recovery="least_squares", images=images).recovery
+    assert found is not None and found.divergence[1] < 0.5 * found.divergence[0]
+    assert {f"model.{name[1:]}.cv2.conv" for name in fewer} <= {layer.name for layer in found.layers}
+    ratio = replace(target, amount=Amount.ratio(0.5), limits=Limits())
+    for width in ratio.plan(ratio.with_scores(build())).widths:
+        assert (width.after == width.before) == width.is_repeats == (width.reason.startswith("repeats are"))
 
 
 BUDGETS = {"params": 0.9, "gmacs": 0.96}

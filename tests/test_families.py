@@ -3,6 +3,7 @@
 import copy
 import functools
 import itertools
+import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,12 +12,16 @@ import torch
 from conftest import enliven
 from ultralytics.nn.tasks import guess_model_task, yaml_model_load
 
-from depgraph_hsic_only import PruningPlan, UnsupportedModelError, apply_plan, plan_pruning, prune
+from depgraph_hsic_only import PlanError, PruningPlan, UnsupportedModelError, apply_plan, plan_pruning, prune
 from depgraph_hsic_only.budget.cost_model import CostModel
+from depgraph_hsic_only.channels.cut import cut
 from depgraph_hsic_only.channels.groups import ChannelGraph, trace_channels
+from depgraph_hsic_only.channels.plan import make_plan
+from depgraph_hsic_only.channels.widths import follow_ties
 from depgraph_hsic_only.pruning.describe import describe
 from depgraph_hsic_only.utils.conversion import merge_c2f, split_c2f
-from depgraph_hsic_only.yolo.architecture import layer_widths
+from depgraph_hsic_only.workflow.prune_steps import Step
+from depgraph_hsic_only.yolo.architecture import layer_repeats, layer_widths, origin_of
 from depgraph_hsic_only.yolo.cost import on_meta
 from depgraph_hsic_only.yolo.predictions import raw_predictions
 from depgraph_hsic_only.yolo.tasks import TASKS
@@ -33,15 +38,20 @@ EACH = ["yolov8n-obb", "yolov8n-seg-p6", "yolo11n-pose", "yolo12n", "yolo26n-seg
 EACH += [pytest.param(name, marks=pytest.mark.slow) for name in NANOS if name not in EACH]
 
 
-def build(name: str, nc: int = 5) -> Any:
-    """A network with random weights, whose signals neither vanish nor explode with depth, and live residual scales."""
-    return copy.deepcopy(_built(name, nc))
+def build(name: str, nc: int = 5, scaled: tuple[float, float, int] | None = None) -> Any:
+    """A network with random weights, whose signals neither vanish nor explode with depth, and live residual scales.
+
+    Its scale is `scaled` in depth, width and the most channels where these are given.
+    """
+    return copy.deepcopy(_built(name, nc, scaled))
 
 
 @functools.lru_cache(maxsize=4)
-def _built(name: str, nc: int) -> Any:
+def _built(name: str, nc: int, scaled: tuple[float, float, int] | None) -> Any:
     torch.manual_seed(0)
     yaml = yaml_model_load(f"{name}.yaml")
+    if scaled is not None:
+        yaml["scales"] = {yaml["scale"]: list(scaled)}
     return enliven(TASKS[guess_model_task(yaml)].model(yaml, nc=nc, verbose=False)).eval()
 
 
@@ -77,8 +87,10 @@ def assert_stock(original: Any, cut: Any, plan: PruningPlan) -> None:
     assert list(rebuilt.state_dict()) == list(cut.state_dict())
     image = torch.rand(1, 3, 64, 64)
     assert all(torch.equal(a, b) for a, b in zip(predicted(rebuilt, image), predicted(cut, image), strict=True))
-    before, after = layer_widths(original), layer_widths(cut)
-    assert after == before | plan.after and plan.before.items() <= before.items()
+    before, after = (layer_widths(network) | layer_repeats(network) for network in (original, cut))
+    gone = {n for n in before if n[0] in "abf" and after.get(f"d{n[1:]}") == 0 != before[f"d{n[1:]}"]}
+    assert gone.isdisjoint(plan.after) and plan.before.items() <= before.items()
+    assert after == {name: width for name, width in (before | plan.after).items() if name not in gone}
 
 
 def assert_costs(graph: ChannelGraph, costs: CostModel, report: Any) -> None:
@@ -91,13 +103,16 @@ def assert_costs(graph: ChannelGraph, costs: CostModel, report: Any) -> None:
 def masked(original: Any, plan: PruningPlan) -> Any:
     """A second implementation: the full model in which every removed channel is zero wherever it is read.
 
-    What removed attention heads put out is zero where it is projected.
+    What removed attention heads put out is zero where it is projected, and so is what removed inner blocks put out.
     """
     model = copy.deepcopy(original)
+    for width in plan.widths:
+        for block in model.model[width.layer].m[width.after :] if width.name == f"d{width.layer}" else ():
+            block.register_forward_hook(lambda _, __, output: output * 0)
     graph = trace_channels(original, list(plan.layers))
     keep = {group.name: torch.tensor(group.keep) for group in plan.groups}
     masks: dict[str, torch.Tensor] = {}
-    for group in graph.groups:
+    for group in (group for group in graph.groups if group.name in keep):
         for member in group.members:
             if member.role == "input":
                 path = member.name
@@ -125,6 +140,70 @@ def test_does_what_the_full_model_does_without_the_removed_channels(name: str) -
     for a, b in zip(predicted(cut, image), predicted(masked(original, report.plan), image), strict=True):
         if a.shape[1:2] != (300,):  # an end-to-end head's choice of the best, in an order that rounding changes
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
+
+
+DEEP = (1.0, 0.25, 512)  # of many repeats, and narrow
+EACH_DEEP = [("yolov8n-seg", DEEP), ("yolo12l", (0.67, 0.25, 512)), ("yolo26n-pose", DEEP)]
+MORE_DEEP = [(f"{name}m-seg", None) for name in ("yolov8", "yolo11", "yolo12", "yolo26")] + [("yolo12n-seg", DEEP)]
+
+
+@pytest.mark.parametrize(
+    ("name", "scaled"), [*EACH_DEEP, *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE_DEEP)]
+)
+def test_does_what_the_full_model_does_without_the_removed_blocks(name: str, scaled: Any) -> None:
+    """At random repeats and widths, of which it costs exactly what was foreseen."""
+    original, draw = build(name, scaled=scaled), random.Random(name)
+    graph = trace_channels(original, "all", depth=True)
+    widths = graph.full
+    for width in (w for w in graph.widths if w.tie is None):
+        steps = width.channels // width.multiple
+        widths[width.name] = width.multiple * draw.randint(width.least, max(width.least, steps - width.is_repeats))
+    widths = follow_ties(graph, widths)
+    scores = {group.name: torch.rand(group.channels) for group in graph.groups}
+    plan = make_plan(graph, scores, widths, criterion="test", reasons=dict.fromkeys(widths, ""))
+    repeats = {change.name: (change.before, change.after) for change in plan.widths if change.is_repeats}
+    assert repeats == {name: (n, widths[name]) for name, n in layer_repeats(original).items()}
+    assert all(after < before or (before == 1 and "12" in name) for before, after in repeats.values())
+    cut = copy.deepcopy(original)
+    report = apply_plan(cut, PruningPlan.from_dict(plan.to_dict()))
+    assert_stock(original, cut, plan)
+    assert_costs(graph, CostModel(original, graph), report)
+    fewer = {name for name, (before, after) in repeats.items() if after < before}
+    assert report.widths_before == {n: w for n, w in graph.full.items() if n in fewer or n not in repeats}
+    has = layer_widths(cut) | layer_repeats(cut)
+    assert report.widths_after == {name: has.get(name, 0) for name in report.widths_before}
+    told = ", ".join(f"layer {n[1:]}: {before} -> {after}" for n, (before, after) in repeats.items() if n in fewer)
+    assert f"Repeats of {told}" in " ".join(str(report).split())
+    image = torch.rand(1, 3, 64, 96)
+    for a, b in zip(predicted(cut, image), predicted(masked(original, plan), image), strict=True):
+        if a.shape[1:2] != (300,):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
+
+
+def test_cuts_of_repeats_one_after_the_other_are_one_cut() -> None:
+    """In a last step of a plan that knows of widths alone too; a block that is gone takes its widths along."""
+    original = build("yolo26n-pose", scaled=DEEP)
+    networks, plans, made = [original], list[PruningPlan](), Step(0, original)
+    for changes in ({"d8": 1, "h8": 48, "d22": 0}, {"d8": 0, "w8": 40, "d4": 0}, {"h8": 32, "w22": 64}):
+        graph = trace_channels(networks[-1], [4, 8, 22], depth=any(name[0] == "d" for name in changes))
+        widths = follow_ties(graph, graph.full | changes)
+        scores = {group.name: torch.rand(group.channels) for group in graph.groups}
+        plans.append(make_plan(graph, scores, widths, criterion="test", reasons=dict.fromkeys(widths, "")))
+        done = cut(networks[-1], plans[-1])
+        assert done.kept.keys() <= {name for name, _ in done.network.named_modules()}
+        made = made.then(done.network, plans[-1], done.kept, {})
+        networks.append(done.network)
+    assert made.plan is not None and not {"b4", "b8", "b22", "a22", "f22"} & made.plan.after.keys()
+    at_once = cut(original, PruningPlan.from_dict(made.plan.to_dict()))
+    assert at_once.kept == made.kept and at_once.network.yaml == networks[-1].yaml
+    found, wanted = at_once.network.state_dict(), networks[-1].state_dict()
+    assert list(found) == list(wanted) and all(torch.equal(found[k], wanted[k]) for k in wanted)
+    origin = {"widths": layer_widths(original), "repeats": layer_repeats(original)}
+    assert origin.items() <= (origin_of(networks[-1]) or {}).items() and origin_of(networks[-1]) == origin_of(
+        networks[1]
+    )
+    with pytest.raises(PlanError, match="made for the result"):
+        plans[1].then(plans[0])
 
 
 @pytest.mark.slow

@@ -13,7 +13,9 @@ from test_loading import Hostile
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel, SegmentationModel
 
-from depgraph_hsic_only import ConfigError, ModelInfo, UnsupportedModelError, describe, load_model, prune
+from depgraph_hsic_only import ConfigError, ModelInfo, UnsupportedModelError, apply_plan, describe, load_model, prune
+from depgraph_hsic_only.channels.groups import trace_channels
+from depgraph_hsic_only.channels.plan import make_plan
 from depgraph_hsic_only.cli import main
 from depgraph_hsic_only.yolo.architecture import layer_widths
 from depgraph_hsic_only.yolo.cost import measure_cost
@@ -84,6 +86,24 @@ def test_what_it_was_cut_from_stands_in_its_yaml_and_is_not_inferred() -> None:
     medium = SegmentationModel("yolov8m-seg.yaml", verbose=False)
     prune(medium, 0.0)
     assert describe(medium).pruned is False and describe(medium).scale == "m"
+
+
+def test_repeats_that_were_left_out_stand_in_its_yaml_too() -> None:
+    """Where they are all that was cut, and after another cut."""
+    network = build(nc=10)
+    before, graph = measure_cost(network), trace_channels(network, [4, 6], depth=True)
+    widths, scores = graph.full | {"d4": 1, "d6": 0}, {g.name: torch.zeros(g.channels) for g in graph.groups}
+    apply_plan(network, make_plan(graph, scores, widths, criterion="test", reasons=dict.fromkeys(widths, "")))
+    for _ in range(2):
+        info = describe(network)
+        assert info.pruned and named(info) == ["yolov8n-seg"] and info.origins[0].cost == before
+        assert [info.repeats[name] for name in ("d2", "d4", "d6")] == [1, 1, 0]
+        assert info.pruned_from == network.yaml["pruned"]
+        assert info.pruned_from["repeats"] == info.origins[0].repeats == info.repeats | {"d4": 2, "d6": 2}
+        assert f"{count(network) / before.parameters:.1%} of its parameters" in info.verdict
+        assert "repeats     layer 4: 2 -> 1, layer 6: 2 -> 0" in str(info)
+        prune(network, 0.2)
+    assert "\nrepeats" not in str(describe(build()))
 
 
 @pytest.mark.parametrize(("cut_from", "classes"), [(80, 3), (3, 80)])

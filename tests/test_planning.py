@@ -16,7 +16,7 @@ from depgraph_hsic_only import ConfigError, PlanError, PruningPlan, apply_plan, 
 from depgraph_hsic_only.channels.groups import ChannelGroup, trace_channels
 from depgraph_hsic_only.channels.limits import Limits
 from depgraph_hsic_only.channels.plan import make_plan
-from depgraph_hsic_only.channels.widths import uniform_widths
+from depgraph_hsic_only.channels.widths import follow_ties, partial_widths, threshold_widths, uniform_widths
 
 GRAPHS = {scale: trace_channels(build(scale)) for scale in "ns"}
 
@@ -40,6 +40,24 @@ def test_uniform_widths_are_the_nearest_multiples(scale: str, ratio: float, roun
         floor = next(m for m in range(smallest, 999, smallest) if m >= min_channels)
         assert kept == (c if ratio == 0 else min(c, max(nearest, floor)))
         assert kept % smallest == 0
+
+
+def test_repeats_are_a_width_that_targets_and_limits_alone_are_of() -> None:
+    graph = trace_channels(build(), [2, 4, 15], depth=True)
+    assert list(graph.full) == ["h2", "w2", "d2", "h4", "w4", "d4", "h15", "w15", "d15", "box", "class", "mask"]
+    assert [w.channels for w in graph.widths if w.is_repeats] == [1, 2, 1]
+    limits = Limits(round_to=32, min_channels=64, max_ratio={"d4": 0.5, 15: 0.9})
+    assert [limits.smallest(w) for w in graph.widths if w.is_repeats] == [0, 1, 1]
+    scores = {group.name: torch.zeros(group.channels) for group in graph.groups}
+    for widths in (uniform_widths(graph, 0.9), threshold_widths(graph, scores, 1.0)):
+        assert {name: n for name, n in widths.items() if name[0] == "d"} == {"d2": 1, "d4": 2, "d15": 1}
+        assert all(n < graph.full[name] for name, n in widths.items() if name[0] in "hw")
+    wanted = follow_ties(graph, graph.full | {"d4": 0, "h4": 16})
+    halfway = [partial_widths(graph, wanted, Fraction(k, 4)) for k in range(5)]
+    assert [(w["d4"], w["h4"]) for w in halfway] == [(2, 32), (2, 28), (1, 24), (1, 20), (0, 16)]
+    for wrong in (3, -1, 1.0):
+        with pytest.raises(PlanError, match=r"width d4: expected an integer in \[0, 2\], got"):
+            make_plan(graph, scores, graph.full | {"d4": wrong}, criterion="test", reasons={})  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize("score", ["ties", "zeros", "two values", "descending"])

@@ -44,7 +44,7 @@ from depgraph_hsic_only.report.warnings import find_warnings, headline
 from depgraph_hsic_only.support.fingerprint import fingerprint
 from depgraph_hsic_only.utils.plots import plot_classes, plot_metrics, plot_network
 from depgraph_hsic_only.workflow.record.rivals import sizes_of_equal_cost
-from depgraph_hsic_only.yolo.architecture import layer_widths, list_layers
+from depgraph_hsic_only.yolo.architecture import layer_repeats, layer_widths, list_layers
 from depgraph_hsic_only.yolo.cost import measure_cost
 from depgraph_hsic_only.yolo.input_shape import InputShape
 from depgraph_hsic_only.yolo.tasks import TASKS
@@ -524,8 +524,8 @@ def test_the_network_is_drawn_as_its_yaml_connects_it(build: Any, yaml: str, fee
 @pytest.mark.parametrize("yaml", ["yolov8n-obb.yaml", "yolo11n.yaml", "yolo26n-pose.yaml", "yolo26n-seg.yaml"])
 def test_every_width_is_drawn_within_the_box_of_its_layer(yaml: str) -> None:
     network = YOLO(yaml).model
-    before = dict.fromkeys(layer_widths(network), 768)
-    figure = plot_network(before, dict.fromkeys(before, 384), list_layers(network))
+    before = dict.fromkeys(layer_widths(network), 768) | dict.fromkeys(layer_repeats(network), 6)
+    figure = plot_network(before, {name: width // 2 for name, width in before.items()}, list_layers(network))
     figure.draw_without_rendering()
     axes = figure.axes[0]
     assert sum(bool(patch.get_hatch()) for patch in axes.patches) == len(before)

@@ -12,13 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from conftest import WEIGHTS, build, save_untrained
 from ultralytics import YOLO
 from ultralytics.nn.tasks import SegmentationModel, guess_model_task, yaml_model_load
 from ultralytics.utils import ROOT, YAML
 
-from depgraph_hsic_only import load_model, prune
+from depgraph_hsic_only import apply_plan, load_model, prune
+from depgraph_hsic_only.channels.groups import trace_channels
+from depgraph_hsic_only.channels.plan import make_plan
+from depgraph_hsic_only.channels.widths import uniform_widths
 from depgraph_hsic_only.data.shapes import shapes_dataset
 from depgraph_hsic_only.yolo.patches import ensure_nms
 from depgraph_hsic_only.yolo.tasks import TASKS
@@ -115,13 +119,12 @@ def result(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 NANOS = [f"{family}n{TASKS[task].suffix}" for family in ("yolov8", "yolo11", "yolo12", "yolo26") for task in TASKS]
 NANOS += ["yolov8n-p2", "yolov8n-p6", "yolov8n-seg-p6", "yolov8n-pose-p6", "yolo26n-p2", "yolo26n-p6"]
-EACH = ["yolo26n-pose"]  # the others are slow
+DEEP = ["yolov8m-seg", "yolo11m-seg"]
 
 
-def assert_ultralytics_alone_goes_on_from(yolo: Any, data: Path, tmp_path: Path, **cut: Any) -> int:
-    """Cut a `YOLO`; a process that never imports this package goes on from it. Returns the number of parameters."""
+def assert_ultralytics_alone_goes_on_from(yolo: Any, parameters: int, data: Path, tmp_path: Path) -> None:
+    """A process that never imports this package goes on from a cut `YOLO` of so many parameters."""
     next((tmp_path / "shapes" / "images" / "val").iterdir()).rename(tmp_path / "image.png")
-    parameters: int = prune(yolo, 0.5, **cut).after.parameters
     yolo.save(tmp_path / "pruned.pt")
     assert sum(p.numel() for p in load_model(tmp_path / "pruned.pt").model.parameters()) == parameters
 
@@ -138,7 +141,6 @@ def assert_ultralytics_alone_goes_on_from(yolo: Any, data: Path, tmp_path: Path,
     interrupted.send_signal(signal.SIGKILL)
     interrupted.communicate()
     assert result(stock(RESUME, *arguments, folder=tmp_path)) == {"resumed": parameters, "epoch": 2}
-    return parameters
 
 
 @pytest.mark.parametrize("nc", [80, pytest.param(10, marks=pytest.mark.slow)])
@@ -153,16 +155,36 @@ def test_ultralytics_alone_goes_on_from_it(nc: int, tmp_path: Path) -> None:
         source, yolo.model = yolo.model, SegmentationModel("yolov8n-seg.yaml", nc=nc, verbose=False)
         yolo.model.load(source, verbose=False)
     yolo.model.args, yolo.model.task = {"imgsz": 64, "task": "segment"}, "segment"
-    parameters = assert_ultralytics_alone_goes_on_from(yolo, tmp_path / "data.yaml", tmp_path)
+    parameters = prune(yolo, 0.5).after.parameters
     assert parameters == 2_397_448 or nc != 80
+    assert_ultralytics_alone_goes_on_from(yolo, parameters, tmp_path / "data.yaml", tmp_path)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in EACH else pytest.mark.slow) for n in NANOS])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NANOS)
 def test_ultralytics_alone_goes_on_from_every_family_and_task(name: str, tmp_path: Path) -> None:
+    yolo, data = untrained(name, tmp_path)
+    assert_ultralytics_alone_goes_on_from(yolo, prune(yolo, 0.5, layers="all").after.parameters, data, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["yolo26n-pose", *(pytest.param(n, marks=pytest.mark.slow) for n in DEEP)])
+def test_ultralytics_alone_goes_on_from_fewer_blocks(name: str, tmp_path: Path) -> None:
+    """Where all widths and all repeats were cut by half; of one, none is left."""
+    yolo, data = untrained(name, tmp_path)
+    graph = trace_channels(yolo.model, "all", depth=True)
+    fewer = {width.name: width.channels // 2 for width in graph.widths if width.is_repeats and width.least == 0}
+    widths, scores = uniform_widths(graph, 0.5) | fewer, {g.name: torch.zeros(g.channels) for g in graph.groups}
+    plan = make_plan(graph, scores, widths, criterion="test", reasons=dict.fromkeys(widths, ""))
+    parameters = apply_plan(yolo, plan).after.parameters
+    assert {f"d{i}": len(yolo.model.model[i].m) for i in (2, 4, 6, 8)}.items() <= plan.after.items()
+    assert_ultralytics_alone_goes_on_from(yolo, parameters, data, tmp_path)
+
+
+def untrained(name: str, tmp_path: Path) -> tuple[Any, Path]:
+    """A `YOLO` with random weights, and a data set for it."""
     task = guess_model_task(yaml_model_load(f"{name}.yaml"))
     data = shapes_dataset(tmp_path / "shapes", train=8, val=4, imgsz=64, task=task)
-    yolo = load_model(save_untrained(task, tmp_path / "full.pt", name=name))
-    assert_ultralytics_alone_goes_on_from(yolo, data, tmp_path, layers="all")
+    return load_model(save_untrained(task, tmp_path / "full.pt", name=name)), data
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@
 
 Every convolution costs k² · c_in · c_out, times the area of its output for multiply-adds, c_in and c_out being sums of
 widths: cost is bilinear in neighbouring widths, and linear in those that pass through depthwise convolutions or are
-attention heads. What each convolution reads and makes is taken from the channel groups.
+attention heads. What each convolution reads and makes is taken from the channel groups. An inner block beyond a layer's
+repeats costs nothing, and neither does what the layer's last convolution reads of it.
 """
 
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import Any, cast
 from torch import nn
 
 from depgraph_hsic_only.channels.groups import ChannelGraph
-from depgraph_hsic_only.yolo.blocks import stock_rows
+from depgraph_hsic_only.yolo.blocks import block_of, inner_block, output_convolution, stock_rows
 from depgraph_hsic_only.yolo.cost import count_macs
 from depgraph_hsic_only.yolo.input_shape import rounded_up
 from depgraph_hsic_only.yolo.types import Network
@@ -20,13 +21,22 @@ from depgraph_hsic_only.yolo.types import Network
 
 @dataclass
 class _Channels:
-    """A number of channels as a sum: those that nothing cuts, and shares of widths."""
+    """A number of channels as a sum: those that nothing cuts, and shares of widths.
+
+    Where they are `repeated`, the sum is of equal parts: so many, and the repeats of that name, of which there are as
+    many unpruned as it ends with.
+    """
 
     fixed: float
     shares: dict[str, float] = field(default_factory=dict)
+    repeated: tuple[int, str, int] | None = None
 
     def at(self, widths: Mapping[str, int]) -> float:
-        return self.fixed + sum(share * widths[name] for name, share in self.shares.items())
+        found = self.fixed + sum(share * widths[name] for name, share in self.shares.items())
+        if self.repeated is None:
+            return found
+        own, name, full = self.repeated
+        return found * (own + widths[name]) / (own + full)
 
     def give(self, name: str, channels: int, full: int) -> None:
         """Of the channels that nothing cuts, so many go with a width, of which there are as many as it is `full`."""
@@ -35,7 +45,22 @@ class _Channels:
 
 
 @dataclass(frozen=True)
-class _Convolution:
+class _Placed:
+    """What is in an inner block that may be left out, where it is in one: the repeats, and which of them it is."""
+
+    inner: tuple[str, int] | None
+
+    def stays(self, widths: Mapping[str, int]) -> bool:
+        return self.inner is None or self.inner[1] < widths[self.inner[0]]
+
+
+@dataclass(frozen=True)
+class _Heads(_Placed):
+    macs: _Channels  # of the products of an attention
+
+
+@dataclass(frozen=True)
+class _Convolution(_Placed):
     inputs: _Channels  # of each group, of a convolution in groups
     outputs: _Channels
     weights: int  # for each pair of an input and an output channel
@@ -51,7 +76,13 @@ class CostModel:
 
     def __init__(self, network: Network, graph: ChannelGraph, imgsz: int = 640) -> None:
         split: Network = graph.model
+        repeats = {w.name: w for w in graph.widths if w.is_repeats}
         macs = count_macs(split, rounded_up(network, imgsz))
+
+        def place(path: str) -> tuple[str, int] | None:
+            inner = inner_block(path)
+            return inner if inner is not None and inner[0] in repeats else None
+
         found: dict[str, _Convolution] = {}
         self._other = 0.0  # parameters of neither convolutions nor the BatchNorm layers behind them
         for name, m in split.named_modules():
@@ -61,13 +92,18 @@ class CostModel:
                 inputs, outputs = _Channels(m.in_channels // m.groups), _Channels(m.out_channels)
                 counted = macs.pop(name, 0)  # of one that stands for no convolution too, which costs nothing
                 area = counted / m.weight.numel() if stock_rows(cast(Any, split), name) is not None else 0.0
-                found[name] = _Convolution(inputs, outputs, m.weight[0, 0].numel(), biases, area)
+                found[name] = _Convolution(place(name), inputs, outputs, m.weight[0, 0].numel(), biases, area)
             elif not isinstance(m, nn.BatchNorm2d):
                 self._other += sum(p.numel() for p in m.parameters(recurse=False))
-        heads = {name: _Channels(count) for name, count in macs.items()}  # multiply-adds of attentions
+        heads = {name: _Heads(place(name), _Channels(count)) for name, count in macs.items()}
+        for name, width in repeats.items():
+            depth = block_of(network.model[width.layer]).depth
+            if depth is not None:
+                reader = found[output_convolution(network, width.layer)]
+                reader.inputs.repeated = depth.slots, name, width.channels
         for group in graph.groups:
             if group.name in heads:
-                heads[group.name].give(group.width, macs[group.name], group.channels)
+                heads[group.name].macs.give(group.width, macs[group.name], group.channels)
             for member in group.members:
                 if member.role == "output":
                     found[member.name].outputs.give(group.width, len(member.index), group.channels)
@@ -77,10 +113,11 @@ class CostModel:
 
     def parameters(self, widths: Mapping[str, int]) -> float:
         """Number of parameters at the widths of all width groups, tied ones included."""
-        convolutions = (c.outputs.at(widths) * (c.inputs.at(widths) * c.weights + c.biases) for c in self._convolutions)
-        return sum(convolutions) + self._other
+        there = (c for c in self._convolutions if c.stays(widths))
+        return sum(c.outputs.at(widths) * (c.inputs.at(widths) * c.weights + c.biases) for c in there) + self._other
 
     def gmacs(self, widths: Mapping[str, int]) -> float:
         """Multiply-adds at these widths, in units of 10^9."""
-        macs = sum(c.inputs.at(widths) * c.outputs.at(widths) * c.weights * c.area for c in self._convolutions)
-        return (macs + sum(heads.at(widths) for heads in self._heads)) / 1e9
+        there = (c for c in self._convolutions if c.stays(widths))
+        macs = sum(c.inputs.at(widths) * c.outputs.at(widths) * c.weights * c.area for c in there)
+        return (macs + sum(heads.macs.at(widths) for heads in self._heads if heads.stays(widths))) / 1e9

@@ -1,9 +1,9 @@
 """How much it hurts to cut one width alone: measured, for every free width, on calibration images without labels.
 
-Each width is cut to a few sizes with nothing else cut, what reads it is re-fitted by least squares (see
-`least_squares.py`) on two thirds of the images, and the divergence of the predictions from the original's is measured
-on the others (see `divergence.py`): on images that were fitted it is half as large, and least where most is fitted.
-What lies in front of the cut is the original, so it is computed once for all.
+Each width is cut to a few sizes, repeats to every number, with nothing else cut, what reads it is re-fitted by least
+squares (see `least_squares.py`) on two thirds of the images, and the divergence of the predictions from the original's
+is measured on the others (see `divergence.py`): on images that were fitted it is half as large, and least where most is
+fitted. What lies in front of the cut is the original, so it is computed once for all.
 """
 
 import math
@@ -22,7 +22,7 @@ from depgraph_hsic_only.channels.widths import Scores, follow_ties
 from depgraph_hsic_only.recovery.divergence import mean_divergence
 from depgraph_hsic_only.recovery.layerwise import LayerwisePass, batch_size, evaluating
 from depgraph_hsic_only.recovery.positions import SampledPositions, choose_positions
-from depgraph_hsic_only.recovery.refit import refit
+from depgraph_hsic_only.recovery.refit import refit, touched_convolutions
 from depgraph_hsic_only.support.progress import track
 from depgraph_hsic_only.support.threads import all_cores
 from depgraph_hsic_only.yolo.blocks import stock_paths
@@ -106,7 +106,7 @@ def measure_sensitivity(
     batch = batch_size(images)
     images = images[:: -(-len(images) // _IMAGES)]
     fitted, held = split_images(images)
-    sizes = {w.name: _sizes(w, limits, _QUICK_SHARES if quick else _SHARES) for w in graph.widths if w.tie is None}
+    sizes = {w.name: _sizes(w, limits, quick) for w in graph.widths if w.tie is None}
     damage: dict[str, dict[int, float]] = {name: {} for name in sizes}
     total = sum(map(len, sizes.values()))
     consumers = stock_paths(graph.model, graph.consumers)
@@ -128,9 +128,12 @@ def split_images(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return images[~held], images[held]
 
 
-def _sizes(width: WidthGroup, limits: Limits, shares: tuple[float, ...]) -> list[int]:
-    """The numbers of channels to measure, ascending."""
+def _sizes(width: WidthGroup, limits: Limits, quick: bool) -> list[int]:
+    """The numbers of channels, or repeats, to measure, ascending."""
     multiple, smallest = limits.multiple(width), limits.smallest(width)
+    if width.is_repeats and not quick:
+        return [*range(smallest, width.channels)]
+    shares = _QUICK_SHARES if quick else _SHARES
     rounded = {max(smallest, round(share * width.channels / multiple) * multiple) for share in shares}
     return sorted(channels for channels in rounded if channels < width.channels)
 
@@ -155,7 +158,9 @@ def _damages(
                 found = cut(network, plan)
                 student = found.network
                 read = {  # one that has only lost outputs still does exactly what it did
-                    name: at for name, at in sampled.items() if _reads(student, name) != _reads(network, name)
+                    name: sampled[name]
+                    for name in touched_convolutions(student, network)
+                    if name in sampled and _reads(student, name) != _reads(network, name)
                 }
                 with evaluating(student, auxiliary=True):
                     for _ in refit(fitted.fork(student), fitted.fork(network), read, found.kept, _RIDGE):

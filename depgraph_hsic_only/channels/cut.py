@@ -38,16 +38,16 @@ def cut(network: Network, plan: PruningPlan, graph: ChannelGraph | None = None) 
         PlanError: The plan was made for other layers or widths.
     """
     if graph is None:
-        graph = trace_channels(network, list(plan.layers))
+        graph = trace_channels(network, list(plan.layers), plan.depth)
     else:
         graph.model.load_state_dict(split_network(network).state_dict())
         graph.model.zero_grad()
     kept = kept_channels(network, plan, graph)
-    for group, chosen in zip(graph.groups, plan.groups, strict=True):
+    for group, chosen in zip(graph.without_left_out(plan.after).groups, plan.groups, strict=True):
         removed = sorted(set(range(chosen.channels)) - set(chosen.keep))
         if removed:
             group.cut(removed)
-    return Cut(_as_stock(graph.model, network), kept)
+    return Cut(_as_stock(graph.model, network, {w.layer: w.after for w in plan.widths if w.is_repeats}), kept)
 
 
 def cut_to(network: Network, graph: ChannelGraph, widths: Widths) -> Network:
@@ -58,11 +58,11 @@ def cut_to(network: Network, graph: ChannelGraph, widths: Widths) -> Network:
 
 def kept_channels(network: Network, plan: PruningPlan, graph: ChannelGraph | None = None) -> Kept:
     """What the convolutions of a network keep by a plan; arguments and errors are those of `cut`."""
-    graph = graph or trace_channels(network, list(plan.layers))
-    _check_belongs(plan, graph)
+    graph = graph or trace_channels(network, list(plan.layers), plan.depth)
+    left = _what_is_left(plan, graph)
     keep = {group.name: group.keep for group in plan.groups}
     found: dict[str, list[int]] = {}
-    for group in graph.groups:
+    for group in left.groups:
         for member in group.members:
             if member.role == "output":
                 placed = stock_rows(cast(Any, graph.model), member.name)
@@ -73,11 +73,17 @@ def kept_channels(network: Network, plan: PruningPlan, graph: ChannelGraph | Non
     return {path: tuple(sorted(channels)) for path, channels in found.items()}
 
 
-def _as_stock(split: Network, network: Network) -> Network:
-    """The cut network in split form as a stock one, in place, with all else as in the network that it was cut from."""
+def _as_stock(split: Network, network: Network, repeats: Mapping[int, int]) -> Network:
+    """The cut network in split form as a stock one, in place, with all else as in the network that it was cut from.
+
+    Layers are shortened to their `repeats`, by index, where these are told.
+    """
     merge_blocks(cast(Any, split))
-    for layer in split.model:
-        block_of(layer).measure(layer)
+    for i, layer in enumerate(split.model):
+        block = block_of(layer)
+        block.measure(layer)
+        if block.depth is not None and i in repeats:
+            block.depth.shorten(layer, repeats[i])
         layer.np = sum(parameter.numel() for parameter in layer.parameters())
     flags = {name: parameter.requires_grad for name, parameter in network.named_parameters()}
     for name, parameter in split.named_parameters():
@@ -92,8 +98,12 @@ def _as_stock(split: Network, network: Network) -> Network:
     return split
 
 
-def _check_belongs(plan: PruningPlan, graph: ChannelGraph) -> None:
-    """Refuse a plan of other widths or groups than the model has, and one that leads to no stock model."""
+def _what_is_left(plan: PruningPlan, graph: ChannelGraph) -> ChannelGraph:
+    """The graph without what a plan leaves out.
+
+    A plan of other widths or groups than the model has is refused, and one that leads to no stock model.
+    """
+    graph = graph.without_left_out(plan.after)
     groups = [(group.name, group.width, group.channels) for group in graph.groups]
     if [(chosen.name, chosen.width, chosen.channels) for chosen in plan.groups] != groups:
         wants = {chosen.name: chosen.channels for chosen in plan.groups}
@@ -110,3 +120,4 @@ def _check_belongs(plan: PruningPlan, graph: ChannelGraph) -> None:
             "expected the model that the plan was made for, got one of other widths; make the plan anew for this model"
         )
     check_widths(graph, plan.after)
+    return graph

@@ -5,12 +5,13 @@ inputs of every convolution that reads it. A *width group* is a set of channel g
 channels for the network to stay a stock Ultralytics model: `w3` is what layer 3 puts out, `h4` is the hidden width of
 the C2f at layer 4 (both halves, every bottleneck), `h9` is the hidden width of the SPPF at layer 9, `npr` is the number
 of prototypes. Some follow from others as Ultralytics builds them: `h9` from `w8`, and the hidden widths of the head's
-branches, `box`, `class` and `mask`, from `w15`. Which widths a layer has stands in `yolo.blocks`.
+branches, `box`, `class` and `mask`, from `w15`. Which widths a layer has stands in `yolo.blocks`. Where depth is asked
+for, the repeats of a layer are a width group too, `d6`: a number that is chosen as a width is, of no channel group.
 """
 
 import copy
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
@@ -20,7 +21,17 @@ from torch import nn
 
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.yolo.architecture import backbone_layers
-from depgraph_hsic_only.yolo.blocks import OUTPUT_MULTIPLE, Tie, Width, auxiliary, split_blocks, traceable, widths_of
+from depgraph_hsic_only.yolo.blocks import (
+    OUTPUT_MULTIPLE,
+    Tie,
+    Width,
+    auxiliary,
+    is_left_out,
+    repeats_of,
+    split_blocks,
+    traceable,
+    widths_of,
+)
 from depgraph_hsic_only.yolo.input_shape import input_channels
 from depgraph_hsic_only.yolo.predictions import raw_predictions
 from depgraph_hsic_only.yolo.types import Network
@@ -80,15 +91,21 @@ class ChannelGroup:
 
 @dataclass(frozen=True, eq=False)
 class WidthGroup:
-    """Channel groups that keep the same number of channels."""
+    """Channel groups that keep the same number of channels; of none, the repeats of a layer."""
 
     name: str  # as in `yolo.blocks.Width`
     layer: int
-    channels: int  # the number that each of its groups has
+    channels: int  # the number that each of its groups has; or repeats
     multiple: int  # what Ultralytics, or speed, wants the number to be a multiple of
     groups: tuple[ChannelGroup, ...]
     tie: Tie | None = None  # None where it is free
     needs: int = 1  # what Ultralytics alone needs it to be a multiple of
+    least: int = 1  # the fewest that Ultralytics builds
+
+    @property
+    def is_repeats(self) -> bool:
+        """Whether it is the repeats of a layer."""
+        return not self.groups
 
     @property
     def is_output(self) -> bool:
@@ -135,6 +152,22 @@ class ChannelGraph:
         widths = (w for w in self.widths if (w.tie.to if w.tie else w.name) in free)
         return replace(self, layers=(layer,), widths=tuple(widths))
 
+    def without_left_out(self, widths: Mapping[str, int]) -> "ChannelGraph":
+        """The same without what is in inner blocks beyond the repeats among some widths.
+
+        Such groups, widths of such groups alone, and such members of other groups are gone.
+        """
+        left = []
+        for width in self.widths:
+            groups = (
+                replace(group, members=tuple(m for m in group.members if not is_left_out(m.name, widths)))
+                for group in width.groups
+                if not is_left_out(group.name, widths)
+            )
+            left.append(replace(width, groups=tuple(groups)))
+        there = (new for new, old in zip(left, self.widths, strict=True) if new.groups or old.is_repeats)
+        return replace(self, widths=tuple(there))
+
 
 def check_layers(layers: object) -> None:
     """Refuse, by a `ConfigError`, what chooses no layers of any network; whether one has them is seen later."""
@@ -173,15 +206,23 @@ def choose_layers(network: Network, layers: object) -> tuple[int, ...]:
     return tuple(sorted(set(chosen)))
 
 
-def chosen_widths(network: Network, layers: Sequence[int]) -> list[tuple[int, Width]]:
-    """The widths of some layers, and those that follow from them, each with the index of its layer."""
+def chosen_widths(network: Network, layers: Sequence[int], depth: bool = False) -> list[tuple[int, Width]]:
+    """The widths of some layers, and those that follow from them, each with the index of its layer.
+
+    With `depth`, a layer's repeats come after its other widths.
+    """
     there = widths_of(network)
     free = {width.name for i, width in there if i in layers and width.tie is None}
-    return [(i, width) for i, width in there if (width.tie.to if width.tie else width.name) in free]
+    chosen = [(i, width) for i, width in there if (width.tie.to if width.tie else width.name) in free]
+    repeats = [(i, width) for i, width in repeats_of(network) if depth and i in layers]
+    return sorted([*chosen, *repeats], key=lambda found: found[0])
 
 
-def trace_channels(network: Network, layers: object = "backbone") -> ChannelGraph:
-    """The coupled channels of some layers of a network, which is left as it is; as `choose_layers`."""
+def trace_channels(network: Network, layers: object = "backbone", depth: bool = False) -> ChannelGraph:
+    """The coupled channels of some layers of a network, which is left as it is; as `choose_layers`.
+
+    With `depth`, their repeats are among the widths.
+    """
     chosen = choose_layers(network, layers)
     split = split_network(network)
     parameter = next(split.parameters())
@@ -197,7 +238,7 @@ def trace_channels(network: Network, layers: object = "backbone") -> ChannelGrap
 
         warnings.simplefilter("ignore")  # torch-pruning warns of the DFL's constant weights, which nothing here cuts
         graph = tp.DependencyGraph().build_dependency(split, image, forward_fn=outputs, verbose=False)
-        widths = [_width_group(graph, split, i, width) for i, width in chosen_widths(network, chosen)]
+        widths = [_width_group(graph, split, i, width) for i, width in chosen_widths(network, chosen, depth)]
     split.train(network.training)
     return ChannelGraph(split, chosen, tuple(widths))
 
@@ -222,7 +263,8 @@ def _width_group(graph: Any, split: Network, layer: int, width: Width) -> WidthG
             members = tuple(member for group in coupled for member in _members(graph, group, width.channels))
             name = members[0].name.removesuffix(".conv") if len(roots) == 1 else f"model.{layer}.{path}"
             groups.append(ChannelGroup(name, width.name, layer, width.channels, members, coupled))
-    return WidthGroup(width.name, layer, width.channels, width.multiple, tuple(groups), width.tie, width.needs)
+    given = width.name, layer, width.channels, width.multiple, tuple(groups)
+    return WidthGroup(*given, width.tie, width.needs, width.least)
 
 
 def _members(graph: Any, dependencies: Any, channels: int) -> Iterable[Member]:

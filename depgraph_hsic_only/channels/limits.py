@@ -14,12 +14,12 @@ from depgraph_hsic_only.yolo.blocks import OUTPUT_MULTIPLE
 _ROUND_TO = (8, 16, 32)
 
 MaxRatio = float | Mapping[str | int, float]
-"""Largest share that may be cut of every width, or by layer (6) or width ("w6", "h6", "npr")."""
+"""Largest share that may be cut of every width, or by layer (6) or width ("w6", "h6", "d6", "npr")."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of widths.
+    """Bounds of widths, of which `max_ratio` alone bounds repeats.
 
     Raises:
         ConfigError: One of them is out of range.
@@ -28,6 +28,7 @@ class Limits:
     round_to: int = OUTPUT_MULTIPLE  # 8, which Ultralytics needs, 16 or 32: of block outputs and prototypes
     min_channels: int = 0  # no width is cut below this many
     max_ratio: MaxRatio = 1.0  # what a mapping doesn't name is unlimited
+    channels: bool = True  # whether any channels may be cut, and not only repeats
 
     def __post_init__(self) -> None:
         if type(self.round_to) is not int or self.round_to not in _ROUND_TO:
@@ -56,9 +57,13 @@ class Limits:
         return self.round_to if width.is_output else width.multiple
 
     def smallest(self, width: WidthGroup) -> int:
-        """The fewest channels that the width may have."""
+        """The fewest channels that the width may have, or repeats."""
         step = width.multiple
         left = math.ceil(width.channels * (1 - self._share(width)) / step) * step
+        if width.is_repeats:
+            return max(width.least, left)
+        if not self.channels:
+            return width.channels
         return min(width.channels, max(step, math.ceil(self.min_channels / step) * step, left))
 
     def _share(self, width: WidthGroup) -> Fraction:

@@ -11,6 +11,7 @@ import torch
 from depgraph_hsic_only.channels.groups import ChannelGraph, ChannelGroup
 from depgraph_hsic_only.channels.widths import Scores, Widths, check_widths
 from depgraph_hsic_only.errors import PlanError
+from depgraph_hsic_only.yolo.blocks import is_left_out, repeats_name
 
 _FORMAT = 1
 
@@ -20,10 +21,11 @@ class WidthChange:
     """The width of one width group before and after, and why.
 
     Attributes:
-        name: "w3" (output of layer 3), "h4" (hidden width of layer 4), "npr" …: see `groups.WidthGroup`.
+        name: "w3" (output of layer 3), "h4" (hidden width of layer 4), "d4" (its repeats), "npr" …: see
+            `groups.WidthGroup`.
         layer: Index of the layer.
-        before: Channels before the cut.
-        after: Channels after the cut.
+        before: Channels, or repeats, before the cut.
+        after: Those after the cut.
         reason: Why this width was chosen, for people.
     """
 
@@ -32,6 +34,11 @@ class WidthChange:
     before: int
     after: int
     reason: str
+
+    @property
+    def is_repeats(self) -> bool:
+        """Whether it is the repeats of the layer."""
+        return self.name == repeats_name(self.layer)
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,8 @@ class GroupCut:
 @dataclass(frozen=True)
 class PruningPlan:
     """Widths and kept channels of every channel group of some layers.
+
+    Of inner blocks that are left out, it says no more than that the repeats are fewer.
 
     Attributes:
         criterion: Name of the criterion that ranked the channels.
@@ -78,6 +87,11 @@ class PruningPlan:
         return {width.name: width.after for width in self.widths}
 
     @property
+    def depth(self) -> bool:
+        """Whether repeats are among the widths."""
+        return any(width.is_repeats for width in self.widths)
+
+    @property
     def cuts_nothing(self) -> bool:
         """Whether every width stays as it is."""
         return self.before == self.after
@@ -90,14 +104,17 @@ class PruningPlan:
         """
         mine = {group.name: group for group in self.groups}
         theirs = {group.name: group.channels for group in following.groups}
-        if theirs != {name: len(group.keep) for name, group in mine.items()}:
+        if theirs != {n: len(group.keep) for n, group in mine.items() if not is_left_out(n, following.after)}:
             raise PlanError("expected a plan made for the result of this one, got one for other channel groups")
         groups = tuple(
             GroupCut(g.name, g.width, mine[g.name].channels, tuple(mine[g.name].keep[k] for k in g.keep))
             for g in following.groups
         )
-        widths = tuple(WidthChange(w.name, w.layer, self.before[w.name], w.after, w.reason) for w in following.widths)
-        return PruningPlan(following.criterion, self.layers, widths, groups)
+        before = following.before | self.before
+        widths = [WidthChange(w.name, w.layer, before[w.name], w.after, w.reason) for w in following.widths]
+        if not following.depth:  # what this plan has left out stays so
+            widths = sorted([*widths, *(w for w in self.widths if w.is_repeats)], key=lambda w: w.layer)
+        return PruningPlan(following.criterion, self.layers, tuple(widths), groups)
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as plain lists, dicts, strings and numbers."""
@@ -177,11 +194,14 @@ def make_plan(
 
     A group that is not cut needs no scores.
     Of the widths, outputs are multiples of 8, and ties are kept (see `follow_ties`); the `criterion` is what made the
-    scores, and the `reasons` tell why each free width was chosen.
+    scores, and the `reasons` tell why each free width was chosen. Widths of nothing but inner blocks that are left out
+    are not needed.
 
     Raises:
         PlanError: A width or a score is missing, out of range or not finite.
     """
+    there, graph = graph.full, graph.without_left_out(widths)
+    widths = {name: width for name, width in widths.items() if name not in there or name in graph.full}
     check_widths(graph, widths)
     return PruningPlan(
         criterion,

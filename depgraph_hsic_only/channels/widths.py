@@ -16,13 +16,13 @@ Scores = Mapping[str, torch.Tensor]
 """Importance of each channel by channel group: name to (C,), finite, higher is more important."""
 
 Widths = Mapping[str, int]
-"""A number of channels for each width group; for some of them where a function says so."""
+"""A number of channels, or repeats, for each width group; for some of them where a function says so."""
 
 _NO_LIMITS = Limits()
 
 
 def uniform_widths(graph: ChannelGraph, ratio: float, limits: Limits = _NO_LIMITS) -> dict[str, int]:
-    """The widths left by cutting the same share of every width group.
+    """The widths left by cutting the same share of every width group; repeats stay.
 
     Widths are rounded to the nearest multiple of what `limits` say, hidden ones of 4, ties up, and none grows. Tied
     widths follow. A ratio, the share of the channels to cut in [0, 1), of 0 changes nothing.
@@ -31,20 +31,22 @@ def uniform_widths(graph: ChannelGraph, ratio: float, limits: Limits = _NO_LIMIT
     limits.check_names((w.layer, w.name) for w in graph.widths)
     if not share:
         return graph.full
-    return _rounded(graph, limits, lambda w, multiple: math.floor(w.channels * (1 - share) / multiple + Fraction(1, 2)))
+    left = {w: w.channels * (1 if w.is_repeats else 1 - share) for w in graph.widths}
+    return _rounded(graph, limits, lambda w, multiple: math.floor(left[w] / multiple + Fraction(1, 2)))
 
 
 def threshold_widths(
     graph: ChannelGraph, scores: Scores, threshold: float, limits: Limits = _NO_LIMITS
 ) -> dict[str, int]:
-    """The smallest widths at which no channel that scores `threshold` or more is cut.
+    """The smallest widths at which no channel that scores `threshold` or more is cut; repeats stay.
 
     A shared width is the largest that one of its groups needs. Widths are rounded up to a multiple of what `limits`
     say, hidden ones of 4.
     """
     least = Amount.threshold(threshold).value
     limits.check_names((w.layer, w.name) for w in graph.widths)
-    needed = {w.name: max(int((scores[g.name] >= least).sum()) for g in w.groups) for w in graph.widths}
+    found = ((w, [int((scores[g.name] >= least).sum()) for g in w.groups]) for w in graph.widths)
+    needed = {w.name: max(counts, default=w.channels) for w, counts in found}
     full = graph.full
     for width in graph.widths:
         if width.tie is not None and width.tie.to in full:
@@ -79,8 +81,9 @@ def check_widths(graph: ChannelGraph, widths: Widths) -> None:
     """Refuse, by a `PlanError`, widths that no stock model has, and tied ones that don't follow."""
     for width in graph.widths:
         after, multiple = widths.get(width.name), 1 if width.tie else width.needs
-        if type(after) is not int or not 0 < after <= width.channels or (after % multiple and after != width.channels):
+        least, most = width.least, width.channels
+        if type(after) is not int or not least <= after <= most or (after % multiple and after != most):
             of = f" and a multiple of {multiple}" if multiple > 1 else ""
-            raise PlanError(f"width {width.name}: expected an integer in [1, {width.channels}]{of}, got {after!r}")
+            raise PlanError(f"width {width.name}: expected an integer in [{least}, {most}]{of}, got {after!r}")
     if dict(widths) != follow_ties(graph, widths):
         raise PlanError("expected tied widths to follow those that they are tied to; take widths from follow_ties")

@@ -17,8 +17,8 @@ from depgraph_hsic_only.errors import DataError
 from depgraph_hsic_only.pruning.planner import Planner
 from depgraph_hsic_only.recovery.layerwise import batch_size
 from depgraph_hsic_only.recovery.recover import check_method, recover
-from depgraph_hsic_only.report.pruning_report import PruningReport
-from depgraph_hsic_only.yolo.architecture import layer_widths, list_layers
+from depgraph_hsic_only.report.pruning_report import PruningReport, compared_widths
+from depgraph_hsic_only.yolo.architecture import list_layers
 from depgraph_hsic_only.yolo.blocks import OUTPUT_MULTIPLE
 from depgraph_hsic_only.yolo.cost import measure_cost
 from depgraph_hsic_only.yolo.input_shape import input_side
@@ -157,8 +157,7 @@ def cut_in_place(
 def report_cut(plan: PruningPlan, original: Network, pruned: Network, imgsz: int = 640) -> PruningReport:
     """What a plan has cut from a network, counted on both."""
     costs = measure_cost(original, imgsz), measure_cost(pruned, imgsz)
-    widths = layer_widths(original), layer_widths(pruned)
-    return PruningReport(plan, *costs, list_layers(original), *widths)
+    return PruningReport(plan, *costs, list_layers(original), *compared_widths(original, pruned))
 
 
 def score_channels(

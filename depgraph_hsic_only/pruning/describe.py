@@ -8,9 +8,16 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from depgraph_hsic_only.report.pruning_report import repeats_text
 from depgraph_hsic_only.report.tables import Sheet, to_text
 from depgraph_hsic_only.support.visible import visible
-from depgraph_hsic_only.yolo.architecture import is_written_out, layer_widths, origin_of, with_classes_of
+from depgraph_hsic_only.yolo.architecture import (
+    is_written_out,
+    layer_repeats,
+    layer_widths,
+    origin_of,
+    with_classes_of,
+)
 from depgraph_hsic_only.yolo.cost import Cost, measure_cost
 from depgraph_hsic_only.yolo.input_shape import input_side
 from depgraph_hsic_only.yolo.load import network_of
@@ -30,11 +37,12 @@ class ModelInfo:
         classes: Names of the classes, in the order of their numbers.
         cost: Parameters and multiply-adds, in all and by part.
         widths: Number of channels by width (see `yolo.blocks.Width`).
-        pruned: Whether channels were cut; None where the model's YAML doesn't tell.
+        pruned: Whether channels were cut, or repeats left out; None where the model's YAML doesn't tell.
         pruned_from: What it was cut from, as its YAML says: "from" (a name, or None), "classes" and "parameters"
-            (numbers), and "widths"; None where it doesn't say.
+            (numbers), "widths", and "repeats" where some were left out; None where it doesn't say.
         origins: The stock model that it is, or was cut from, for its own number of classes; empty where it is none of
             them.
+        repeats: Number of repeats by layer, such as "d6", of the layers that some can be left out of.
     """
 
     task: str
@@ -44,6 +52,7 @@ class ModelInfo:
     pruned: bool | None
     pruned_from: Mapping[str, Any] | None
     origins: tuple[StockModel, ...]
+    repeats: Mapping[str, int]
 
     @property
     def scale(self) -> str | None:
@@ -78,6 +87,7 @@ class ModelInfo:
             "classes": list(self.classes),
             **asdict(self.cost),
             "widths": dict(self.widths),
+            "repeats": dict(self.repeats),
             "pruned": self.pruned,
             "pruned_from": None if self.pruned_from is None else dict(self.pruned_from),
             "origins": [origin.to_dict() for origin in self.origins],
@@ -92,6 +102,7 @@ class ModelInfo:
         more = len(self.classes) - _NAMES_SHOWN
         names = ", ".join(self.classes[:_NAMES_SHOWN]) + (f" … and {more} more" if more > 0 else "")
         facts = Table.grid(padding=(0, 2))
+        left = repeats_text((self.pruned_from or {}).get("repeats", self.repeats), self.repeats)
         for name, value in {
             "task": TASKS[self.task].noun,
             "scale": " or ".join(origin.scale for origin in self.origins) or "none of the stock ones",
@@ -100,10 +111,12 @@ class ModelInfo:
             "parameters": f"{self.cost.parameters:,}",
             "GMACs": f"{self.cost.gmacs:.3f}",
             "pruned": self.verdict,
+            **({"repeats": left} if left else {}),
         }.items():
             facts.add_row(Text(name, "bold"), Text(visible(value)))
         # Beside the model's own figures stand those of the origins that differ.
-        others = [origin for origin in self.origins if origin.widths != self.widths]
+        now = self.widths, self.repeats
+        others = [origin for origin in self.origins if (origin.widths, origin.repeats) != now]
         return Group(facts, self._parts(others), self._widths(others))
 
     def _parts(self, others: Sequence[StockModel]) -> Sheet:
@@ -142,9 +155,13 @@ def describe(model: Yolo | Network, imgsz: int | None = None) -> ModelInfo:
         ConfigError: `imgsz` is no side of an image.
     """
     network = network_of(model)
-    side, widths, known = input_side(model, imgsz), layer_widths(network), origin_of(network)
-    before = widths if known is None else with_classes_of(network, known["widths"])
-    stock = stock_model(network, before, side)
-    pruned = None if known is None and is_written_out(network.yaml) else before != widths
+    side, known = input_side(model, imgsz), origin_of(network)
+    widths, repeats = layer_widths(network), layer_repeats(network)
+    before = widths, repeats
+    if known is not None:
+        before = with_classes_of(network, known["widths"]), known.get("repeats", repeats)
+    stock = stock_model(network, *before, imgsz=side)
+    pruned = None if known is None and is_written_out(network.yaml) else before != (widths, repeats)
     classes, origins = tuple(map(str, network.names.values())), () if stock is None else (stock,)
-    return ModelInfo(task_of(network).name, classes, measure_cost(network, side), widths, pruned, known, origins)
+    cost = measure_cost(network, side)
+    return ModelInfo(task_of(network).name, classes, cost, widths, pruned, known, origins, repeats)

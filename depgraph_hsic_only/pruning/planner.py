@@ -56,6 +56,7 @@ class Planner:
         file: What a target of size is of, for the same images.
         unpruned: What shares of latency are of; None for the unpruned network as `timed` is.
         trials: How many widths are timed for a target of latency, at least 1; more if none of them meets it.
+        depth: Whether a target may leave out repeats of the layers too; a ratio or threshold cuts channels alone.
     """
 
     criterion: str
@@ -69,6 +70,7 @@ class Planner:
     file: FileKind = field(default_factory=FileKind)
     unpruned: Deployment | None = None
     trials: int = 6
+    depth: bool = False
 
     def __post_init__(self) -> None:
         check_layers(self.layers)
@@ -115,10 +117,10 @@ class Planner:
         Raises:
             ConfigError: There are no such layers or widths, or the target is out of reach or met already.
         """
-        there = chosen_widths(network, choose_layers(network, self.layers))
+        there = chosen_widths(network, choose_layers(network, self.layers), self.depth)
         self.limits.check_names((layer, width.name) for layer, width in there)
         if self.amount.is_target and not self.amount.is_nothing:
-            graph = trace_channels(network, self.layers)
+            graph = trace_channels(network, self.layers, self.depth)
             given = graph, CostModel(network, graph, self.imgsz), self.amount, self.limits
             where = str(self.deployment(network).on(next(network.parameters()).device))
             check_target(*given, *self._measuring(network, graph), where, f"at {self.imgsz} px")
@@ -130,7 +132,7 @@ class Planner:
             DataError: There are too few.
         """
         if not self.amount.is_nothing:
-            self.scorer.check_images(lambda: trace_channels(network, self.layers), images, self.imgsz)
+            self.scorer.check_images(lambda: trace_channels(network, self.layers, self.depth), images, self.imgsz)
 
     def _measuring(self, network: Network, graph: ChannelGraph) -> tuple[Clock, Scale]:
         """What measures the latency and the file of an unpruned network's widths, where the target is of it."""
@@ -145,7 +147,7 @@ class Planner:
 
     def score(self, network: Network, batches: Batches | None = None) -> Scored:
         """Find the channel groups of a checked network, and rank their channels by `batches`, where it takes any."""
-        graph = trace_channels(network, self.layers)
+        graph = trace_channels(network, self.layers, self.depth)
         return Scored(network, graph, CostModel(network, graph, self.imgsz), self.scorer.measure(graph, batches))
 
     def ranked(self, network: Network, batches: Batches | None = None) -> Scored:
@@ -161,7 +163,7 @@ class Planner:
 
         There need be none of the groups that are not cut: {} for an amount that is nothing.
         """
-        graph = trace_channels(network, self.layers)
+        graph = trace_channels(network, self.layers, self.depth)
         known = {group.name: torch.zeros(group.channels) for group in graph.groups} if scores is None else dict(scores)
         return Scored(network, graph, CostModel(network, graph, self.imgsz), Measured(known))
 
@@ -192,12 +194,13 @@ class Planner:
         scores, whole = scored.measured.scores, unpruned or scored
         measuring = self._measuring(whole.network, whole.graph)
         amount = self.amount.partly(share, lambda m: unpruned_cost(whole.graph, whole.costs, m, *measuring))
+        stay = {w.name: "repeats are cut for a target alone" for w in scored.graph.widths if w.is_repeats}
         if amount.kind == "ratio":
             widths = uniform_widths(whole.graph, amount.value, self.limits)
-            reasons = dict.fromkeys(widths, f"uniform, ratio {amount.value:g}")
+            reasons = dict.fromkeys(widths, f"uniform, ratio {amount.value:g}") | stay
         elif amount.kind == "threshold":
             widths = threshold_widths(scored.graph, scores, amount.value, self.limits)
-            reasons = dict.fromkeys(widths, f"scores of at least {amount.value:g}")
+            reasons = dict.fromkeys(widths, f"scores of at least {amount.value:g}") | stay
         elif amount.is_nothing:
             widths = scored.graph.full
             reasons = dict.fromkeys(widths, f"{amount}: nothing is cut")
@@ -207,4 +210,5 @@ class Planner:
             given = whole.graph, sensitivity, whole.costs, amount, self.limits
             found = allocate(*given, scored.graph.full, *measuring, trials=self.trials)
             widths, reasons = found.widths, dict(found.reasons)
+        widths = {name: widths[name] for name in scored.graph.full}  # without those of blocks that are gone already
         return make_plan(scored.graph, scores, widths, criterion=self.criterion, reasons=reasons)

@@ -31,11 +31,11 @@ def refit(
 
 
 def touched_convolutions(pruned: Network, original: Network) -> list[str]:
-    """Paths of the convolutions that have lost inputs or outputs."""
+    """Paths of the convolutions that are still there and have lost inputs or outputs."""
     shapes = {
-        name: m.weight.shape for name, m in original.named_modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))
+        name: m.weight.shape for name, m in pruned.named_modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))
     }
-    return [name for name, shape in shapes.items() if pruned.get_parameter(f"{name}.weight").shape != shape]
+    return [name for name, shape in shapes.items() if original.get_parameter(f"{name}.weight").shape != shape]
 
 
 def untouched_layers(pruned: Network, original: Network) -> list[int]:

@@ -10,8 +10,9 @@ from rich.text import Text
 from depgraph_hsic_only.channels.plan import PruningPlan
 from depgraph_hsic_only.recovery.recover import Recovery
 from depgraph_hsic_only.report.tables import Sheet, Shown
-from depgraph_hsic_only.yolo.architecture import Layer
+from depgraph_hsic_only.yolo.architecture import Layer, layer_repeats, layer_widths
 from depgraph_hsic_only.yolo.cost import Cost, PartCost
+from depgraph_hsic_only.yolo.types import Network
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,8 +30,8 @@ class PruningReport(Shown):
         before: Cost of the model before the cut.
         after: Cost of the model after the cut.
         layers: All layers of the network.
-        widths_before: All its widths, by width group, before the cut.
-        widths_after: The same after the cut.
+        widths_before: All its widths, by width group, before the cut, and those repeats that the cut has changed.
+        widths_after: The same after the cut; 0 of what was in nothing but blocks that are left out.
         scores: Importance of each channel by channel group; empty where a plan was applied that had been made before.
         stability: How well the scores of two halves of the calibration images agree, in [0, 1] (see
             `channels.plan.selection_stability`); None where it was not measured.
@@ -81,6 +82,8 @@ class PruningReport(Shown):
 
     def __rich__(self) -> Group:
         lines = [] if self.stability is None else [f"Calibration: {stability_text(self.stability)}"]
+        repeats = repeats_text(self.widths_before, self.widths_after)
+        lines += [f"Repeats of {repeats}"] if repeats else []
         lines += [f"Recovery: {self.recovery}"] if self.recovery else []
         lines += [] if self.elsewhere is None else [f"Elsewhere: {elsewhere_text(self.elsewhere)}"]
         costs = (cost_table(self.before, self.after), part_table(self.before.parts, self.after.parts))
@@ -114,6 +117,23 @@ def width_table(plan: PruningPlan) -> Sheet:
     """Each width before and after, and why."""
     rows = tuple((str(w.layer), w.name, f"{w.before:,}", f"{w.after:,}", w.reason) for w in plan.widths)
     return Sheet(f"Widths by {plan.criterion}", ("layer", "width", "before", "after", "why"), rows, "rrrrt")
+
+
+def compared_widths(before: Network, after: Network) -> tuple[dict[str, int], dict[str, int]]:
+    """All widths of a network before and after a cut, by name, and those repeats that the cut has changed.
+
+    A width that was in nothing but blocks that are left out is 0 after it.
+    """
+    full, left = layer_widths(before) | layer_repeats(before), layer_widths(after) | layer_repeats(after)
+    same = {name for name, repeats in layer_repeats(before).items() if left[name] == repeats}
+    shown = [name for name in full if name not in same]
+    return {name: full[name] for name in shown}, {name: left.get(name, 0) for name in shown}
+
+
+def repeats_text(before: Mapping[str, int], after: Mapping[str, int]) -> str:
+    """Those repeats among some widths that have changed, such as "layer 4: 2 -> 1, layer 6: 2 -> 0"."""
+    names = (name for name in before if name.startswith("d") and after[name] != before[name])
+    return ", ".join(f"layer {name[1:]}: {before[name]} -> {after[name]}" for name in names)
 
 
 def change_text(before: float, after: float, what: str) -> str:

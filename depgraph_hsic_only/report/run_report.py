@@ -20,7 +20,7 @@ from depgraph_hsic_only.evaluation.deployed.deployment import Timed
 from depgraph_hsic_only.evaluation.parity import OnnxParity
 from depgraph_hsic_only.evaluation.validation import Validation
 from depgraph_hsic_only.report.exported import ExportedFile, exported_table, loss_text, other_texts
-from depgraph_hsic_only.report.pruning_report import part_table
+from depgraph_hsic_only.report.pruning_report import part_table, repeats_text
 from depgraph_hsic_only.report.rivals import Rival, better_rival, rival_table
 from depgraph_hsic_only.report.search import search_table, searched
 from depgraph_hsic_only.report.stages import TITLES, StageReport, stage_table
@@ -43,8 +43,8 @@ class RunReport(Shown):
         args: The resolved configuration.
         stages: The stages that changed the model, and the baseline.
         validation: The arguments that the mAPs were measured with.
-        widths_before: All widths of the unpruned model, by width group.
-        widths_after: All widths of the result.
+        widths_before: All widths of the unpruned model, by width group, and those repeats that the result has fewer of.
+        widths_after: The same of the result; 0 of what was in nothing but blocks that are left out.
         onnx: Path of the exported file relative to the run folder, and what its proof found; None before the export.
         images: Number of images by split, "train" and "val".
         sources: Digests of what was read: "checkpoint" (the network) and "data" (names, images' sizes, labels).
@@ -168,6 +168,8 @@ class RunReport(Shown):
     def __rich__(self) -> Group:
         lines = [f"{TITLES[stage.name]}: {note}" for stage in self.stages for note in stage.notes]
         lines += [f"export: {note}" for note in self.notes]
+        repeats = repeats_text(self.widths_before, self.widths_after)
+        lines += [f"Repeats of {repeats}"] if repeats else []
         lines += [f"ONNX: {self.onnx[1]}"] if self.onnx else []
         lines += [*self.losses(), *other_texts(self.files)]
         lines += [f"Latency of what is deployed: {self.timed}"] if self.timed else []

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from depgraph_hsic_only.axes.candidates import WIDTH, read_axes
+from depgraph_hsic_only.axes.candidates import DEPTH, WIDTH, read_axes
 from depgraph_hsic_only.channels.amount import Amount, default_criterion
 from depgraph_hsic_only.channels.limits import Limits, MaxRatio
 from depgraph_hsic_only.errors import ConfigError, one_line
@@ -63,7 +63,7 @@ class PruneConfig:
     @property
     def limits(self) -> Limits:
         """Bounds of every width."""
-        return Limits(self.round_to, self.min_channels, self.max_ratio)
+        return Limits(self.round_to, self.min_channels, self.max_ratio, WIDTH in self.spent_on)
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,8 @@ class Config:
         """What plans the cut of a model; latency and size are of what is deployed."""
         prune = self.prune
         settings = prune.criterion, prune.amount, prune.limits, prune.layers, prune.options, self.seed
-        return Planner(*settings, input_side(model, self.imgsz), self.deployment(model), self.file)
+        where = input_side(model, self.imgsz), self.deployment(model), self.file
+        return Planner(*settings, *where, depth=DEPTH in prune.spent_on)
 
     def deployed_as(self, model: Yolo, imgsz: int, precision: str) -> "Config":
         """The same for images of another side and a file of a precision, which a search has chosen for a model."""

@@ -136,7 +136,9 @@ def kept_sensitivity(
     folder: RunFolder, planner: Planner, scored: Scored, images: torch.Tensor
 ) -> tuple[Sensitivity, bool]:
     """How much each width hurts, and whether that was in the run folder, where it was measured before on the same."""
-    key = fingerprint(scored.network, list(scored.measured.scores.values()), [images], repr(planner.limits))
+    key = fingerprint(
+        scored.network, list(scored.measured.scores.values()), [images], repr((planner.limits, planner.depth))
+    )
     path = folder.path / _SENSITIVITY
     if path.is_file() and (found := json.loads(path.read_text(encoding="utf-8"))).get("key") == key:
         return Sensitivity.from_dict(found), True

@@ -17,7 +17,7 @@ from ultralytics.nn.modules import Conv
 from ultralytics.nn.tasks import parse_model
 
 from depgraph_hsic_only.errors import UnsupportedModelError, one_line
-from depgraph_hsic_only.yolo.blocks import BLOCKS, block_of, sources, widths_of
+from depgraph_hsic_only.yolo.blocks import BLOCKS, block_of, repeats_name, repeats_of, sources, widths_of
 from depgraph_hsic_only.yolo.patches import safe_load
 from depgraph_hsic_only.yolo.tasks import TASKS
 from depgraph_hsic_only.yolo.types import Network
@@ -215,21 +215,32 @@ def record_origin(yaml: Mapping[str, Any], original: Network) -> dict[str, Any]:
         return {key: value for key, value in yaml.items() if key != "pruned"}
     parameters = sum(parameter.numel() for parameter in original.parameters())
     found = {"from": Path(file).stem if file else None, "classes": original.model[-1].nc, "parameters": parameters}
-    return {**yaml, "pruned": known or found | {"widths": layer_widths(original)}}
+    origin, repeats = known or found | {"widths": layer_widths(original)}, layer_repeats(original)
+    rows = [*yaml["backbone"], *yaml["head"]]
+    if {repeats_name(i): row[1] for i, row in enumerate(rows) if repeats_name(i) in repeats} != repeats:
+        origin = {**origin, "repeats": origin.get("repeats", repeats)}
+    return {**yaml, "pruned": origin}
 
 
 def origin_of(model: Network) -> dict[str, Any] | None:
     """What a network's YAML says that it was cut from; None where it doesn't say.
 
-    That is "from" (a name, or None), and its "classes" and "parameters" (numbers) and "widths" (by name).
+    That is "from" (a name, or None), and its "classes" and "parameters" (numbers) and "widths" (by name); and its
+    "repeats" (by name) where some were left out.
     """
     found: Any = model.yaml.get("pruned")
     try:
-        widths = {str(name): int(width) for name, width in found["widths"].items()}
-        told = {"from": found["from"], **{key: int(found[key]) for key in ("classes", "parameters")}, "widths": widths}
+        told = {"from": found["from"], **{key: int(found[key]) for key in ("classes", "parameters")}}
+        for key in ("widths", *(["repeats"] if "repeats" in found else [])):
+            told[key] = {str(name): int(number) for name, number in found[key].items()}
     except (TypeError, KeyError, ValueError, AttributeError):  # a checkpoint may say anything
         return None
-    return told if widths.keys() == layer_widths(model).keys() and told["parameters"] > 0 else None
+    repeats = layer_repeats(model)
+    own = told.get("repeats", repeats)
+    emptied = {name[1:] for name, number in repeats.items() if not number and own.get(name)}
+    gone = {name for name in told["widths"].keys() - layer_widths(model).keys() if name[1:] in emptied}
+    fits = told["widths"].keys() - gone == layer_widths(model).keys() and own.keys() == repeats.keys()
+    return told if fits and told["parameters"] > 0 else None
 
 
 def with_classes_of(model: Network, widths: Mapping[str, int]) -> dict[str, int]:
@@ -281,3 +292,8 @@ def list_layers(model: Network) -> tuple[Layer, ...]:
 def layer_widths(model: Network) -> dict[str, int]:
     """All widths of a network by name, in the order of the network; names as in `blocks.Width`."""
     return {width.name: width.channels for _, width in widths_of(model)}
+
+
+def layer_repeats(model: Network) -> dict[str, int]:
+    """The repeats of the layers that some can be left out of, by name, such as "d6", in the order of the network."""
+    return {width.name: width.channels for _, width in repeats_of(model)}

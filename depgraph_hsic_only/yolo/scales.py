@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from ultralytics.utils import ROOT, YAML
 
-from depgraph_hsic_only.yolo.architecture import layer_widths, skeleton
+from depgraph_hsic_only.yolo.architecture import layer_repeats, layer_widths, skeleton
 from depgraph_hsic_only.yolo.blocks import block_of, is_end_to_end
 from depgraph_hsic_only.yolo.blocks.heads import ONE_TO_ONE
 from depgraph_hsic_only.yolo.cost import Cost, measure_cost, on_meta
@@ -29,16 +29,20 @@ class StockModel:
     scale: str  # one of `SCALES`
     widths: Mapping[str, int]  # by name
     cost: Cost
+    repeats: Mapping[str, int]  # by name, of the layers that some can be left out of
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain dicts, strings and numbers."""
-        return {"name": self.name, "scale": self.scale, **asdict(self.cost), "widths": dict(self.widths)}
+        sizes = {"widths": dict(self.widths), "repeats": dict(self.repeats)}
+        return {"name": self.name, "scale": self.scale, **asdict(self.cost), **sizes}
 
 
-def stock_model(network: Network, widths: Mapping[str, int], imgsz: int) -> StockModel | None:
-    """The stock model of a network's task that has its rows and these widths; None where there is none.
+def stock_model(
+    network: Network, widths: Mapping[str, int], repeats: Mapping[str, int], imgsz: int
+) -> StockModel | None:
+    """The stock model of a network's task that has its rows and these widths and repeats; None where there is none.
 
-    The widths are all by name, those of the network or those that it had before it was cut; the model's multiply-adds
+    They are all by name, those of the network or those that it had before it was cut; the model's multiply-adds
     are of a square image of `imgsz` pixels.
     """
     suffix, kinds = task_of(network).suffix, [row[2] for row in _rows_of(network.yaml)]
@@ -49,9 +53,10 @@ def stock_model(network: Network, widths: Mapping[str, int], imgsz: int) -> Stoc
                 continue
             for scale in SCALES:
                 stock = _stock_network(network, yaml | {"scale": scale}, widths["class"])
-                if _rows(stock) == _rows(network) and layer_widths(stock) == dict(widths):
+                same = layer_widths(stock) == dict(widths) and layer_repeats(stock) == dict(repeats)
+                if same and _rows(stock) == _rows(network):
                     name = f"{family}{scale}{suffix}{variant}"
-                    return StockModel(name, scale, dict(widths), measure_cost(stock, imgsz))
+                    return StockModel(name, scale, dict(widths), measure_cost(stock, imgsz), dict(repeats))
     return None
 
 
@@ -67,7 +72,9 @@ def _rows_of(yaml: Mapping[str, Any]) -> list[Any]:
 
 
 def _rows(network: Network) -> list[tuple[type, Any, int]]:
-    return [(type(layer), layer.f, block_of(layer).repeats(layer)) for layer in network.model]
+    """The rows of a network, without the repeats of layers that some can be left out of."""
+    blocks = [(block_of(layer), layer) for layer in network.model]
+    return [(type(layer), layer.f, 1 if block.depth else block.repeats(layer)) for block, layer in blocks]
 
 
 def _stock_network(network: Network, yaml: dict[str, Any], hidden: int) -> Network:

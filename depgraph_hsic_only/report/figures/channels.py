@@ -17,11 +17,12 @@ def plot_scores(scores: Mapping[str, Sequence[float]], kept: Mapping[str, int] |
 
     Args:
         scores: Importance of each channel by channel group, in the order of the network.
-        kept: Channels that stay, by channel group; no lines where it is None.
+        kept: Channels that stay, by channel group, but for groups in blocks that are left out; no lines where it is
+            None.
     """
     figure, panels = _grid(len(scores), columns=6)
     for axes, (name, values) in zip(panels, scores.items(), strict=True):
-        stay = len(values) if kept is None else kept[name]
+        stay = len(values) if kept is None else kept.get(name, 0)
         ranked = sorted(values, reverse=True)
         axes.fill_between(range(1, stay + 1), ranked[:stay], step="mid", color=BLUE, alpha=0.6)
         axes.fill_between(range(stay + 1, len(ranked) + 1), ranked[stay:], step="mid", color=GREY, alpha=0.6)
@@ -44,18 +45,19 @@ def plot_sensitivity(sensitivity: Sensitivity, after: Mapping[str, int]) -> Figu
 
     Args:
         sensitivity: What was measured.
-        after: The chosen widths, by width group.
+        after: The chosen widths, by width group; what it doesn't name is uncut.
     """
-    figure, panels = _grid(len(sensitivity.full), columns=7, sharey=True)
-    for axes, (name, full) in zip(panels, sensitivity.full.items(), strict=True):
-        points = sensitivity.damage[name]
-        smallest = min([*points, full - 1, after[name]])
+    shown = {name: full for name, full in sensitivity.full.items() if full}  # a layer may have no repeats
+    figure, panels = _grid(len(shown), columns=7, sharey=True)
+    for axes, (name, full) in zip(panels, shown.items(), strict=True):
+        points, chosen = sensitivity.damage[name], after.get(name, full)
+        smallest = min([*points, full - 1, chosen])
         sizes = [smallest + k * (full - 1 - smallest) / 40 for k in range(41)]
         axes.plot([size / full for size in sizes], [sensitivity.at(name, size) for size in sizes], color=BLUE)
         axes.plot([c / full for c in points], list(points.values()), "o", color=BLUE, markersize=4)
-        axes.axvline(after[name] / full, color=ORANGE, linewidth=1.5)
-        axes.set(yscale="log", xlim=(1.04, 0.0))
-        axes.set_title(f"{name}: {full} -> {after[name]}", fontsize=9)
+        axes.axvline(chosen / full, color=ORANGE, linewidth=1.5)
+        axes.set(yscale="log", xlim=(1.04, 0.0 if smallest else -0.04))
+        axes.set_title(f"{name}: {full} -> {chosen}", fontsize=9)
         axes.tick_params(labelsize=7)
     figure.supxlabel("share of the channels that stays (orange: chosen)", fontsize=9)
     figure.supylabel("divergence, that width alone cut and re-fitted", fontsize=9)

@@ -15,7 +15,7 @@ Place = tuple[int, float]  # column, and row from the top
 
 _COLUMNS: Final = ("backbone", "neck, upwards", "neck, downwards", "head")
 # What a layer's widths count, by the letter before its index, and the boxes of a head's, from top to bottom.
-_WIDTHS: Final = {"w": "out", "h": "hidden", "b": "inner", "a": "heads", "f": "ffn"}
+_WIDTHS: Final = {"w": "out", "h": "hidden", "b": "inner", "a": "heads", "f": "ffn", "d": "repeats"}
 _BRANCHES: Final = {"mask": "masks", "keypoint": "keypoints", "angle": "angles", "class": "classes", "box": "boxes"}
 _HEAD: Final = {"npr": "prototypes", **_BRANCHES}
 _WIDTH, _HEIGHT, _STEP = 2.7, 0.76, 3.4  # of a box, and from column to column; rows are 1 apart
@@ -26,7 +26,7 @@ def plot_network(before: Mapping[str, int], after: Mapping[str, int], layers: Se
     """The layers with their widths: the share that is left is filled, the share that was cut is hatched.
 
     Args:
-        before: Channels by width group (see `channels.groups.WidthGroup`), all of the network.
+        before: Channels by width group (see `channels.groups.WidthGroup`), all of the network, and changed repeats.
         after: The same after the cut.
         layers: The network's layers, of `yolo.architecture.list_layers`.
     """

@@ -15,6 +15,7 @@ from depgraph_hsic_only.evaluation.deployed.deployment import FLOAT, Deployment
 from depgraph_hsic_only.evaluation.latency import Latency
 from depgraph_hsic_only.evaluation.validation import Metrics, Validation, validate_file, validate_model
 from depgraph_hsic_only.report.page import write_html
+from depgraph_hsic_only.report.pruning_report import compared_widths
 from depgraph_hsic_only.report.rivals import Rival
 from depgraph_hsic_only.report.run_report import RunReport, environment
 from depgraph_hsic_only.report.stages import (
@@ -256,7 +257,7 @@ class Recorder:
 
     def _write(self, model: Yolo, **found: Any) -> None:
         """Bring the report, `report.json` and `results.csv` up to date with a model and what was found of it."""
-        widths, layers = layer_widths(model.model), list_layers(model.model)
-        self._report = replace(self._report, widths_after=widths, layers=layers, **found)
+        (before, after), layers = compared_widths(self._baseline.model, model.model), list_layers(model.model)
+        self._report = replace(self._report, widths_before=before, widths_after=after, layers=layers, **found)
         self.folder.write_text("report.json", self._report.to_json())
         self.folder.write_csv("results.csv", [row.csv_row() for row in self._report.stages])

@@ -13,7 +13,16 @@ from typing import Any
 from torch import nn
 
 from depgraph_hsic_only.yolo.blocks.attention import traceable
-from depgraph_hsic_only.yolo.blocks.block import HIDDEN_MULTIPLE, OUTPUT_MULTIPLE, Block, Tie, Width
+from depgraph_hsic_only.yolo.blocks.block import (
+    HIDDEN_MULTIPLE,
+    OUTPUT_MULTIPLE,
+    Block,
+    Tie,
+    Width,
+    inner_block,
+    is_left_out,
+    repeats_name,
+)
 from depgraph_hsic_only.yolo.blocks.heads import HEADS, auxiliary, idle, is_end_to_end, prototypes
 from depgraph_hsic_only.yolo.blocks.layers import LAYERS
 from depgraph_hsic_only.yolo.blocks.split import merge_blocks, split_blocks, stock_rows
@@ -30,10 +39,14 @@ __all__ = [
     "block_at",
     "block_of",
     "idle",
+    "inner_block",
     "is_end_to_end",
+    "is_left_out",
     "merge_blocks",
     "output_convolution",
     "prototypes",
+    "repeats_name",
+    "repeats_of",
     "sources",
     "split_blocks",
     "split_of",
@@ -73,6 +86,12 @@ def widths_of(network: Network) -> list[tuple[int, Width]]:
         else:
             outputs[i] = f"w{i}" if block.output else ""
     return found
+
+
+def repeats_of(network: Network) -> list[tuple[int, Width]]:
+    """The repeats of the layers that some can be left out of, as free widths, each with the index of its layer."""
+    depths = [(i, layer, block_of(layer).depth) for i, layer in enumerate(network.model)]
+    return [(i, Width(repeats_name(i), len(layer.m), 1, (), least=d.least)) for i, layer, d in depths if d is not None]
 
 
 def _freely_tied(width: Width, by_name: dict[str, Width]) -> Width:

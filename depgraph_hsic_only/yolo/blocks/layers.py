@@ -7,9 +7,10 @@ from torch import nn
 from ultralytics.nn.modules import C2, C2PSA, SPPF, A2C2f, Bottleneck, C2f, C3k2, Concat, Conv
 from ultralytics.nn.modules.block import C3k, PSABlock
 
-from depgraph_hsic_only.yolo.blocks.block import HIDDEN_MULTIPLE, OUTPUT_MULTIPLE, Block, Tie, Width
+from depgraph_hsic_only.yolo.blocks.block import HIDDEN_MULTIPLE, OUTPUT_MULTIPLE, Block, Depth, Tie, Width
 
 _AREA_MULTIPLE = 32  # of A2C2f's hidden width: Ultralytics builds it with heads of 32 channels
+_C3K2 = (False, 0.5, False, 1, True)  # arguments of a C3k2 behind its output, where the row doesn't say
 
 
 def _output(index: int, convolution: Any, path: str, tie: Tie | None = None) -> Width:
@@ -114,9 +115,12 @@ def _halved_row(shortcut: bool) -> Any:
 
 
 def _c3k2_row(layer: Any, args: list[Any]) -> list[Any]:
-    c2, inner = layer.cv2.conv.out_channels, type(layer.m[0])
-    groups_and_shortcut = [*args[4:6], *[1, True][len(args[4:6]) :]]
-    return [c2, inner is C3k, _share(layer.c, c2), inner is nn.Sequential, *groups_and_shortcut]
+    told: list[Any] = [*args[1:6], *_C3K2[len(args) - 1 :]]
+    c3k, _, attends, groups, shortcut = told
+    if len(layer.m):  # of a scale, Ultralytics may have built another form than the row says
+        c3k, attends = type(layer.m[0]) is C3k, type(layer.m[0]) is nn.Sequential
+    c2 = layer.cv2.conv.out_channels
+    return [c2, c3k, _share(layer.c, c2), attends, groups, shortcut]
 
 
 def _a2c2f_row(layer: Any, args: list[Any]) -> list[Any]:
@@ -139,9 +143,9 @@ LAYERS = (
         output="conv",
         stride=lambda layer, stride: stride * int(layer.conv.stride[0]),
     ),
-    Block(C2f, _halved(HIDDEN_MULTIPLE), _halved_row(False), 3, _inner_repeats, output="cv2.conv"),
+    Block(C2f, _halved(HIDDEN_MULTIPLE), _halved_row(False), 3, _inner_repeats, Depth(2, 0), output="cv2.conv"),
     Block(C2, _halved(HIDDEN_MULTIPLE), _halved_row(True), 3, _inner_repeats, output="cv2.conv"),
-    Block(C3k2, _halved(2 * HIDDEN_MULTIPLE), _c3k2_row, 2, _inner_repeats, output="cv2.conv"),
+    Block(C3k2, _halved(2 * HIDDEN_MULTIPLE), _c3k2_row, 2, _inner_repeats, Depth(2, 0), output="cv2.conv"),
     Block(
         C2PSA,
         _c2psa_widths,
@@ -156,6 +160,7 @@ LAYERS = (
         _a2c2f_row,
         5,
         _inner_repeats,
+        Depth(1, 1),  # its first inner block says of which kind they are
         output="cv2.conv",
         residual=lambda layer: layer.gamma is not None,
     ),
