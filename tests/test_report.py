@@ -359,12 +359,14 @@ def test_a_page_is_made_again_from_its_folder(run: RunReport, page: str) -> None
 
 
 def test_what_else_costs_as_little_stands_beside_the_result(run: RunReport, shapes: Path, page: str) -> None:
-    [rival] = run.rivals  # 32 px alone are fewer than 64
+    rival, int8 = run.rivals  # 32 px alone are fewer than 64
     assert (rival.name, rival.imgsz, rival.parameters) == ("the unpruned model at 32 px", 32, run.before.parameters)
     assert rival.gmacs == pytest.approx(run.before.gmacs / 4)
     found = YOLO(run.folder / "weights" / "trained.pt").val(data=shapes, imgsz=32, batch=4, plots=False, workers=0)
     assert rival.map50_95 == {"box": found.box.map, "mask": found.seg.map}
     assert rival.name in page and RunReport.load(run.folder).rivals == run.rivals
+    assert (int8.name, int8.imgsz, int8.gmacs) == ("the unpruned model in int8", 64, run.before.gmacs)
+    assert all(of.latency_ms and of.epochs == 0 for of in run.rivals) and int8.map50_95.keys() == {"box", "mask"}
     network = load_model(run.folder / "weights" / "trained.pt").model
     whole = measure_cost(network, 640).gmacs
     assert sizes_of_equal_cost(network, 0.5 * whole, 640) == [480, 448]  # 0.5625 and 0.49
@@ -374,7 +376,9 @@ def test_what_else_costs_as_little_stands_beside_the_result(run: RunReport, shap
     won = replace(rival, map50_95={"box": 1.0, "mask": 1.0})
     better = "but the unpruned model at 32 px costs"
     assert better in replace(run, rivals=(won,)).summary() and better not in run.summary()
-    assert better not in replace(run, rivals=(replace(won, gmacs=run.after.gmacs * 1.01),)).summary()
+    dear = replace(won, gmacs=run.after.gmacs * 1.01, latency_ms=run.after.deployed_ms)
+    assert better not in replace(run, rivals=(dear,)).summary()
+    assert better in replace(run, rivals=(replace(dear, latency_ms=0.9 * (run.after.deployed_ms or 0)),)).summary()
 
 
 def test_report_json_keeps_its_keys(run: RunReport) -> None:
@@ -385,7 +389,7 @@ def test_report_json_keeps_its_keys(run: RunReport) -> None:
     maps = {"map50_95_box", "map50_95_mask", "map50_box", "map50_mask", "resampled_mask"}
     cost = {"name", "seconds", "parameters", "gmacs", "size_mb", "weights", "latency_ms", "latency_spread_ms", "parts"}
     for found, told in zip(run.stages, data["stages"], strict=True):
-        assert told.keys() == maps | cost | {"complete", "classes", "notes", "epochs", "details"}
+        assert told.keys() == maps | cost | {"imgsz", "complete", "classes", "notes", "epochs", "details"}
         assert StageReport.from_dict({**told, "details": found.details}) == found
     accuracy = {"box": Accuracy(0.1, 0.2), "mask": Accuracy(0.3, 0.4)}
     told = stage(metrics=accuracy, resampled=(0.5,), **classes(("cat", 3, 0.25))).to_dict()
