@@ -27,7 +27,7 @@ UNPRUNED = "unpruned"  # the control, in the place of a criterion
 DEFAULTS: dict[str, Any] = {  # over a file's settings, which are those of single runs
     **{"train.epochs": 0, "fine_tune.epochs": 0, "project": "runs/compare"},
     **{"prune.threshold": None, "prune.target": None, "prune.steps": 1, "prune.max_map_drop": None},
-    "fine_tune.quantize": None,
+    **{"prune.axes": ["width"], "fine_tune.quantize": None},
 }
 _REPLACED = {  # settings of a single run: what says it here
     "prune.criterion": "criteria",
@@ -37,6 +37,7 @@ _REPLACED = {  # settings of a single run: what says it here
     "prune.target": "targets",
     "prune.steps": "targets or ratios: every cut is made in one step",
     "prune.max_map_drop": "max_map_drop",
+    "prune.axes": "a single run: widths alone are compared",
     "fine_tune.quantize": "a single run, which exports its result",
     "exist_ok": "name: an existing comparison of the same settings goes on",
 }
