@@ -24,7 +24,7 @@ from depgraph_hsic_only.recovery.layerwise import LayerwisePass, batch_size, eva
 from depgraph_hsic_only.recovery.positions import SampledPositions, choose_positions
 from depgraph_hsic_only.recovery.refit import refit, touched_convolutions
 from depgraph_hsic_only.support.progress import track
-from depgraph_hsic_only.support.threads import all_cores
+from depgraph_hsic_only.support.threads import measuring
 from depgraph_hsic_only.yolo.blocks import stock_paths
 from depgraph_hsic_only.yolo.predictions import Predictions, head_predictions
 from depgraph_hsic_only.yolo.types import Network
@@ -83,7 +83,7 @@ class Sensitivity:
         return cls(damage, data["full"], data["images"], data["seconds"], data["quick"])
 
 
-@all_cores()
+@measuring()
 def measure_sensitivity(
     network: Network,
     graph: ChannelGraph,

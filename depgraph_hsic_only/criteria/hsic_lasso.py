@@ -20,7 +20,7 @@ from depgraph_hsic_only.errors import ConfigError, DataError, one_line
 from depgraph_hsic_only.hsic import CENTERINGS, KernelLike, LassoPath, hsic_system, kernel_names, nonnegative_lasso_path
 from depgraph_hsic_only.recovery.samples import Samples, gather_samples
 from depgraph_hsic_only.support.progress import track
-from depgraph_hsic_only.support.threads import all_cores
+from depgraph_hsic_only.support.threads import measuring
 from depgraph_hsic_only.yolo.input_shape import input_channels
 
 _DEAD = 1e-6  # standard deviation, of the layer's largest, below which a channel says nothing
@@ -78,7 +78,7 @@ class HsicLasso(Criterion):
         """As `score`, with the scores by each half of the images where both halves fill a block."""
         samples = gather_samples(graph.model, graph.consumers, batches or (), positions=self.positions, seed=self.seed)
         at: dict[str, torch.Tensor] = {}
-        with all_cores():
+        with measuring():
             for s in track(samples, "HSIC-Lasso by layer", len(samples)):
                 at |= dict.fromkeys(s.convolutions, self.score_inputs(s))
         rows = min((len(scores) for scores in at.values()), default=1)  # 3 where all were scored by both halves too

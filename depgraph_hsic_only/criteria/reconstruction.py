@@ -27,7 +27,7 @@ from depgraph_hsic_only.recovery.least_squares import NormalEquations, damped
 from depgraph_hsic_only.recovery.positions import choose_positions
 from depgraph_hsic_only.recovery.samples import grid, matrix, taken_patches
 from depgraph_hsic_only.support.progress import track
-from depgraph_hsic_only.support.threads import all_cores
+from depgraph_hsic_only.support.threads import measuring
 from depgraph_hsic_only.yolo.predictions import raw_predictions
 from depgraph_hsic_only.yolo.types import Network
 
@@ -60,7 +60,7 @@ class Reconstruction(Criterion):
             raise ConfigError(f"seed: expected an integer of at least 0, got {seed!r}")
         self.positions, self.ridge, self.seed = positions, ridge, seed
 
-    @all_cores()
+    @measuring()
     def score(self, graph: ChannelGraph, batches: Batches | None) -> dict[str, torch.Tensor]:
         """Eliminate the channels of every group, the dispensable first."""
         images = [batch["img"] for batch in batches or ()]

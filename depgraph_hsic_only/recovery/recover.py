@@ -22,7 +22,7 @@ from depgraph_hsic_only.recovery.positions import choose_positions
 from depgraph_hsic_only.recovery.refit import refit, touched_convolutions
 from depgraph_hsic_only.support.nearest import nearest
 from depgraph_hsic_only.support.progress import track
-from depgraph_hsic_only.support.threads import all_cores
+from depgraph_hsic_only.support.threads import measuring
 from depgraph_hsic_only.yolo.load import bare_network, forget_predictor, network_of
 from depgraph_hsic_only.yolo.predictions import raw_predictions
 from depgraph_hsic_only.yolo.types import Network, Yolo
@@ -73,7 +73,7 @@ def check_method(method: object) -> str:
     raise ConfigError(f"recover: expected one of {', '.join(METHODS)}, got {method!r}{nearest(str(method), METHODS)}")
 
 
-@all_cores()
+@measuring()
 def recover(
     pruned: Yolo | Network,
     original: Yolo | Network,
