@@ -117,7 +117,8 @@ def test_a_run_is_of_the_chosen_size_and_killed_it_repeats_nothing(
     monkeypatch.setattr(trials, "validate_model", worth)
     monkeypatch.setattr(trials.Trials, "attempt", attempt)
     given = settings(tmp_path, shapes, **{"imgsz": 96, "train.epochs": 0, "fine_tune.epochs": 1, "prune.ratio": None})
-    given |= {"prune.target": "gmacs=0.35", "prune.axes": ["width", "imgsz"], "calibration.images": 12}
+    given |= {"prune.target": "gmacs=0.4", "prune.axes": ["width", "imgsz"], "calibration.images": 4}
+    given |= {"prune.layers": [4, 6, 8]}  # which save too little at 96 px
     with pytest.raises(KeyboardInterrupt):
         DefaultYoloPruner(checkpoint, **given).run()
     scanned = (tmp_path / "run" / "sensitivity.json").stat().st_mtime_ns
@@ -129,8 +130,9 @@ def test_a_run_is_of_the_chosen_size_and_killed_it_repeats_nothing(
 
     before, after = report.before, report.after
     assert (before.imgsz, after.imgsz, report.validation.imgsz) == (96, 64, 64)
-    assert after.gmacs <= 0.35 * before.gmacs and after.metrics
+    assert after.gmacs <= 0.4 * before.gmacs and after.metrics
     search_ = report.stages[1].details["search"]
+    assert "can meet" in search_["candidates"][0]["why"] and search_["candidates"][1]["cut"]
     assert search_["images"] == 8 and [row["imgsz"] for row in search_["candidates"] if row["chosen"]] == [64]
     weights = tmp_path / "run" / "weights"
     for name in ("pruned.pt", "best.pt"):

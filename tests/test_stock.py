@@ -167,7 +167,8 @@ def test_ultralytics_alone_goes_on_from_every_family_and_task(name: str, tmp_pat
     assert_ultralytics_alone_goes_on_from(yolo, prune(yolo, 0.5, layers="all").after.parameters, data, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["yolo26n-pose", *(pytest.param(n, marks=pytest.mark.slow) for n in DEEP)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["yolo26n-pose", *DEEP])
 def test_ultralytics_alone_goes_on_from_fewer_blocks(name: str, tmp_path: Path) -> None:
     """Where all widths and all repeats were cut by half; of one, none is left."""
     yolo, data = untrained(name, tmp_path)

@@ -39,7 +39,7 @@ _FLAGS = {
     "ratio": Flag("prune.ratio", float, "R", "share of the channels to cut from each width, 0 <= R < 1"),
     "threshold": Flag("prune.threshold", float, "T", "instead of a ratio: the smallest score that stays"),
     "target": Flag("prune.target", str, "WHAT=R", "instead, what is left: gmacs=0.75 or latency=9ms,size=5MB"),
-    "axes": Flag("prune.axes", str, "AXES", "what meets a target: width,depth,imgsz,precision (default: width)"),
+    "axes": Flag("prune.axes", str, "AXES", "what meets it: width (default),depth,imgsz,precision"),
     "imgsz": Flag("imgsz", int, "PX", "side of the input image (default: the checkpoint's own)"),
     "batch": Flag("batch", int, "N", "images per batch"),
     "device": Flag("device", str, "NAME", "cpu, 0, 0,1 or mps (default: Ultralytics' choice)"),
@@ -58,8 +58,8 @@ _SWITCHES = {
 _EXAMPLES = f"""\
 examples:
   {PROGRAM} --pretrained best.pt --ratio 0.25 --dry-run
-  {PROGRAM} --pretrained yolov8n-seg.pt --data my/data.yaml --ratio 0.25
-  {PROGRAM} --pretrained best.pt --data my/data.yaml --target gmacs=0.75
+  {PROGRAM} --pretrained best.pt --data my.yaml --ratio 0.25
+  {PROGRAM} --pretrained best.pt --data my.yaml --target gmacs=0.5
 """
 
 

@@ -153,7 +153,6 @@ class StageReport:
             "stage": self.name,
             "parameters": self.parameters,
             "gmacs": round(self.gmacs, 4),
-            "imgsz": self.imgsz,
             "size_mb": self.size_mb,
             **{map_column(kind): self.map50_95.get(kind) for kind in self.kinds},
             "latency_ms": self.latency_ms["torch"],
@@ -162,6 +161,7 @@ class StageReport:
                 f"latency_{key.replace(' ', '_')}_ms": self.latency_ms[key] for key in self.latency_ms.keys() - RUNTIMES
             },
             "seconds": round(self.seconds, 2),
+            "imgsz": self.imgsz,
         }
 
 

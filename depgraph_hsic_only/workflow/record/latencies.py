@@ -36,6 +36,7 @@ class Latencies:
     folder: Path
     _runs: dict[str, Run] = field(default_factory=dict)
     _files: dict[Path, str] = field(default_factory=dict)  # by exported file: the run that times it
+    _channels: int = 3  # of the images of the result
 
     @property
     def ways(self) -> dict[str, Deployment]:
@@ -69,6 +70,7 @@ class Latencies:
             self._runs[f"{name}/{key}"] = way.prepare(network, folder, made)
         if exported is None:
             return
+        self._channels = exported.shape.channels
         for path in exported.timeable:
             if path not in self._files:
                 self._files[path] = str(path)
@@ -83,6 +85,7 @@ class Latencies:
         with watched() as machine:
             found = measure_latency(self._runs, self.deployment.threads)
         timed = self.deployment.on(select_device(self.device)).watched(machine)
+        timed = replace(timed, input=replace(timed.input, channels=self._channels))
         if timed.warning is not None:
             say(timed.warning)
         return MeasuredLatencies(found, {path: found[name] for path, name in self._files.items()}, self.keys, timed)
