@@ -12,7 +12,7 @@ from depgraph_hsic_only.axes.candidates import IMGSZ, PRECISION
 from depgraph_hsic_only.axes.choice import choose, chosen_in
 from depgraph_hsic_only.axes.trials import Judge, Subject, check_axes
 from depgraph_hsic_only.budget.sensitivity import Sensitivity
-from depgraph_hsic_only.channels.cut import cut, kept_channels
+from depgraph_hsic_only.channels.cut import cut
 from depgraph_hsic_only.channels.plan import PruningPlan
 from depgraph_hsic_only.data.dataset import labelled_batches
 from depgraph_hsic_only.errors import ConfigError
@@ -24,7 +24,6 @@ from depgraph_hsic_only.report.pruning_report import stability_text
 from depgraph_hsic_only.report.stages import FINE_TUNED, PRUNED, TRAINED, Stage
 from depgraph_hsic_only.support.progress import say
 from depgraph_hsic_only.training.arguments import check_training
-from depgraph_hsic_only.training.train import Teacher
 from depgraph_hsic_only.workflow.base import Yolov8SegPruner
 from depgraph_hsic_only.workflow.config import DEFAULTS
 from depgraph_hsic_only.workflow.exported import (
@@ -37,7 +36,7 @@ from depgraph_hsic_only.workflow.exported import (
 )
 from depgraph_hsic_only.workflow.fit import works_on
 from depgraph_hsic_only.workflow.prune_steps import (
-    FineTuning,
+    PLAN,
     PruneEvent,
     Step,
     keep_step,
@@ -53,20 +52,14 @@ from depgraph_hsic_only.yolo.load import install, load_model, set_imgsz
 from depgraph_hsic_only.yolo.tasks import task_of
 from depgraph_hsic_only.yolo.types import Network, Yolo
 
-_PLAN, _SEARCH = "plan.json", "search.json"
+_SEARCH = "search.json"
 
 
 class DefaultYoloPruner(TrainingPruner):
     """`DefaultYoloPruner(pretrained_path="yolov8n-seg.pt", cfg="default.yaml").run()`, for a model of any task.
 
     Every stage can be replaced by a subclass.
-
-    Attributes:
-        tuning: What the fine-tuning at hand is given beside the model: its epochs, its teacher, what was cut. `prune`
-            sets it before each fine-tuning; None where nothing was pruned by it.
     """
-
-    tuning: FineTuning | None = None
 
     def load(self) -> Yolo:
         """Load the checkpoint by Ultralytics' safe load, unless it is trusted.
@@ -100,25 +93,6 @@ class DefaultYoloPruner(TrainingPruner):
         if quantized or not same_files(self.config.export, DEFAULTS["export"]):
             try_export(model, self.config.export, size, self.dataset, quantized=quantized)
         return model
-
-    def train(self, model: Yolo) -> Yolo:
-        """Train by Ultralytics for `train.epochs`; 0 leaves the model as it is.
-
-        A checkpoint of the data set's own classes is trained on gently, with itself as teacher (see `recipe.py`), and
-        comes back as it was if no epoch was better.
-        """
-        return self._trained(model, TRAINED, dict(self.config.train), TRAINED.folder)
-
-    def fine_tune(self, model: Yolo) -> Yolo:
-        """Train the cut model by Ultralytics for its part of `fine_tune.epochs`; 0 leaves it as it is.
-
-        The gentler, the more of its mAP the cut has left, and taught by the model before the cut (see
-        `recipe.py`); it comes back as it was if no epoch was better.
-        """
-        self.open_folder()
-        tuning = self.tuning or self._resumed_tuning(model)
-        settings = {**self.config.fine_tune, "epochs": tuning.epochs}
-        return self._trained(model, FINE_TUNED, settings, tuning.name, tuning.teacher)
 
     def prune(self, model: Yolo) -> Yolo:
         """Cut in `prune.steps` steps towards the final widths, with `fine_tune` in between.
@@ -272,32 +246,15 @@ class DefaultYoloPruner(TrainingPruner):
     def _write_plan(self, plan: PruningPlan | None) -> None:
         """Write what has been cut so far; nothing cut leaves no file."""
         if plan is None:
-            (self.folder.path / _PLAN).unlink(missing_ok=True)
+            (self.folder.path / PLAN).unlink(missing_ok=True)
         else:
-            self.folder.write_json(_PLAN, plan.to_dict())
+            self.folder.write_json(PLAN, plan.to_dict())
 
     def _point(self, step: int, model: Yolo) -> dict[str, Any]:
         """Where a model stands between the unpruned one and the last cut; it is measured where there are several."""
         measured = self.config.prune.steps > 1 and works_on(model, self.dataset, self.config)
         worth = self.evaluate(model).primary.map50_95 if measured else None
         return {"step": step, "parameters": _parameters(model), f"map50_95_{task_of(model.model).primary}": worth}
-
-    def _tuning(self, step: Step, after: int | None = None) -> FineTuning:
-        """What a fine-tuning after a step is given."""
-        total, steps = int(self.config.fine_tune["epochs"]), self.config.prune.steps
-        share = total // (steps + 1) or int(total >= steps > 1)  # the last one has twice the share of those between
-        epochs = share if after is not None else total - share * (steps - 1)
-        file, teacher = self.checkpoints.path(TRAINED), None
-        if step.plan is not None and epochs and file.is_file():
-            teacher = Teacher(file, self.checkpoints.load(TRAINED), step.kept)
-        return FineTuning(epochs, teacher, after)
-
-    def _resumed_tuning(self, model: Yolo) -> FineTuning:
-        """What the last fine-tuning is given in a run that goes on after the cut, from what that has written."""
-        if not (self.checkpoints.path(TRAINED).is_file() and (file := self.folder.path / _PLAN).is_file()):
-            return self._tuning(Step(0, model))
-        plan, unpruned = PruningPlan.load(file), self.checkpoints.load(TRAINED)
-        return self._tuning(Step(self.config.prune.steps, model, plan, kept_channels(unpruned.model, plan)))
 
 
 class DefaultYolov8SegPruner(DefaultYoloPruner, Yolov8SegPruner):

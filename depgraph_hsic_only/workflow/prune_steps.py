@@ -22,6 +22,7 @@ from depgraph_hsic_only.workflow.run_folder import RunFolder
 from depgraph_hsic_only.yolo.load import load_model
 from depgraph_hsic_only.yolo.types import Network, Yolo
 
+PLAN = "plan.json"
 _NAME = "steps"
 _SCORES, _SENSITIVITY = "scores.pt", "sensitivity.json"
 

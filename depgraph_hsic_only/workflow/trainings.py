@@ -6,7 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from depgraph_hsic_only.report.stages import FINE_TUNED, Stage
+from depgraph_hsic_only.channels.cut import kept_channels
+from depgraph_hsic_only.channels.plan import PruningPlan
+from depgraph_hsic_only.report.stages import FINE_TUNED, TRAINED, Stage
 from depgraph_hsic_only.training.callbacks import Callbacks
 from depgraph_hsic_only.training.provenance import trained_on
 from depgraph_hsic_only.training.quantized import train_quantized
@@ -14,6 +16,7 @@ from depgraph_hsic_only.training.settle import settle, start_of
 from depgraph_hsic_only.training.train import Recipe, Teacher, Trained, make_recipe, train_model
 from depgraph_hsic_only.workflow.base import YoloPruner
 from depgraph_hsic_only.workflow.fit import works_on
+from depgraph_hsic_only.workflow.prune_steps import PLAN, FineTuning, Step
 from depgraph_hsic_only.yolo.tasks import task_of
 from depgraph_hsic_only.yolo.types import Yolo
 
@@ -23,7 +26,33 @@ _BUILT = (".yaml", ".yml")  # of a model that has learnt nothing yet
 
 
 class TrainingPruner(YoloPruner):
-    """The workflow with what its stages train by."""
+    """The workflow with its trainings.
+
+    Attributes:
+        tuning: What the fine-tuning at hand is given beside the model: its epochs, its teacher, what was cut. `prune`
+            sets it before each fine-tuning; None where nothing was pruned by it.
+    """
+
+    tuning: FineTuning | None = None
+
+    def train(self, model: Yolo) -> Yolo:
+        """Train by Ultralytics for `train.epochs`; 0 leaves the model as it is.
+
+        A checkpoint of the data set's own classes is trained on gently, with itself as teacher (see `recipe.py`), and
+        comes back as it was if no epoch was better.
+        """
+        return self._trained(model, TRAINED, dict(self.config.train), TRAINED.folder)
+
+    def fine_tune(self, model: Yolo) -> Yolo:
+        """Train the cut model by Ultralytics for its part of `fine_tune.epochs`; 0 leaves it as it is.
+
+        The gentler, the more of its mAP the cut has left, and taught by the model before the cut (see
+        `recipe.py`); it comes back as it was if no epoch was better.
+        """
+        self.open_folder()
+        tuning = self.tuning or self._resumed_tuning(model)
+        settings = {**self.config.fine_tune, "epochs": tuning.epochs}
+        return self._trained(model, FINE_TUNED, settings, tuning.name, tuning.teacher)
 
     def _trained(
         self, model: Yolo, stage: Stage, given: dict[str, Any], name: str, teacher: Teacher | None = None
@@ -50,6 +79,23 @@ class TrainingPruner(YoloPruner):
         place = {"project": str(self.folder.path / "rivals"), "name": f"{imgsz}", "exist_ok": True}
         own: Any = {**self.given.to_dict(), **place, "imgsz": imgsz, "train": tuning}
         return type(self)(cfg=None, **own).train(copy.deepcopy(model))
+
+    def _tuning(self, step: Step, after: int | None = None) -> FineTuning:
+        """What a fine-tuning after a step is given."""
+        total, steps = int(self.config.fine_tune["epochs"]), self.config.prune.steps
+        share = total // (steps + 1) or int(total >= steps > 1)  # the last one has twice the share of those between
+        epochs = share if after is not None else total - share * (steps - 1)
+        file, teacher = self.checkpoints.path(TRAINED), None
+        if step.plan is not None and epochs and file.is_file():
+            teacher = Teacher(file, self.checkpoints.load(TRAINED), step.kept)
+        return FineTuning(epochs, teacher, after)
+
+    def _resumed_tuning(self, model: Yolo) -> FineTuning:
+        """What the last fine-tuning is given in a run that goes on after the cut, from what that has written."""
+        if not (self.checkpoints.path(TRAINED).is_file() and (file := self.folder.path / PLAN).is_file()):
+            return self._tuning(Step(0, model))
+        plan, unpruned = PruningPlan.load(file), self.checkpoints.load(TRAINED)
+        return self._tuning(Step(self.config.prune.steps, model, plan, kept_channels(unpruned.model, plan)))
 
     def _quantized(self, model: Yolo) -> Yolo:
         """The best epoch of a training of the result, by the user's arguments of the fine-tuning, that rounds to int8.
