@@ -114,6 +114,9 @@ def test_a_target_is_met_by_repeats_too(criterion: str) -> None:
     assert any(name in fewer for name in ("d4", "d6", "d8")) and fewer.keys() <= {"d4", "d6", "d8", "h6"}
     assert 0.7 < scored.costs.gmacs(plan.after) / scored.costs.gmacs(scored.graph.full) <= 0.92
     assert all("of the multiply-adds" in w.reason for w in plan.widths if w.name in fewer)
+    if criterion == "magnitude":
+        given: Any = {"target": "gmacs=0.92", "layers": [4, 6, 8], "max_ratio": limits.max_ratio, "imgsz": 64}
+        assert plan_pruning(model, criterion=criterion, depth=True, images=images, **given) == plan
     half = target.plan(scored, measured, Fraction(1, 2))
     student = cut(model, half).network
     rest = target.plan(target.with_scores(student), measured, unpruned=scored)

@@ -36,7 +36,7 @@ def test_axes_and_sizes_as_they_are_written() -> None:
     assert candidate_sides(640, 32)[:3] == [640, 576, 512] and min(candidate_sides(1280, 64)) >= 384
     assert candidate_sides(32, 32) == [32]
     faults = {
-        "prune.axes": ("imgsz", "expected a target, which imgsz are chosen for, got a ratio"),
+        "prune.axes": ("imgsz", "expected a target to meet by imgsz, got a ratio"),
         "export.quantize": (8, "expected none beside prune.axes with precision"),
     }
     for key, (value, message) in faults.items():

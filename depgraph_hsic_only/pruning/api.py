@@ -37,6 +37,7 @@ def plan_pruning(
     round_to: int = OUTPUT_MULTIPLE,
     min_channels: int = 0,
     max_ratio: MaxRatio = 1.0,
+    depth: bool = False,
     batches: Batches | None = None,
     scores: Scores | None = None,
     images: torch.Tensor | None = None,
@@ -62,6 +63,7 @@ def plan_pruning(
         round_to: What block outputs are multiples of: 8, 16 or 32.
         min_channels: No width is cut below this many channels.
         max_ratio: Largest share that may be cut of every width, or by layer or width (see `limits.Limits`).
+        depth: Whether a target may leave out inner blocks of C2f, C3k2 and A2C2f too.
         batches: Images, for criteria that need them: labelled for "taylor", {"img": tensor} for "hsic_lasso" and
             "reconstruction"; None for `images`, where labels are not needed.
         scores: What `score_channels` returned for this model; the criterion is not run again then.
@@ -78,7 +80,7 @@ def plan_pruning(
     """
     amount = Amount.of(ratio, threshold, target)
     limits = Limits(round_to, min_channels, max_ratio)
-    planner = Planner(criterion or default_criterion(target), amount, limits, layers, options)
+    planner = Planner(criterion or default_criterion(target), amount, limits, layers, options, depth=depth)
     network, scorer = network_of(model), planner.scorer
     planner = replace(planner, imgsz=input_side(model, imgsz))
     sought = amount.is_target and not amount.is_nothing

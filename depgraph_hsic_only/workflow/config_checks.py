@@ -201,8 +201,8 @@ def _axes_faults(merged: Mapping[str, Any]) -> list[str]:
     faults = []
     if prune["target"] is None:
         faults.append(
-            f"prune.axes: expected a target, which {', '.join(axes)} are chosen for, got a ratio or a threshold; pass "
-            "--target gmacs=0.5, say, or leave axes out"
+            f"prune.axes: expected a target to meet by {', '.join(axes)}, got a ratio or a threshold; pass --target "
+            "gmacs=0.5, say, or leave axes out"
         )
     chosen = {"export.quantize": merged["export"].get("quantize"), "latency.precision": merged["latency"]["precision"]}
     if PRECISION in axes and (set_ := [key for key, value in chosen.items() if value not in (None, FLOAT, 32)]):
