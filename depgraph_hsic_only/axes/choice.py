@@ -65,6 +65,7 @@ def choose(subject: Subject, judge: Judge, axes: Sequence[str], path: Path, fold
     Raises:
         ConfigError: None meets the target.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     trials, planner, network = Trials(subject, judge, folder), subject.planner, subject.model.model
     settings = planner, subject.sensitivity, subject.method, judge.validation, judge.dataset.digest(), tuple(axes)
     key = fingerprint(network, list(subject.scores.values()), repr(settings))

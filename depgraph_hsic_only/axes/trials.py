@@ -83,12 +83,11 @@ class Trials:
 
     subject: Subject
     judge: Judge
-    folder: Path
+    folder: Path  # which is there
 
     @cached_property
     def data(self) -> str:
         """What Ultralytics takes as `data`, whose validation images are the judge's."""
-        self.folder.mkdir(parents=True, exist_ok=True)
         return self.judge.dataset.write_keys_of(self.judge.parts[1], self.folder)
 
     def images(self, imgsz: int) -> torch.Tensor:

@@ -65,7 +65,9 @@ def find_entrants(
     """
     sizes = sizes_of_equal_cost(unpruned.model, gmacs, imgsz)
     found = [Entrant(f"the unpruned model at {side} px", unpruned, side) for side in sizes]
-    found += [Entrant(Path(path).name, load_model(path), imgsz) for path in checkpoints]
+    names = [Path(path).name for path in checkpoints]
+    shown = (name if names.count(name) == 1 else str(path) for name, path in zip(names, checkpoints, strict=True))
+    found += [Entrant(name, load_model(path), imgsz) for name, path in zip(shown, checkpoints, strict=True)]
     if deployment.precision == INT8:
         found = [replace(entrant, name=f"{entrant.name} in int8", precision=INT8) for entrant in found]
     if runs_int8(deployment, device):
