@@ -228,6 +228,7 @@ def test_dry_run_prints_full_figures_and_writes_nothing(command: list[str], file
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_dry_run_for_a_target_says_that_its_scan_is_quick(
     files: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
 ) -> None:

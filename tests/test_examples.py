@@ -64,6 +64,7 @@ def test_the_custom_criterion_ranks_otherwise(criterion_example: ModuleType, sha
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_custom_pruner_cuts_by_two_amounts(checkpoint: Path, shapes: Path, tmp_path: Path, capsys: Any) -> None:
     arguments = ["--data", str(shapes), "--project", str(tmp_path), "--train-epochs", "0", "--epochs", "0"]
     main = example("custom_pruner").main

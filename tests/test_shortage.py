@@ -99,6 +99,7 @@ def test_too_little_memory_is_said(checkpoint: Path, shapes: Path, tmp_path: Pat
     assert "expected more memory than there is" in said and f"--resume {tmp_path / 'run'}" in said
 
 
+@pytest.mark.slow
 def test_a_gpu_with_too_little_memory_trains_in_smaller_batches(
     checkpoint: Path, shapes: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:

@@ -312,6 +312,7 @@ def test_where_nothing_is_cut_nothing_is_read_scored_or_fitted(
     assert plan.cuts_nothing and all(len(group.keep) == group.channels for group in plan.groups)
 
 
+@pytest.mark.slow
 def test_an_undone_step_leaves_nothing_in_the_report(
     checkpoint: Path, shapes: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
