@@ -14,6 +14,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -28,6 +29,7 @@ from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel, SegmentationModel
 
 from depgraph_hsic_only import DataError, DefaultYolov8SegPruner, PruningReport, RunReport, load_model, prune
+from depgraph_hsic_only.budget.sensitivity import Sensitivity
 from depgraph_hsic_only.data.dataset import find_dataset
 from depgraph_hsic_only.errors import StorageError
 from depgraph_hsic_only.evaluation import masks
@@ -35,6 +37,7 @@ from depgraph_hsic_only.evaluation.agreement import COMPARED, measure_agreement
 from depgraph_hsic_only.evaluation.bootstrap import Matches, draws_for_deviation
 from depgraph_hsic_only.evaluation.latency import Latency, measure_latency
 from depgraph_hsic_only.evaluation.validation import Accuracy, ClassMetrics, Validation, validate_model
+from depgraph_hsic_only.report.figures.channels import plot_sensitivity
 from depgraph_hsic_only.report.figures.fonts import find_fonts, fonts_for, picture_labels
 from depgraph_hsic_only.report.figures.photographs import plot_pair
 from depgraph_hsic_only.report.figures.run import plot_stages, plot_training, plot_trajectory
@@ -692,3 +695,13 @@ def test_a_file_that_loses_too_much_is_warned_of(run: RunReport) -> None:
     assert f"What is deployed: {timed}" in page and f"Latency of what is deployed: {timed}" in text
     assert "best_ncnn_model (ncnn): unverified: why" in text and "the machine was busy: others had it" in text
     assert RunReport.load(run.folder).files == run.files
+
+
+def test_ticks_of_logarithmic_axes_are_numbers(monkeypatch: Any) -> None:
+    """In a run no text is a formula, so that no class name is."""
+    monkeypatch.setitem(matplotlib.rcParams, "text.parse_math", False)
+    figure = plot_sensitivity(Sensitivity({"w3": {8: 9.0, 16: 0.01}}, {"w3": 32}, 4, 1.0), {"w3": 16})
+    figure.savefig(io.BytesIO())
+    (axes,) = (panel for panel in figure.axes if panel.get_visible())
+    ticks = [label.get_text() for label in axes.get_yticklabels(which="both")]
+    assert "0.01" in ticks and all(not text or float(text) > 0 for text in ticks)

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from depgraph_hsic_only.budget.sensitivity import Sensitivity
 from depgraph_hsic_only.hsic import LassoPath
-from depgraph_hsic_only.report.figures.style import BLUE, GREEN, GREY, ORANGE, open_figure
+from depgraph_hsic_only.report.figures.style import BLUE, GREEN, GREY, ORANGE, name_powers_plainly, open_figure
 
 
 def plot_scores(scores: Mapping[str, Sequence[float]], kept: Mapping[str, int] | None = None) -> Figure:
@@ -32,6 +32,7 @@ def plot_scores(scores: Mapping[str, Sequence[float]], kept: Mapping[str, int] |
         axes.set_title(f"{name}: {stay} of {len(ranked)}", fontsize=8)
         if ranked[0] > 0 and ranked[len(ranked) // 2] < 0.05 * ranked[0]:  # else a spike would hide the rest
             axes.set(yscale="log", ylim=(1e-4 * ranked[0], 1.5 * ranked[0]))
+            name_powers_plainly(axes.yaxis)
         else:
             axes.set_ylim(min(0.0, ranked[-1]), None)
         axes.tick_params(labelsize=7)
@@ -57,6 +58,7 @@ def plot_sensitivity(sensitivity: Sensitivity, after: Mapping[str, int]) -> Figu
         axes.plot([c / full for c in points], list(points.values()), "o", color=BLUE, markersize=4)
         axes.axvline(chosen / full, color=ORANGE, linewidth=1.5)
         axes.set(yscale="log", xlim=(1.04, 0.0 if smallest else -0.04))
+        name_powers_plainly(axes.yaxis)
         axes.set_title(f"{name}: {full} -> {chosen}", fontsize=9)
         axes.tick_params(labelsize=7)
     figure.supxlabel("share of the channels that stays (orange: chosen)", fontsize=9)
@@ -81,6 +83,7 @@ def plot_lasso_path(path: LassoPath, *, threshold: float | None = None) -> Figur
         axes.axvline(threshold, color="black", linestyle="--", linewidth=1, label=f"threshold {threshold:g}")
         axes.legend(fontsize=8)
     axes.set(xscale="log", xlabel="λ / λ_max (the path goes from left to right)", ylabel="coefficient α")
+    name_powers_plainly(axes.xaxis)
     axes.invert_xaxis()
     axes.set_title(f"{int((path.entry > 0).sum())} of {len(path.entry)} channels enter; the first twelve in colour")
     return figure

@@ -3,7 +3,9 @@
 from typing import Any, Final
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 # Okabe & Ito (2008): told apart by everybody.
 BLUE: Final = "#0072B2"
@@ -21,6 +23,12 @@ def open_figure(
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
     return figure, panels
+
+
+def name_powers_plainly(axis: Axis) -> None:
+    """Ticks of a logarithmic axis as 0.01, and not as formulas, which runs leave unparsed: class names may look so."""
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def add_legend(axes: Axes) -> None:
