@@ -106,6 +106,7 @@ def test_an_interrupted_run_leaves_what_was_finished(
     assert [path.name for path in (tmp_path / "run").rglob(".*")] == [".lock"]  # nothing half-written
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_one_live_line(checkpoint: Path, shapes: Path, tmp_path: Path) -> None:
     more = ("train.epochs=0", "fine_tune.epochs=0", "calibration.images=8", "prune.ratio=0.25")
     ours, theirs = pty.openpty()

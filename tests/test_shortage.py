@@ -118,6 +118,7 @@ def test_a_gpu_with_too_little_memory_trains_in_smaller_batches(
     assert "the memory was too small for batch=4: trained with batch=2" in row["notes"] and len(row["epochs"]) == 1
 
 
+@pytest.mark.slow
 def test_memory_that_ends_later_stops_the_run_and_smaller_batches_go_on(
     checkpoint: Path, shapes: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
 ) -> None:

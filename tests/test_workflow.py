@@ -387,6 +387,7 @@ def test_a_pruner_from_scratch(checkpoint: Path, shapes: Path, tmp_path: Path) -
         Yolov8SegPruner(checkpoint)  # type: ignore[abstract]
 
 
+@pytest.mark.slow
 def test_classes_of_other_names_are_taken_by_index(checkpoint: Path, shapes: Path, tmp_path: Path) -> None:
     """A class that was renamed is said once; classes in another order, or one of five, are refused."""
     yolo = YOLO(checkpoint)
