@@ -23,6 +23,7 @@ from depgraph_hsic_only.channels.widths import Widths
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.evaluation.relative_latency import TimeShare
 
+_AIM = 0.99  # of a latency that is asked for: what is just above it is of no use
 _SPREAD = 4  # more of them, evenly spaced, where none of these meets the target
 
 
@@ -116,7 +117,7 @@ def _latency_widths(
         for _ in range(trials):
             low, high = (trial, high) if meets(trial) else (low, trial)
             times[trial] = taken(budget, found[tried[-1]][2])[0]
-            if low == high or (trial := _next_trial(times, budget.value, low, high)) in times:
+            if low == high or (trial := _next_trial(times, _AIM * budget.value, low, high)) in times:
                 break
     if low == least and not good():
         for k in range(_SPREAD):
