@@ -18,7 +18,9 @@ from depgraph_hsic_only import ConfigError, DefaultYoloPruner
 from depgraph_hsic_only.axes import trials
 from depgraph_hsic_only.axes.candidates import Candidate, candidate_sides, from_dict, read_axes, search, to_dict
 from depgraph_hsic_only.channels.amount import Amount
+from depgraph_hsic_only.channels.budgets import Budget
 from depgraph_hsic_only.evaluation.deployed.deployment import Deployment
+from depgraph_hsic_only.evaluation.file_size import FileKind
 from depgraph_hsic_only.evaluation.onnx import onnx_input, open_session
 from depgraph_hsic_only.pruning.planner import Planner
 from depgraph_hsic_only.report.run_report import RunReport
@@ -82,7 +84,7 @@ def test_where_nothing_meets_the_target_the_last_reason_is_said() -> None:
         search([96, 64], ["float"], attempt, lambda c: c, {}, lambda _: None)
 
 
-def test_budgets_stay_those_of_the_unpruned_network_at_its_own_size() -> None:
+def test_budgets_stay_those_of_the_unpruned_network_at_its_own_size(monkeypatch: Any) -> None:
     network = build("n", 5)
     timed = Deployment(InputShape(120, 160), threads=1)
     planner = Planner("magnitude", Amount.target("gmacs=0.5,params=0.9,latency=0.6"), imgsz=160, timed=timed)
@@ -93,6 +95,13 @@ def test_budgets_stay_those_of_the_unpruned_network_at_its_own_size() -> None:
     assert [b for b in smaller.amount.budgets if b.metric != "gmacs"] == list(planner.amount.budgets[1:])
     assert smaller.timed.precision == "int8" and smaller.file.int8 and planner.on(network, 160) is planner
     assert smaller.on(network, 96).unpruned == timed
+    sized = replace(planner, amount=Amount.target("size=0.5"), timed=None)
+    weighed: list[float] = []
+    weigh = FileKind.weigh
+    monkeypatch.setattr(FileKind, "weigh", lambda *given: weighed.append(weigh(*given)) or weighed[-1])
+    fixed = sized.fixed(network)
+    amounts = [of.amount.budgets for of in (fixed, fixed.on(network, 128), fixed.on(network, 96, "int8"))]
+    assert amounts == [(Budget("size", 0.5 * weighed[0], absolute=True),)] * 3 and len(weighed) == 1
 
 
 def test_a_run_is_of_the_chosen_size_and_killed_it_repeats_nothing(

@@ -6,20 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from depgraph_hsic_only.axes.candidates import (
-    IMGSZ,
-    PRECISION,
-    Candidate,
-    Candidates,
-    candidate_sides,
-    from_dict,
-    search,
-    to_dict,
-)
-from depgraph_hsic_only.axes.trials import Judge, Subject, Trials, worthwhile_precisions
+from depgraph_hsic_only.axes.candidates import PRECISION, Candidate, Candidates, from_dict, search, to_dict
+from depgraph_hsic_only.axes.trials import Judge, Subject, Trials, sides_of, worthwhile_precisions
 from depgraph_hsic_only.support.files import write_text_atomically
 from depgraph_hsic_only.support.fingerprint import fingerprint
-from depgraph_hsic_only.yolo.input_shape import rounded_up
 
 
 @dataclass(frozen=True)
@@ -69,8 +59,9 @@ def choose(subject: Subject, judge: Judge, axes: Sequence[str], path: Path, fold
     trials, planner, network = Trials(subject, judge, folder), subject.planner, subject.model.model
     settings = planner, subject.sensitivity, subject.method, judge.validation, judge.dataset.digest(), tuple(axes)
     key = fingerprint(network, list(subject.scores.values()), repr(settings))
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    kept = kept if kept.get("key") == key else {"key": key}
+    kept = _read(path)
+    if kept.get("key") != key:
+        kept = {"key": key}
 
     def write(**found: object) -> None:
         kept.update(found)
@@ -82,14 +73,19 @@ def choose(subject: Subject, judge: Judge, axes: Sequence[str], path: Path, fold
     if "precisions" not in kept:
         own = [planner.deployment(network).precision]
         write(precisions=worthwhile_precisions(planner, network) if PRECISION in axes else own)
-    sides = candidate_sides(planner.imgsz, rounded_up(network, 1)) if IMGSZ in axes else [planner.imgsz]
-    known = from_dict(kept.get("candidates", []))
-    best = search(sides, kept["precisions"], trials.attempt, trials.confirm, known, keep)
+    sides, made = sides_of(planner, network, axes), from_dict(kept.get("candidates", []))
+    best = search(sides, kept["precisions"], trials.attempt, trials.confirm, made, keep)
     write(chosen=best.key)
     return Choice(tuple(from_dict(kept["candidates"]).values()), best.key, len(judge.parts[1]))
 
 
 def chosen_in(path: Path) -> tuple[int, str] | None:
     """Side and precision that a search has chosen, by its file; None where it has not, or there was none."""
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    kept = _read(path)
     return tuple(kept["chosen"]) if "chosen" in kept else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What the file of a search holds; nothing where there is none."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found

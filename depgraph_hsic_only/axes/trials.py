@@ -90,6 +90,17 @@ class Trials:
         """What Ultralytics takes as `data`, whose validation images are the judge's."""
         return self.judge.dataset.write_keys_of(self.judge.parts[1], self.folder)
 
+    @cached_property
+    def _fixed(self) -> Planner:
+        """The run's planner with what its budgets are of measured once for all candidates of other sizes."""
+        return self.subject.planner.fixed(self.subject.model.model)
+
+    def planner(self, imgsz: int, precision: str) -> Planner:
+        """What plans the candidate for images of a side and a precision."""
+        own, network = self.subject.planner, self.subject.model.model
+        is_own = (imgsz, precision) == (own.imgsz, own.deployment(network).precision)
+        return replace(own if is_own else self._fixed.on(network, imgsz, precision), trials=_TIMED)
+
     def images(self, imgsz: int) -> torch.Tensor:
         """The images that candidates are fitted to, (n, c, imgsz, imgsz), float in [0, 1]."""
         fitted = self.judge.parts[0]
@@ -99,7 +110,7 @@ class Trials:
         """A candidate for images of a side and a precision; its score is that of the model in float."""
         start, subject = time.perf_counter(), self.subject
         network = subject.model.model
-        planner = replace(subject.planner.on(network, imgsz, precision), trials=_TIMED)
+        planner = self.planner(imgsz, precision)
         scored = planner.with_scores(network, subject.scores)
         try:
             plan = planner.plan(scored, subject.sensitivity)
@@ -124,11 +135,11 @@ class Trials:
 
     def confirm(self, candidate: Candidate) -> Candidate:
         """The candidate with what its file loses by its precision, against that in float."""
-        start, path, planner = time.perf_counter(), self._file(*candidate.key), self.subject.planner
+        start, path = time.perf_counter(), self._file(*candidate.key)
         if not path.is_file():
             self.attempt(*candidate.key)
         model, images = load_model(path), self.images(candidate.imgsz)
-        deployment = planner.on(self.subject.model.model, *candidate.key).deployment(model.model)
+        deployment = self.planner(*candidate.key).deployment(model.model)
         of: Any = {"task": task_of(model.model).name, "single_cls": self.judge.validation.single_cls}
         found = []
         with tempfile.TemporaryDirectory() as folder:
@@ -148,14 +159,18 @@ class Trials:
         return self.folder / f"{imgsz}-{precision}.pt"
 
 
+def sides_of(planner: Planner, network: Network, axes: Sequence[str]) -> list[int]:
+    """Sides of the images of the candidates, pixels, descending from the planner's own."""
+    return candidate_sides(planner.imgsz, rounded_up(network, 1)) if IMGSZ in axes else [planner.imgsz]
+
+
 def check_axes(planner: Planner, network: Network, axes: Sequence[str]) -> None:
     """As `Planner.check`, of what can be met by other axes than width too; only the smallest images are tried."""
     try:
         planner.check(network)
     except OutOfReach:
-        side = candidate_sides(planner.imgsz, rounded_up(network, 1))[-1] if IMGSZ in axes else planner.imgsz
         precision = INT8 if PRECISION in axes and planner.amount.budget("size") else None
-        smaller = planner.on(network, side, precision)
+        smaller = planner.on(network, sides_of(planner, network, axes)[-1], precision)
         if smaller is planner:
             raise
         try:
@@ -174,10 +189,8 @@ def worthwhile_precisions(planner: Planner, network: Network) -> list[str]:
     here, found = planner.deployment(network), [FLOAT]
     device = next(network.parameters()).device
     timed, sized = planner.amount.budget("latency"), planner.amount.budget("size")
-    for precision in PRECISIONS if timed or sized else ():
+    for precision in [p for p in PRECISIONS if p != FLOAT] if timed or sized else ():
         of = replace(here, precision=precision)
-        if precision == FLOAT:
-            continue
         try:
             of.on(device)
         except ConfigError as error:

@@ -23,6 +23,7 @@ from depgraph_hsic_only.channels.widths import Widths
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.evaluation.relative_latency import TimeShare
 
+TRIALS = 6  # of a latency
 _AIM = 0.99  # of a latency that is asked for: what is just above it is of no use
 _SPREAD = 4  # more of them, evenly spaced, where none of these meets the target
 
@@ -45,7 +46,7 @@ def allocate(
     start: Widths | None = None,
     latency: Clock = not_measured,
     size: Scale = not_measured,
-    trials: int = 6,
+    trials: int = TRIALS,
 ) -> Allocation:
     """Widths of all width groups of the unpruned model with the least damage found that meet all budgets of a target.
 
@@ -96,32 +97,30 @@ def _latency_widths(
     """
     full, least = cost(search.full), cost(search.smallest) / cost(search.full)
     found: dict[tuple[int, ...], tuple[float, dict[str, int], TimeShare]] = {}
-    tried: list[tuple[int, ...]] = []
 
     def good() -> list[tuple[float, dict[str, int], TimeShare]]:
         return [trial for trial in found.values() if taken(budget, trial[2])[0] <= budget.value]
 
-    def meets(share: float) -> bool:
+    def latency_at(share: float) -> float:
         widths = search.within([*bounds, Bound(cost, share * full)])
         key = tuple(widths.values())
-        tried.append(key)
         if key not in found:
             found[key] = cost(widths), widths, latency(widths)
-        return taken(budget, found[key][2])[0] <= budget.value
+        return taken(budget, found[key][2])[0]
 
     low, high = least, 1.0
-    if not (bounds and meets(high)):
+    if not (bounds and latency_at(high) <= budget.value):
         asked = budget.value / latency(search.full).full_ms if budget.absolute else budget.value
         trial = min(max(least, asked), high)
         times: dict[float, float] = {}  # by bound
         for _ in range(trials):
-            low, high = (trial, high) if meets(trial) else (low, trial)
-            times[trial] = taken(budget, found[tried[-1]][2])[0]
+            times[trial] = latency_at(trial)
+            low, high = (trial, high) if times[trial] <= budget.value else (low, trial)
             if low == high or (trial := _next_trial(times, _AIM * budget.value, low, high)) in times:
                 break
     if low == least and not good():
         for k in range(_SPREAD):
-            meets(least + (1 - least) * k / _SPREAD)
+            latency_at(least + (1 - least) * k / _SPREAD)
     if good():
         return max(good(), key=lambda trial: trial[0])[1:]
     _, widths, best = min(found.values(), key=lambda trial: taken(budget, trial[2])[0])

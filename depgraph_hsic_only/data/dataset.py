@@ -101,19 +101,20 @@ class Dataset:
     def write_keys_of(self, files: Sequence[Path], folder: Path) -> str:
         """What Ultralytics takes as `data` to validate on some images with labels: a YAML file in a folder."""
         (folder / "images.txt").write_text("\n".join(map(str, files)) + "\n", encoding="utf-8")
-        keys = {key: str(value) if isinstance(value, Path) else value for key, value in self.keys.items()}
-        listing = {"path": str(folder), "train": "images.txt", "val": "images.txt"}
-        path = folder / "data.yaml"
-        path.write_text(yaml.safe_dump({**keys, **listing}, sort_keys=False, allow_unicode=True), encoding="utf-8")
-        return str(path)
+        return self._dump(folder, path=str(folder), train="images.txt", val="images.txt")
 
     def write_keys(self, folder: Path) -> str:
         """What Ultralytics takes as `data`; keys that were given themselves are written to `folder`/data.yaml."""
         if self.source is not None:
             return self.source
-        plain = {key: str(value) if isinstance(value, Path) else value for key, value in self.keys.items()}
-        (folder / "data.yaml").write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8")
-        return str(folder / "data.yaml")
+        return self._dump(folder)
+
+    def _dump(self, folder: Path, **others: str) -> str:
+        """Write the keys, with some others in their place, to `folder`/data.yaml, and return its path."""
+        plain = {key: str(value) if isinstance(value, Path) else value for key, value in self.keys.items()} | others
+        path = folder / "data.yaml"
+        path.write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        return str(path)
 
 
 def same_classes(a: Mapping[int, str], b: Mapping[int, str]) -> bool:

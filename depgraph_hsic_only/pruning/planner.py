@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from depgraph_hsic_only.budget.allocation import allocate
+from depgraph_hsic_only.budget.allocation import TRIALS, allocate
 from depgraph_hsic_only.budget.cost_model import CostModel
 from depgraph_hsic_only.budget.reachable import Clock, Scale, check_target, not_measured, unpruned_cost
 from depgraph_hsic_only.budget.sensitivity import Sensitivity, measure_sensitivity
@@ -69,7 +69,7 @@ class Planner:
     timed: Deployment | None = None
     file: FileKind = field(default_factory=FileKind)
     unpruned: Deployment | None = None
-    trials: int = 6
+    trials: int = TRIALS
     depth: bool = False
 
     def __post_init__(self) -> None:
@@ -82,6 +82,18 @@ class Planner:
         seed = {"seed": self.seed} if "seed" in option_names(self.criterion) else {}
         return create_criterion(self.criterion, **{**seed, **self.options})
 
+    def fixed(self, network: Network) -> "Planner":
+        """The same with absolute budgets, of what the unpruned network costs here; those of latency stay as they are.
+
+        For one of size the network is exported, unless it is absolute already.
+        """
+        amount = self.amount
+        if amount.budget("gmacs") is not None:
+            amount = amount.fixed("gmacs", measure_cost(network, self.imgsz).gmacs)
+        if (size := amount.budget("size")) is not None and not size.absolute:
+            amount = amount.fixed("size", self.file.weigh(network, self.deployment(network).shape))
+        return replace(self, amount=amount)
+
     def on(self, network: Network, imgsz: int, precision: str | None = None) -> "Planner":
         """The same for images of another side, and for a file of another precision.
 
@@ -92,17 +104,14 @@ class Planner:
             imgsz: Side of the square image, pixels, a multiple of the network's stride.
             precision: One of `deployment.PRECISIONS`; None for that of what is timed here.
         """
-        here, amount = self.deployment(network), self.amount
+        here = self.deployment(network)
         precision = precision or here.precision
         if (imgsz, precision) == (self.imgsz, here.precision):
             return self
-        if amount.budget("gmacs") is not None:
-            amount = amount.fixed("gmacs", measure_cost(network, self.imgsz).gmacs)
-        if amount.budget("size") is not None:
-            amount = amount.fixed("size", self.file.weigh(network, here.shape))
         timed = replace(here, shape=here.shape.scaled(network, imgsz / self.imgsz), precision=precision)
         file = replace(self.file, int8=self.file.int8 or precision == INT8)
-        return replace(self, amount=amount, imgsz=imgsz, timed=timed, file=file, unpruned=self.unpruned or here)
+        fixed = self.fixed(network)
+        return replace(fixed, imgsz=imgsz, timed=timed, file=file, unpruned=self.unpruned or here)
 
     def needs_images(self, recovered: bool) -> bool:
         """Whether images are read for the cut, or for its recovery where it is `recovered`."""

@@ -8,33 +8,22 @@ import torch
 
 
 @contextmanager
-def all_cores() -> Iterator[None]:
-    """Every core for torch; Ultralytics leaves it all but one, for data loading, and our own loops load nothing.
-
-    Where OMP_NUM_THREADS is set, it says how many: somebody shares the machine out among processes.
-    """
-    threads = torch.get_num_threads()
-    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # one number for each level of nesting
-    torch.set_num_threads(int(given) if given.isdecimal() else os.cpu_count() or threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@contextmanager
 def measuring() -> Iterator[None]:
     """Every core for torch, and convolutions on a GPU in float32, not TF32, which is PyTorch's default there.
 
-    Rounded to TF32's ten bits, scores of channels differ from those on a CPU by up to half.
+    Ultralytics leaves torch all cores but one, for data loading, and our own loops load nothing; where OMP_NUM_THREADS
+    is set, it says how many: somebody shares the machine out among processes. Rounded to TF32's ten bits, scores of
+    channels differ from those on a CPU by up to half.
     """
-    convolutions = torch.backends.cudnn
+    threads, convolutions = torch.get_num_threads(), torch.backends.cudnn
+    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # one number for each level of nesting
+    torch.set_num_threads(int(given) if given.isdecimal() else os.cpu_count() or threads)
     before, convolutions.allow_tf32 = convolutions.allow_tf32, False
     try:
-        with all_cores():
-            yield
+        yield
     finally:
         convolutions.allow_tf32 = before
+        torch.set_num_threads(threads)
 
 
 @contextmanager

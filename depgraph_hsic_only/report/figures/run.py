@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +137,7 @@ def plot_search(search: Mapping[str, Any], kind: str) -> Figure:
     """
     figure, [axes] = open_figure(8, 4.5)
     rows = [row for row in search["candidates"] if row["score"] is not None]
-    for precision, color in zip(dict.fromkeys(row["precision"] for row in rows), cycle((BLUE, ORANGE, GREEN))):
+    for precision, color in zip(dict.fromkeys(row["precision"] for row in rows), _COLORS, strict=False):
         shown = sorted((row for row in rows if row["precision"] == precision), key=lambda row: row["imgsz"])
         points = [(row["imgsz"], row["score"]) for row in shown]
         axes.plot(*zip(*points, strict=True), color=color, marker="o", markersize=4, label=precision)

@@ -28,6 +28,7 @@ from depgraph_hsic_only.report.stages import (
     Stage,
     StageReport,
 )
+from depgraph_hsic_only.report.warnings import before_stage
 from depgraph_hsic_only.support.files import write_atomically
 from depgraph_hsic_only.support.progress import begin_stage, say
 from depgraph_hsic_only.support.resource_errors import storage_reason
@@ -225,7 +226,7 @@ class Recorder:
         """
         if (budget := self.config.prune.amount.budget("latency")) is None:
             return []
-        device, before = select_device(self.config.device), replace(self._report, stages=tuple(stages)).before
+        device, before = select_device(self.config.device), before_stage(stages)
         keys = (config.deployment(self._baseline).key(device) for config in (self._given[0], self.config))
         full, own = (row.latency_ms[key] for row, key in zip((before, stages[-1]), keys, strict=True))
         if full is None or own is None:
