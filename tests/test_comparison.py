@@ -43,7 +43,8 @@ def row(criterion: str, target: str | None, mask: float, seed: int | None = 0, n
     steps = np.random.default_rng(sum(map(ord, criterion))).normal(0, noise, 200)
     size = SIZES.get(target, 700)
     maps = {"box": 0.0, "mask": mask}
-    return Row(criterion, target, seed, size, size / 100, maps, latency_ms=size / 10, samples=tuple(mask + steps))
+    cost: Any = {"parameters": size, "gmacs": size / 100, "latency_ms": size / 10}
+    return Row(criterion, target, seed, **cost, recovered=maps, samples=tuple(mask + steps))
 
 
 UNPRUNED = row("unpruned", None, 0.30, None)
@@ -346,9 +347,11 @@ def test_all_files_say_the_same(whole: Comparison) -> None:
         "gmacs",
         *(f"{s}_map50_95_{k}" for s in ("recovered", "fine_tuned") for k in ("box", "mask")),
     ]
-    assert list(rows[0]) == ["criterion", "target", "seed", *figures, "latency_ms", "seconds", "weights", "complete"]
+    axes = ["imgsz", "precision"]
+    ends = ["latency_ms", "seconds", "weights", "complete"]
+    assert list(rows[0]) == ["criterion", "target", "seed", *axes, *figures, *ends]
     figures = ["parameters", "gmacs", "map50_95_box", "box_spread", "map50_95_mask", "mask_spread", "kept"]
-    assert data["summary"][0].keys() == {"criterion", "target", "seeds", *figures, "latency_ms", "seconds"}
+    assert data["summary"][0].keys() == {"criterion", "target", "seeds", *axes, *figures, "latency_ms", "seconds"}
     assert all(choice.keys() >= {"target", "criterion", "mask"} for choice in data["recommendation"]["choices"])
     for line, told, value in zip(rows, data["rows"], whole.rows, strict=True):
         assert len(told.pop("samples")) == 200
