@@ -482,34 +482,39 @@ def test_killed_it_goes_on_where_it_was(files: Path, whole: Comparison, tmp_path
     assert measured(found) == measured(whole)
 
 
-def test_sizes_and_precisions_are_added_to_a_comparison(files: Path, whole: Comparison) -> None:
+def test_sizes_are_added_to_a_comparison(files: Path, whole: Comparison) -> None:
     before = parts(whole.folder)
-    given = settings(files, whole.folder.parent, criteria="magnitude", ratios=0.5, precision="int8", budget="gmacs=0.5")
+    given = settings(files, whole.folder.parent, criteria="magnitude", ratios=0.5, budget="gmacs=0.5")
     found = compare(**{**given, "imgsz": "64,32"})
     assert not found.failures and before.items() <= parts(whole.folder).items()
-    settings_of = [(r.criterion, r.imgsz, r.precision) for r in found.rows]
-    assert settings_of == list(itertools.product(("unpruned", "magnitude"), (64, 32), ("float", "int8")))
-    own = [r for r in found.rows if (r.imgsz, r.precision) == (64, "float")]
-    assert [replace(r, latency_ms=None) for r in own] == [replace(r, latency_ms=None) for r in whole.rows[:2]]
-    assert len({r.latency_ms for r in found.rows}) == 8  # all have been timed
-    small, file = found.rows[6], found.rows[7]
-    yolo, large = (YOLO(found.folder / r.weights) for r in (small, own[1]))
-    assert yolo.overrides["imgsz"] == yolo.model.args["imgsz"] == 32 and large.model.args["imgsz"] == 64
-    states = [model.model.state_dict() for model in (yolo, large)]
-    assert [w.shape for w in states[0].values()] == [w.shape for w in states[1].values()]
-    assert any((states[0][key] != w).any() for key, w in states[1].items())  # recovered on other images
-    plans = [(found.folder / r.weights).parents[1] / "plan.json" for r in (small, own[1])]
+    assert len(parts(whole.folder)) == len(before) + 2  # scores and widths are those of the first size
+    assert [(r.criterion, r.imgsz) for r in found.rows] == list(itertools.product(("unpruned", "magnitude"), (64, 32)))
+    large, small = found.rows[2:]
+    untimed = [replace(r, latency_ms=None) for r in (*found.rows[::2], *whole.rows[:2])]
+    assert untimed[:2] == untimed[2:] and len({r.latency_ms for r in found.rows}) == 4  # all are timed anew, in turns
+    models = [YOLO(found.folder / r.weights) for r in (large, small)]
+    assert [model.overrides["imgsz"] for model in models] == [model.model.args["imgsz"] for model in models] == [64, 32]
+    weights = [model.model.state_dict() for model in models]
+    assert [w.shape for w in weights[0].values()] == [w.shape for w in weights[1].values()]
+    assert any((weights[0][key] != w).any() for key, w in weights[1].items())  # recovered on other images
+    plans = [(found.folder / r.weights).parents[1] / "plan.json" for r in (large, small)]
     assert plans[0].read_text() == plans[1].read_text()
-    assert small.gmacs == pytest.approx(own[1].gmacs / 4, rel=0.01) and small.parameters == own[1].parameters
-    assert (
-        file_shape(found.folder / file.weights).size == (32, 32)
-        and onnx_precision(found.folder / file.weights) == "int8"
-    )
+    assert small.gmacs == pytest.approx(large.gmacs / 4, rel=0.01) and small.parameters == large.parameters
     data = json.loads((found.folder / "comparison.json").read_text())
-    assert tuple(map(Row.from_dict, data["rows"])) == found.rows and (data["args"]["sides"]) == [64, 32]
-    old = [{key: value for key, value in r.items() if key not in ("imgsz", "precision")} for r in data["rows"]]
-    assert [Row.from_dict(r).setting for r in old[:1]] == [(None, None, "float")]
+    assert tuple(map(Row.from_dict, data["rows"])) == found.rows and data["args"]["sides"] == [64, 32]
+    old = {key: value for key, value in data["rows"][0].items() if key not in ("imgsz", "precision")}
+    assert Row.from_dict(old).setting == (None, None, "float")
     assert "Within gmacs=0.5: take" in found.summary() and "at 32 px" in found.summary()
+
+
+def test_precisions_are_added_to_a_comparison(files: Path, whole: Comparison) -> None:
+    before = parts(whole.folder)
+    found = compare(**settings(files, whole.folder.parent, precision="int8"))  # nothing is cut
+    assert not found.failures and before.items() <= parts(whole.folder).items()
+    assert [(r.target, r.imgsz, r.precision) for r in found.rows] == [(None, 64, "float"), (None, 64, "int8")]
+    file = found.folder / found.rows[1].weights
+    assert file_shape(file).size == (64, 64) and onnx_precision(file) == "int8" and len(found.rows[1].samples) == 200
+    assert found.rows[0].latency_ms != found.rows[1].latency_ms and found.recommendation.choices == ()
     assert "of other rows at their own" in str(found) and "of the file, on square images" in str(found)
 
 

@@ -140,7 +140,7 @@ def validate_file(
 
     def see(validator: Any) -> None:
         nonlocal order
-        order = _rectangular_order(validator.dataloader.dataset.labels)
+        order = rectangular_order(validator.dataloader.dataset.labels)
 
     yolo.add_callback("on_val_start", see)
     yolo.add_callback("on_val_batch_end", matches)
@@ -148,7 +148,7 @@ def validate_file(
     return replace(metrics, resampled=tuple(matches.taken(order).bootstrap(draws)))
 
 
-def _rectangular_order(labels: Sequence[Mapping[str, Any]]) -> NDArray[np.int_]:
+def rectangular_order(labels: Sequence[Mapping[str, Any]]) -> NDArray[np.int_]:
     """The order in which Ultralytics takes images, by their labels, for rectangular batches."""
     height, width = np.array([label["shape"] for label in labels]).T
     return np.argsort(height / width)
