@@ -171,6 +171,10 @@ def test_sizes_and_precisions_are_recommended_too() -> None:
     assert [choice.setting for choice in found.choices] == [each.setting for each in AXES if each.target]
     told = json.loads(json.dumps(found.to_dict()))
     assert told["chosen"]["imgsz"] == 48 and told["within"] is None and "rows" not in told["chosen"]
+    alone = recommend(AXES[:2], 0.02, 64)  # nothing is cut
+    assert alone.chosen is not None and alone.chosen.size == 6.0 and "which no cut" not in alone.lines[0]
+    orphan = recommend(AXES[2:], 0.02, 64, read_budgets("gmacs=0.5"))  # of a control that has failed
+    assert orphan.chosen is None and orphan.lines[0] == "Within gmacs=0.5: no compared model is known to be."
     better = replace(AXES[4], recovered={"box": 0.0, "mask": 0.291})
     assert recommend([*AXES[:4], better, *AXES[5:]], 0.02, 64).beaten == ()  # a cut one is faster and better
     sizes = [each for each in AXES if each.precision == "float"]

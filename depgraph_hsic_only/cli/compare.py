@@ -10,15 +10,12 @@ from depgraph_hsic_only.errors import ComparisonError
 from depgraph_hsic_only.support.progress import show
 
 _EPILOG = """\
-example:
+examples:
   depgraph-hsic compare --pretrained best.pt --data my.yaml --targets gmacs=0.8
-
-  depgraph-hsic compare --pretrained best.pt --data my.yaml --targets gmacs=0.8 \\
-      --imgsz 640,512 --precision float,int8 --budget latency=0.5
+  depgraph-hsic compare --targets gmacs=0.8 --imgsz 640,512 --precision int8
 
 At one target all criteria cut the same widths. Interrupted, the same command
-goes on where it was; criteria, targets, seeds, sizes and precisions can be
-added.
+goes on; criteria, targets, seeds, sizes and precisions can be added.
 """
 _SETTINGS = {
     "pretrained": Flag("pretrained", str, "FILE", "checkpoint that everything is cut from", MODEL_FILES),
@@ -26,7 +23,7 @@ _SETTINGS = {
     "train-epochs": Flag("train.epochs", int, "N", "before everything, once (default: 0)"),
     "fine-tune-epochs": Flag("fine_tune.epochs", int, "N", "after each cut, and of the control (default: 0)"),
     "layers": Flag("prune.layers", str, "WHICH", "backbone (default), all, or a list: [6,7,22]"),
-    "imgsz": Flag("imgsz", str, "PX,PX", "sides of the image; targets are of the first (default: the checkpoint's)"),
+    "imgsz": Flag("imgsz", str, "PX,PX", "sides of the image; targets are of the first"),
     "precision": Flag("precision", str, "A,B", "of the files: float,int8,half (default: float)"),
     "batch": Flag("batch", int, "N", "images per batch"),
     "device": Flag("device", str, "NAME", "cpu, 0, 0,1 or mps"),

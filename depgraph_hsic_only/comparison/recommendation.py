@@ -49,7 +49,7 @@ class Within:
     def lines(self) -> tuple[str, ...]:
         """It and its reasons, for people."""
         if self.chosen is None:
-            return (f"Within {self.budget}: no compared model is.",)
+            return (f"Within {self.budget}: no compared model is known to be.",)
         best = self.chosen
         plain = ", which no cut one within it beats" if best.target is None else ""
         first = (
@@ -156,7 +156,7 @@ def recommend(
         budgets: What a model may cost, all of them; shares are of the control.
     """
     control = controls(rows, imgsz)
-    size = _size([row for row in rows if row not in control])
+    size = _size([row for row in rows if row not in control], imgsz)
     found = choices_in(rows, control, size)
     cut = tuple(choice for choice in found if choice.target is not None)
     unpruned = [choice for choice in found if choice.target is None]
@@ -168,17 +168,17 @@ def recommend(
     return Recommendation(max_map_drop, cut, chosen, size, others, within, beaten)
 
 
-def _size(rows: Sequence[Row]) -> str:
-    """What rows of compared models are compared by: see rule 3."""
+def _size(rows: Sequence[Row], imgsz: int | None) -> str:
+    """What the rows of all models but the control are compared by: see rule 3."""
     targets = {row.target for row in rows if row.target is not None}
     metrics = {budget.partition("=")[0] for target in targets for budget in target.split("+")}
     size = FIELDS.get(metrics.pop(), "parameters") if len(metrics) == 1 else "parameters"
-    sizes, precisions = ({row.setting[k] for row in rows} for k in (1, 2))
-    if len(precisions) > 1 or (len(sizes) > 1 and size == "parameters"):
+    resized, reduced = any(row.imgsz != imgsz for row in rows), any(row.precision != FLOAT for row in rows)
+    if reduced or (resized and size == "parameters"):
         size = "latency_ms"
     if all(getattr(row, size) is not None for row in rows):
         return size
-    return "gmacs" if len(sizes) > 1 else "parameters"  # which are always known
+    return "gmacs" if resized else "parameters"  # which are always known
 
 
 def _beaten(unpruned: Choice, cut: Sequence[Choice], size: str) -> list[str]:
