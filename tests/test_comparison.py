@@ -16,12 +16,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 from ultralytics import YOLO
 from ultralytics.utils.metrics import OBBMetrics, PoseMetrics, SegmentMetrics
 
 from depgraph_hsic_only import Comparison, ConfigError, compare, register_criterion
+from depgraph_hsic_only.channels.budgets import read_budgets
 from depgraph_hsic_only.cli import main
 from depgraph_hsic_only.comparison.recommendation import recommend
 from depgraph_hsic_only.comparison.study import make_study, parse_amounts
@@ -29,9 +33,11 @@ from depgraph_hsic_only.comparison.table import Row, summarize, summary_table
 from depgraph_hsic_only.criteria import registry
 from depgraph_hsic_only.data.shapes import shapes_dataset
 from depgraph_hsic_only.evaluation.bootstrap import Matches, mean_average_precision, paired_interval
+from depgraph_hsic_only.evaluation.onnx import onnx_precision
 from depgraph_hsic_only.evaluation.validation import Validation
 from depgraph_hsic_only.report.figures.pareto import pareto_front, plot_pareto
 from depgraph_hsic_only.support.fingerprint import fingerprint
+from depgraph_hsic_only.workflow.exported import file_shape
 from depgraph_hsic_only.yolo.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
@@ -43,7 +49,8 @@ def row(criterion: str, target: str | None, mask: float, seed: int | None = 0, n
     steps = np.random.default_rng(sum(map(ord, criterion))).normal(0, noise, 200)
     size = SIZES.get(target, 700)
     maps = {"box": 0.0, "mask": mask}
-    return Row(criterion, target, seed, size, size / 100, maps, latency_ms=size / 10, samples=tuple(mask + steps))
+    cost: Any = {"parameters": size, "gmacs": size / 100, "latency_ms": size / 10}
+    return Row(criterion, target, seed, **cost, recovered=maps, samples=tuple(mask + steps))
 
 
 UNPRUNED = row("unpruned", None, 0.30, None)
@@ -134,6 +141,81 @@ def test_sizes_go_by_the_targets_own_metric() -> None:
     assert recommend([UNPRUNED, *quick]).chosen.target == "latency=0.8"  # type: ignore[union-attr]
 
 
+def deployed(criterion: str, target: str | None, mask: float, *at: Any) -> Row:
+    """A row for images of a side and a precision, of so many GMACs and milliseconds."""
+    imgsz, precision, gmacs, latency = at
+    seed = None if target is None else 0
+    return replace(
+        row(criterion, target, mask, seed), imgsz=imgsz, precision=precision, gmacs=gmacs, latency_ms=latency
+    )
+
+
+AXES = (
+    deployed("unpruned", None, 0.30, 64, "float", 10.0, 10.0),
+    deployed("unpruned", None, 0.295, 64, "int8", 10.0, 6.0),
+    deployed("unpruned", None, 0.29, 48, "float", 5.6, 5.6),
+    deployed("a", "gmacs=0.5", 0.25, 64, "float", 5.0, 6.0),
+    deployed("a", "gmacs=0.5", 0.24, 64, "int8", 5.0, 4.0),
+    deployed("a", "gmacs=0.5", 0.20, 48, "float", 2.8, 3.4),
+)
+
+
+def test_sizes_and_precisions_are_recommended_too() -> None:
+    found = recommend(AXES, 0.02, 64)
+    assert found.chosen is not None and found.chosen.setting == (None, 48, "float")  # both lose little: the faster one
+    assert found.lines[0].startswith(
+        "Take the unpruned model at 48 px, float: the compared model with the lowest latency that loses at most 0.02"
+    )
+    assert found.lines[1].startswith("The unpruned model at 48 px, float beats all cut models at its cost")
+    assert "0.290 at 5.6 ms, where a at gmacs=0.5, 64 px, float has 0.250 at 6 ms" in found.lines[1]
+    assert [choice.setting for choice in found.choices] == [each.setting for each in AXES if each.target]
+    told = json.loads(json.dumps(found.to_dict()))
+    assert told["chosen"]["imgsz"] == 48 and told["within"] is None and "rows" not in told["chosen"]
+    alone = recommend(AXES[:2], 0.02, 64)  # nothing is cut
+    assert alone.chosen is not None and alone.chosen.size == 6.0 and "which no cut" not in alone.lines[0]
+    orphan = recommend(AXES[2:], 0.02, 64, read_budgets("gmacs=0.5"))  # of a control that has failed
+    assert orphan.chosen is None and orphan.lines[0] == "Within gmacs=0.5: no compared model is known to be."
+    better = replace(AXES[4], recovered={"box": 0.0, "mask": 0.291})
+    assert recommend([*AXES[:4], better, *AXES[5:]], 0.02, 64).beaten == ()  # a cut one is faster and better
+    sizes = [each for each in AXES if each.precision == "float"]
+    slow = [replace(sizes[1], latency_ms=99.0), *sizes[2:]]
+    assert recommend([sizes[0], *slow], 0.02, 64).chosen.size == 5.6  # type: ignore[union-attr]  # the targets' GMACs
+
+
+@pytest.mark.parametrize(
+    ("budget", "best", "width", "imgsz", "precision"),
+    [
+        ("latency=0.6", AXES[1], AXES[3], AXES[2], AXES[1]),
+        ("latency=0.4", AXES[4], None, None, None),
+        ("latency=5ms,gmacs=0.3", AXES[5], None, None, None),
+        ("gmacs=5", AXES[3], AXES[3], None, None),
+        ("latency=1", AXES[0], AXES[3], AXES[2], AXES[1]),
+        ("latency=1ms", None, None, None, None),
+    ],
+)
+def test_within_a_budget_the_best_of_all_is_taken(
+    budget: str, best: Row | None, width: Row | None, imgsz: Row | None, precision: Row | None
+) -> None:
+    found = recommend(AXES, 0.02, 64, read_budgets(budget))
+    assert found.within is not None
+
+    def row_of(choice: Any) -> Row | None:
+        return choice and choice.rows[0]
+
+    assert row_of(found.within.chosen) == best
+    alone = {"width": width, "imgsz": imgsz, "precision": precision}
+    assert {axis: row_of(choice) for axis, choice in found.within.alone.items()} == alone
+    assert found.lines[0].startswith(f"Within {'+'.join(map(str, read_budgets(budget))).replace('+', ' and ')}: ")
+    if best is AXES[1]:
+        assert "take the unpruned model at 64 px, int8, which no cut one within it beats" in found.lines[0]
+        assert found.lines[1].startswith("By width alone: a at gmacs=0.5, 64 px, float, 0.250, less by 0.045 [")
+        assert found.lines[3] == "By precision alone: the same."
+    if best is AXES[4]:
+        assert found.lines[1:4] == tuple(
+            f"By {axis} alone: no compared model is within it." for axis in ("width", "image size", "precision")
+        )
+
+
 def test_a_summary_has_means_and_spreads() -> None:
     rows = [UNPRUNED, row("a", "params=0.9", 0.2, 0), row("a", "params=0.9", 0.3, 1), row("b", "params=0.9", 0.1)]
     control, a, b = summarize(rows)
@@ -146,7 +228,7 @@ def test_a_summary_has_means_and_spreads() -> None:
 def test_a_comparison_speaks_of_its_own_task(task: str, tmp_path: Path) -> None:
     kinds, primary = TASKS[task].kinds, TASKS[task].primary
     rows = [UNPRUNED, row("a", "params=0.9", 0.29), row("b", "params=0.9", 0.27)]
-    own = [{**dict.fromkeys(kinds, 0.0), primary: each.recovered["mask"]} for each in rows]
+    own = [{**dict.fromkeys(kinds, 0.0), primary: each.primary} for each in rows]
     rows = [replace(each, recovered=maps, fine_tuned=maps) for each, maps in zip(rows, own, strict=True)]
     validation = Validation(64, 2, nms=False)
     found = Comparison(tmp_path, {}, tuple(rows), recommend(rows, 0.02), validation, {})
@@ -182,7 +264,30 @@ def test_the_plot_draws_every_point_and_the_front() -> None:
     figure = plot_pareto([summary.to_dict() for summary in summarize(rows)])
     panels = figure.axes
     assert [len(axes.containers) for axes in panels] == [4, 4, 3]
+    assert [bar.lines[0].get_alpha() == 1 for bar in panels[1].containers] == [True, True, False, True]
+    assert [text.get_text() for text in panels[1].texts] == ["params=0.5", "params=0.9", "unpruned"]
     assert panels[1].lines[0].get_xydata().tolist() == [[5.0, 0.05], [9.0, 0.2], [10.0, 0.3]]
+
+
+def test_names_in_a_crowded_plot_hide_each_other_nowhere() -> None:
+    targets = {None: (1.0, 0.0), "gmacs=0.9": (0.9, 0.01), "gmacs=0.75": (0.75, 0.03), "gmacs=0.5": (0.5, 0.1)}
+    rows = []
+    for imgsz, precision, (target, (share, lost)) in itertools.product(
+        (320, 256, 224), ("float", "int8"), targets.items()
+    ):
+        gmacs, int8 = 2.5 * share * (imgsz / 320) ** 2, precision == "int8"
+        mask = 0.3 - lost - (320 - imgsz) * 0.0004 - 0.008 * int8
+        latency = (6 * gmacs + 4) * (0.7 if int8 else 1)
+        rows.append(deployed("a" if target else "unpruned", target, mask, imgsz, precision, gmacs, latency))
+    figure = plot_pareto([summary.to_dict() for summary in summarize(rows, 320)])
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        names = [text for text in axes.texts if text.get_text()]
+        boxes = [Text.get_window_extent(name) for name in names]
+        assert len(names) == len(axes.lines[0].get_xdata()) > 1  # the front, and nothing else
+        assert all(Bbox.intersection(a, b) is None for a, b in itertools.combinations(boxes, 2))
+        assert all(axes.get_window_extent().padded(8).fully_contains(*corner) for b in boxes for corner in b.corners())
+    assert "gmacs=0.5, 224 px, int8" in [text.get_text() for text in figure.axes[2].texts]
 
 
 @pytest.mark.parametrize(
@@ -346,9 +451,11 @@ def test_all_files_say_the_same(whole: Comparison) -> None:
         "gmacs",
         *(f"{s}_map50_95_{k}" for s in ("recovered", "fine_tuned") for k in ("box", "mask")),
     ]
-    assert list(rows[0]) == ["criterion", "target", "seed", *figures, "latency_ms", "seconds", "weights", "complete"]
+    axes = ["imgsz", "precision"]
+    ends = ["latency_ms", "seconds", "weights", "complete"]
+    assert list(rows[0]) == ["criterion", "target", "seed", *axes, *figures, *ends]
     figures = ["parameters", "gmacs", "map50_95_box", "box_spread", "map50_95_mask", "mask_spread", "kept"]
-    assert data["summary"][0].keys() == {"criterion", "target", "seeds", *figures, "latency_ms", "seconds"}
+    assert data["summary"][0].keys() == {"criterion", "target", "seeds", *axes, *figures, "latency_ms", "seconds"}
     assert all(choice.keys() >= {"target", "criterion", "mask"} for choice in data["recommendation"]["choices"])
     for line, told, value in zip(rows, data["rows"], whole.rows, strict=True):
         assert len(told.pop("samples")) == 200
@@ -377,6 +484,42 @@ def test_killed_it_goes_on_where_it_was(files: Path, whole: Comparison, tmp_path
     after = parts(folder)
     assert before.items() <= after.items() and len(after) == 6
     assert measured(found) == measured(whole)
+
+
+def test_sizes_are_added_to_a_comparison(files: Path, whole: Comparison) -> None:
+    before = parts(whole.folder)
+    given = settings(files, whole.folder.parent, criteria="magnitude", ratios=0.5, budget="gmacs=0.5")
+    found = compare(**{**given, "imgsz": "64,32"})
+    assert not found.failures and before.items() <= parts(whole.folder).items()
+    assert len(parts(whole.folder)) == len(before) + 2  # scores and widths are those of the first size
+    assert [(r.criterion, r.imgsz) for r in found.rows] == list(itertools.product(("unpruned", "magnitude"), (64, 32)))
+    large, small = found.rows[2:]
+    untimed = [replace(r, latency_ms=None) for r in (*found.rows[::2], *whole.rows[:2])]
+    assert untimed[:2] == untimed[2:] and len({r.latency_ms for r in found.rows}) == 4  # all are timed anew, in turns
+    models = [YOLO(found.folder / r.weights) for r in (large, small)]
+    assert [model.overrides["imgsz"] for model in models] == [model.model.args["imgsz"] for model in models] == [64, 32]
+    weights = [model.model.state_dict() for model in models]
+    assert [w.shape for w in weights[0].values()] == [w.shape for w in weights[1].values()]
+    assert any((weights[0][key] != w).any() for key, w in weights[1].items())  # recovered on other images
+    plans = [(found.folder / r.weights).parents[1] / "plan.json" for r in (large, small)]
+    assert plans[0].read_text() == plans[1].read_text()
+    assert small.gmacs == pytest.approx(large.gmacs / 4, rel=0.01) and small.parameters == large.parameters
+    data = json.loads((found.folder / "comparison.json").read_text())
+    assert tuple(map(Row.from_dict, data["rows"])) == found.rows and data["args"]["sides"] == [64, 32]
+    old = {key: value for key, value in data["rows"][0].items() if key not in ("imgsz", "precision")}
+    assert Row.from_dict(old).setting == (None, None, "float")
+    assert "Within gmacs=0.5: take" in found.summary() and "at 32 px" in found.summary()
+
+
+def test_precisions_are_added_to_a_comparison(files: Path, whole: Comparison) -> None:
+    before = parts(whole.folder)
+    found = compare(**settings(files, whole.folder.parent, precision="int8"))  # nothing is cut
+    assert not found.failures and before.items() <= parts(whole.folder).items()
+    assert [(r.target, r.imgsz, r.precision) for r in found.rows] == [(None, 64, "float"), (None, 64, "int8")]
+    file = found.folder / found.rows[1].weights
+    assert file_shape(file).size == (64, 64) and onnx_precision(file) == "int8" and len(found.rows[1].samples) == 200
+    assert found.rows[0].latency_ms != found.rows[1].latency_ms and found.recommendation.choices == ()
+    assert "of other rows at their own" in str(found) and "of the file, on square images" in str(found)
 
 
 def test_a_broken_part_loses_no_other_and_is_tried_again(
@@ -418,6 +561,14 @@ def test_a_broken_part_loses_no_other_and_is_tried_again(
         (["--seeds", "0"], "seeds: expected"),
         (["--backend", "raj"], "did you mean 'ray'"),
         (["--address", "auto"], "pass --backend ray too"),
+        (["--imgsz", "64,small"], "got 'small'"),
+        (["--imgsz", "64,16"], "at least 32, got 16"),
+        (["--precision", "int4"], "expected some of float, half, int8, got 'int4' (did you mean 'int8'?)"),
+        (["--precision", "int8", "latency.precision=int8"], "expected float beside precision, which says it, got int8"),
+        (["--precision", "int8", "latency.runtime=torch"], "with runtime=torch, got int8"),
+        (["--precision", "int8", "export.opset=11"], "of opset 13 or later"),
+        (["--budget", "size=0.5"], "got size, which is not compared"),
+        (["prune.axes=width,imgsz"], "it comes from imgsz and precision"),
     ],
 )
 def test_what_differs_is_refused_in_one_line(
@@ -469,6 +620,7 @@ if __name__ == "__main__":
     found = compare(
         files / "five.pt", files / "set" / "data.yaml", criteria="magnitude,random,deadly,broken", ratios=0.5, imgsz=64,
         workers=0, device="cpu", project=str(folder), name="exp", backend="ray", **{"calibration.images": 4},
+        precision="int8",
     )
     assert ray.is_initialized()  # it was there before
     ray.shutdown()
@@ -487,8 +639,9 @@ def test_on_ray_the_numbers_are_the_same_and_a_lost_worker_is_replaced(
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     data = json.loads((tmp_path / "found.json").read_text())
     assert (tmp_path / "died").exists()
-    assert list(data["failures"]) == ["scores-broken-seed0", "broken-ratio=0.5-seed0"]
-    rows = [Row.from_dict(r) for r in data["rows"]]
+    assert list(data["failures"]) == [*("scores-broken-seed0", "broken-ratio=0.5-seed0", "broken-ratio=0.5-seed0-int8")]
+    rows = [Row.from_dict(r) for r in data["rows"] if r["precision"] == "float"]
+    assert len(data["rows"]) == 2 * len(rows)
     assert [r.criterion for r in rows] == ["unpruned", "magnitude", "random", "deadly"]
     found = replace(whole, folder=tmp_path / "exp", rows=tuple(rows[:3]))
     assert measured(found) == measured(whole)
@@ -514,3 +667,14 @@ def test_targets_and_fine_tuning_on_two_seeds(files: Path, tmp_path: Path) -> No
     assert any(name.startswith("sensitivity") for name in before)
     again = compare(**settings(files, tmp_path, targets="params=0.9", **given))
     assert again.to_dict() == found.to_dict() and parts(found.folder) == before
+    axes = {"imgsz": [64, 32], "precision": ["float", "int8"], "criteria": "random"}
+    more = compare(**{**settings(files, tmp_path, targets="params=0.9", **given), **axes})
+    assert not more.failures and before.items() <= parts(found.folder).items() and len(more.rows) == 16
+    own = [replace(r, latency_ms=None) for r in more.rows if (r.imgsz, r.precision) == (64, "float")]
+    assert own == [replace(r, latency_ms=None) for r in found.rows if r.criterion != "magnitude"]
+    assert all(r.fine_tuned is not None and (r.recovered is None) == (r.precision == "int8") for r in more.rows)
+    assert {r.seed for r in more.rows if r.target is None and r.imgsz == 32} == {0, 1}
+    assert (
+        yaml.safe_load((found.folder / "runs" / "unpruned-seed1-32px" / "train" / "args.yaml").read_text())["imgsz"]
+        == 32
+    )

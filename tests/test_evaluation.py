@@ -12,6 +12,8 @@ from conftest import COCO_MINI, SHARED
 from hypothesis import given
 from hypothesis import strategies as st
 from ultralytics import YOLO
+from ultralytics.cfg import get_cfg
+from ultralytics.data.build import build_yolo_dataset
 from ultralytics.engine.results import Results
 from ultralytics.utils import DEFAULT_CFG_DICT
 from ultralytics.utils.metrics import OKS_SIGMA, kpt_iou
@@ -22,7 +24,12 @@ from depgraph_hsic_only.evaluation.agreement import COMPARED, agreement_of, meas
 from depgraph_hsic_only.evaluation.onnx import export_onnx
 from depgraph_hsic_only.evaluation.parity import match_detections, verify_onnx
 from depgraph_hsic_only.evaluation.similarity import box_iou, keypoint_similarity, rotated_iou
-from depgraph_hsic_only.evaluation.validation import Validation, validate_file, validate_model
+from depgraph_hsic_only.evaluation.validation import (
+    Validation,
+    rectangular_order,
+    validate_file,
+    validate_model,
+)
 from depgraph_hsic_only.yolo.input_shape import InputShape
 from depgraph_hsic_only.yolo.tasks import TASKS
 
@@ -237,7 +244,8 @@ def test_every_task_is_measured_exported_and_compared(task: str, tmp_path: Path)
     path = export_onnx(yolo, tmp_path / "tiny.onnx", imgsz=64)
     parity = verify_onnx(path, yolo, data.parent / "images" / "val")
     assert parity.ok and parity.mask_iou is None and parity.detections > 0, parity
-    exported = validate_file(path, str(data), InputShape(64, 64), task)
+    exported = validate_file(path, str(data), InputShape(64, 64), task, draws=20)
+    assert np.mean(exported.resampled) == pytest.approx(exported.primary.map50_95, abs=0.15)
     assert exported.primary.map50_95 == pytest.approx(metrics.primary.map50_95, abs=0.02)
 
     other = copy.deepcopy(yolo)
@@ -254,6 +262,19 @@ def test_every_task_is_measured_exported_and_compared(task: str, tmp_path: Path)
     assert (pairs["example-1"].before != cv2.imread(str(files[0]))[..., ::-1]).any()  # drawn into
     less, _ = measure_agreement(copy.deepcopy(yolo), other, files, shape=InputShape(64, 64), device="cpu")
     assert less.agreement is not None and less.agreement < 1.0
+
+
+def test_a_file_is_measured_on_the_samples_of_a_model_in_rectangular_batches(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for k in range(40):  # with shapes that come again
+        cv2.imwrite(str(tmp_path / f"{k:02}.png"), np.zeros((*random.integers(10, 14, 2), 3), np.uint8))
+    args = get_cfg(overrides={"task": "detect", "imgsz": 32, "cache": False})
+    keys = {"names": NAMES, "channels": 3}
+    plain, rectangular = (
+        build_yolo_dataset(args, str(tmp_path), 8, keys, mode="val", rect=rect) for rect in (False, True)
+    )
+    assert plain.im_files != rectangular.im_files
+    assert [plain.im_files[k] for k in rectangular_order(plain.labels)] == rectangular.im_files
 
 
 @pytest.mark.parametrize("nms", [None, False])

@@ -10,11 +10,12 @@ from depgraph_hsic_only.errors import ComparisonError
 from depgraph_hsic_only.support.progress import show
 
 _EPILOG = """\
-example:
+examples:
   depgraph-hsic compare --pretrained best.pt --data my.yaml --targets gmacs=0.8
+  depgraph-hsic compare --targets gmacs=0.8 --imgsz 640,512 --precision int8
 
 At one target all criteria cut the same widths. Interrupted, the same command
-goes on where it was; criteria, targets and seeds can be added.
+goes on; criteria, targets, seeds, sizes and precisions can be added.
 """
 _SETTINGS = {
     "pretrained": Flag("pretrained", str, "FILE", "checkpoint that everything is cut from", MODEL_FILES),
@@ -22,7 +23,8 @@ _SETTINGS = {
     "train-epochs": Flag("train.epochs", int, "N", "before everything, once (default: 0)"),
     "fine-tune-epochs": Flag("fine_tune.epochs", int, "N", "after each cut, and of the control (default: 0)"),
     "layers": Flag("prune.layers", str, "WHICH", "backbone (default), all, or a list: [6,7,22]"),
-    "imgsz": Flag("imgsz", int, "PX", "side of the image (default: the checkpoint's own)"),
+    "imgsz": Flag("imgsz", str, "PX,PX", "sides of the image; targets are of the first"),
+    "precision": Flag("precision", str, "A,B", "of the files: float,int8,half (default: float)"),
     "batch": Flag("batch", int, "N", "images per batch"),
     "device": Flag("device", str, "NAME", "cpu, 0, 0,1 or mps"),
     "workers": Flag("workers", int, "N", "data loading processes"),
@@ -38,6 +40,7 @@ def _add_arguments(parser: Parser) -> None:
     parser.add_argument("--targets", metavar="WHAT=R", help="what is left: params=0.9,0.8,gmacs=3G+size=5MB")
     parser.add_argument("--ratios", metavar="R,R", help="instead: shares to cut of each width: 0.25,0.5")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="how many (default: 1)")
+    parser.add_argument("--budget", metavar="WHAT=R", help="take the best within: latency=0.5, gmacs=0.5,params=2M")
     drop = "mAP that a size may cost (%(default)s)"
     parser.add_argument("--max-map-drop", type=float, default=MAX_MAP_DROP, metavar="D", help=drop)
     parser.add_argument("--backend", default="serial", metavar="NAME", help=" or ".join(BACKENDS))

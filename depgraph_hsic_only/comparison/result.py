@@ -9,7 +9,8 @@ from rich.console import Group
 from rich.text import Text
 
 from depgraph_hsic_only.comparison.recommendation import Recommendation
-from depgraph_hsic_only.comparison.table import Row, Summary, row_table, summarize, summary_table
+from depgraph_hsic_only.comparison.table import Row, Summary, row_table, summarize, summary_table, varies
+from depgraph_hsic_only.evaluation.deployed.deployment import FLOAT
 from depgraph_hsic_only.evaluation.validation import Validation
 from depgraph_hsic_only.report.tables import Shown
 
@@ -26,7 +27,8 @@ class Comparison(Shown):
         args: What all models have in common.
         rows: A row for each model, the unpruned ones first.
         recommendation: Which criterion, and how far.
-        validation: The arguments that the mAPs were measured with.
+        validation: The arguments that the mAPs were measured with, at the first size; at others it is theirs, and of a
+            file they are those of `validation.validate_file`.
         failures: What went wrong, in one line, by the part that failed.
     """
 
@@ -41,8 +43,8 @@ class Comparison(Shown):
 
     @property
     def summaries(self) -> tuple[Summary, ...]:
-        """Means and spreads over the seeds, for each criterion at each target."""
-        return summarize(self.rows)
+        """Means and spreads over the seeds, for each criterion at each target, image size and precision."""
+        return summarize(self.rows, self.validation.imgsz)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `comparison.json`."""
@@ -70,7 +72,12 @@ class Comparison(Shown):
         if len({row.seed for row in self.rows if row.target is not None}) > 1:
             tables.append(summary_table(self.summaries))
         lines = list(self.recommendation.lines)
-        lines += [f"Latency is of {self.args['timed']}"] if "timed" in self.args else []
+        if "timed" in self.args:
+            lines.append(f"Latency is of {self.args['timed']}" + "; of other rows at their own" * varies(self.rows))
+        if any(row.precision != FLOAT for row in self.rows):
+            lines.append(
+                "mAP in another precision than float is of the file, on square images, which moves it a little too."
+            )
         lines += [
             f"{row.weights}: NMS ran out of time on this machine, so its mAP is too low: remove its part and go on"
             for row in self.rows

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,13 @@ from depgraph_hsic_only.channels.amount import NOTHING, Amount
 from depgraph_hsic_only.criteria import create_criterion
 from depgraph_hsic_only.data.dataset import Dataset
 from depgraph_hsic_only.errors import ConfigError
+from depgraph_hsic_only.evaluation.deployed.deployment import FLOAT, PRECISIONS
 from depgraph_hsic_only.pruning.planner import Planner
 from depgraph_hsic_only.support.fingerprint import fingerprint
+from depgraph_hsic_only.support.nearest import nearest
 from depgraph_hsic_only.support.yaml import flattened
 from depgraph_hsic_only.workflow.config import Config, load_config
+from depgraph_hsic_only.workflow.exported import export_arguments
 from depgraph_hsic_only.workflow.run_folder import RunFolder
 from depgraph_hsic_only.yolo.input_shape import input_side
 from depgraph_hsic_only.yolo.types import Yolo
@@ -37,7 +40,7 @@ _REPLACED = {  # settings of a single run: what says it here
     "prune.target": "targets",
     "prune.steps": "targets or ratios: every cut is made in one step",
     "prune.max_map_drop": "max_map_drop",
-    "prune.axes": "a single run: widths alone are compared",
+    "prune.axes": "imgsz and precision",
     "fine_tune.quantize": "a single run, which exports its result",
     "exist_ok": "name: an existing comparison of the same settings goes on",
 }
@@ -47,13 +50,25 @@ _OWN = ("project", "name", "exist_ok", "trust", "workers", "pretrained", "data")
 
 @dataclass(frozen=True)
 class Study:
-    """A comparison that is to be made. It can be pickled, and holds nothing that is large; names have no repeats."""
+    """A comparison that is to be made. It can be pickled, and holds nothing that is large; names have no repeats.
 
-    folder: Path  # absolute
-    config: Config  # what is the same for all: `seed` is the first one
+    Attributes:
+        folder: Absolute.
+        config: What is the same for all: `imgsz` is the first side, `seed` the first of the seeds.
+        criteria: Names.
+        amounts: What is cut, of the unpruned model on images of the first side.
+        seeds: Of the draw of calibration images, positions, mosaics, random scores and fine-tuning.
+        sides: Of the images that everything is compared at, pixels; empty, until `settled`, for the model's own.
+        precisions: Of the files that everything is compared in, `FLOAT` first.
+    """
+
+    folder: Path
+    config: Config
     criteria: tuple[str, ...]
     amounts: tuple[Amount, ...]
-    seeds: tuple[int, ...]  # of the draw of calibration images, positions, mosaics, random scores and fine-tuning
+    seeds: tuple[int, ...]
+    sides: tuple[int, ...] = ()
+    precisions: tuple[str, ...] = (FLOAT,)
 
     @property
     def trained(self) -> Path:
@@ -65,32 +80,58 @@ class Study:
         """Epochs of fine-tuning."""
         return int(self.config.fine_tune["epochs"])
 
+    def settled(self, model: Yolo) -> "Study":
+        """The same with sides that a model takes, without repeats.
+
+        Raises:
+            ConfigError: One is no side of an image.
+        """
+        sides = [input_side(model, side) for side in self.sides or (self.config.imgsz,)]
+        return replace(self, sides=tuple(dict.fromkeys(sides)))
+
+    def config_of(self, model: Yolo, imgsz: int, precision: str = FLOAT) -> Config:
+        """The configuration of what is compared at a side and in a precision."""
+        if (imgsz, precision) == (self.sides[0], FLOAT):
+            return self.config
+        return self.config.deployed_as(model, imgsz, precision)
+
     def planner(self, criterion: str, seed: int, model: Yolo, amount: Amount = NOTHING) -> Planner:
         """What scores by a criterion and plans the cut of an amount from a model."""
-        settings, imgsz, timed = self.config.prune, input_side(model, self.config.imgsz), self.config.deployment(model)
+        settings, timed = self.config.prune, self.config.deployment(model)
         given = criterion, amount, settings.limits, settings.layers
-        return Planner(*given, seed=seed, imgsz=imgsz, timed=timed, file=self.config.file)
+        return Planner(*given, seed=seed, imgsz=self.sides[0], timed=timed, file=self.config.file)
 
     def identity(self, model: Yolo, dataset: Dataset) -> dict[str, Any]:
         """What every figure depends on, by name: two comparisons in which it is equal can share a folder.
 
-        Criteria, amounts and the number of seeds are not in it, so that a comparison can be extended.
+        Criteria, amounts, the number of seeds, the other sides and the precisions are not in it, so that a comparison
+        can be extended.
         """
         kept = {key: value for key, value in self.config.to_dict().items() if key not in _OWN}
         prune = {key: value for key, value in kept["prune"].items() if f"prune.{key}" not in _REPLACED}
         versions = {"depgraph_hsic_only": __version__, "ultralytics": metadata.version("ultralytics")}
         versions |= {"torch": torch.__version__}
         content = fingerprint(model.model) if model.ckpt else self.config.pretrained
-        found = {"checkpoint": content, "data set": dataset.digest(), "versions": versions, **kept, "prune": prune}
+        own = {"imgsz": self.sides[0], "prune": prune}
+        found = {"checkpoint": content, "data set": dataset.digest(), "versions": versions, **kept, **own}
         plain: dict[str, Any] = json.loads(json.dumps(flattened(found), default=str))
         return plain
 
 
 def make_study(
-    criteria: object, targets: object, ratios: object, seeds: int, cfg: str | Path | None, settings: Mapping[str, Any]
+    criteria: object,
+    targets: object,
+    ratios: object,
+    seeds: int,
+    cfg: str | Path | None,
+    settings: Mapping[str, Any],
+    *,
+    imgsz: object = None,
+    precision: object = None,
 ) -> Study:
     """A study from what a user gives: see `run.compare`, whose arguments go over those of the file `cfg`."""
-    given = flattened(settings, depth=1)
+    sides, precisions = read_sides(imgsz), read_precisions(precision)
+    given = flattened(settings, depth=1) | ({"imgsz": sides[0]} if sides else {})
     for key in given:
         if key in _REPLACED:
             raise ConfigError(f"{key}: not a setting of a comparison; it comes from {_REPLACED[key]}")
@@ -100,11 +141,55 @@ def make_study(
         create_criterion(name)
     if not names:
         raise ConfigError("criteria: expected at least one, such as magnitude,hsic_lasso,random, got none")
-    amounts = parse_amounts(targets, ratios)
+    if len(precisions) > 1:
+        _check_files(config)
+    several = len(sides) > 1 or len(precisions) > 1
+    amounts = () if several and not (_listed(targets) or _listed(ratios)) else parse_amounts(targets, ratios)
     if type(seeds) is not int or seeds < 1:
         raise ConfigError(f"seeds: expected how many, an integer of at least 1, got {seeds!r}")
     folder = Path(config.project).expanduser().resolve() / config.name
-    return Study(folder, config, names, amounts, tuple(range(config.seed, config.seed + seeds)))
+    return Study(folder, config, names, amounts, tuple(range(config.seed, config.seed + seeds)), sides, precisions)
+
+
+def read_sides(value: object) -> tuple[int, ...]:
+    """Sides of images as they are written: 320, "320,256" or a list of them, pixels; none of None.
+
+    Raises:
+        ConfigError: One is no integer.
+    """
+    words = _listed(value)
+    for word in words:
+        if not word.isdecimal():
+            raise ConfigError(
+                f"imgsz: expected a side in pixels such as 640, or several such as 640,512, got {word!r}; the first is "
+                "the one that shares are of"
+            )
+    return tuple(map(int, words))
+
+
+def read_precisions(value: object) -> tuple[str, ...]:
+    """Precisions as they are written: "float,int8" or a list of them, without repeats; float always comes first.
+
+    Raises:
+        ConfigError: One is unknown.
+    """
+    words = _listed(value)
+    for word in words:
+        if word not in PRECISIONS:
+            raise ConfigError(
+                f"precision: expected some of {', '.join(PRECISIONS)}, got {word!r}{nearest(word, PRECISIONS)}"
+            )
+    return tuple(dict.fromkeys([FLOAT, *words]))
+
+
+def _check_files(config: Config) -> None:
+    """Refuse other settings of what precisions say."""
+    reduced = export_arguments(config.export).get("quantize"), config.latency["precision"]
+    for key, value, plain in zip(("export.quantize", "latency.precision"), reduced, (None, FLOAT), strict=True):
+        if value != plain:
+            raise ConfigError(
+                f"{key}: expected {plain or 'none'} beside precision, which says it, got {value}; leave it out"
+            )
 
 
 def parse_amounts(targets: object, ratios: object) -> tuple[Amount, ...]:

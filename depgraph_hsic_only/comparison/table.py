@@ -2,13 +2,15 @@
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from depgraph_hsic_only.evaluation.deployed.deployment import FLOAT
 from depgraph_hsic_only.evaluation.validation import Validation
 from depgraph_hsic_only.report.tables import Sheet, figure_text, kinds_in
 
 _STAGES = ("recovered", "fine_tuned")  # after which a row has mAPs
+_AXES = ("imgsz", "precision")  # headings
 
 
 @dataclass(frozen=True)
@@ -18,11 +20,13 @@ class Row:
     criterion: str  # what ranked its channels; "unpruned" for the control
     target: str | None  # how much was cut, such as "params=0.8" or "ratio=0.25"; None for the control
     seed: int | None  # of its random choices; None for a control that was not trained, which is the same for all
+    imgsz: int | None = None  # side of its images, pixels; None where an older version measured it, at one for all
+    precision: str = FLOAT  # of what was measured: the model itself, or its file (see `deployment.PRECISIONS`)
     parameters: int = 0
     gmacs: float = 0.0  # multiply-adds for one image, in units of 10^9
     # mAP50-95 after the recovery, of the control as it is, in [0, 1], by kind of prediction, the one that counts most
-    # last; and after the fine-tuning.
-    recovered: Mapping[str, float] = field(default_factory=dict)
+    # last; and after the fine-tuning. A file is measured once, at the end.
+    recovered: Mapping[str, float] | None = None
     fine_tuned: Mapping[str, float] | None = None
     latency_ms: float | None = None  # median, of what the settings say (`latency`)
     seconds: float = 0.0  # for scores, cut, recovery and fine-tuning
@@ -31,14 +35,19 @@ class Row:
     complete: bool = True  # whether every validation image was counted (see `validation.Metrics`)
 
     @property
+    def setting(self) -> tuple[str | None, int | None, str]:
+        """What criteria are compared at: target, side of the images in pixels, precision."""
+        return self.target, self.imgsz, self.precision
+
+    @property
     def map50_95(self) -> Mapping[str, float]:
         """mAP50-95 at the end, by kind of prediction."""
-        return self.recovered if self.fine_tuned is None else self.fine_tuned
+        return self.fine_tuned or self.recovered or {}
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds of predictions that were measured, the one that counts most last."""
-        return tuple(self.recovered)
+        return tuple(self.map50_95)
 
     @property
     def primary(self) -> float:
@@ -49,9 +58,9 @@ class Row:
     def from_dict(cls, data: Mapping[str, Any]) -> "Row":
         """The inverse of `to_dict`, from JSON too."""
         row, kinds = dict(data), kinds_in(data, f"{_STAGES[0]}_map50_95_")
-        recovered, tuned = ({kind: row.pop(f"{stage}_map50_95_{kind}") for kind in kinds} for stage in _STAGES)
-        fine_tuned = None if None in tuned.values() else tuned
-        return cls(**{**row, "samples": tuple(row["samples"])}, recovered=recovered, fine_tuned=fine_tuned)
+        stages = {stage: {kind: row.pop(f"{stage}_map50_95_{kind}") for kind in kinds} for stage in _STAGES}
+        maps: Any = {stage: None if None in found.values() else found for stage, found in stages.items()}
+        return cls(**{**row, "samples": tuple(row["samples"])}, **maps)
 
     def to_dict(self) -> dict[str, Any]:
         """A row of `comparison.json`: an mAP has its kind of prediction in its key, as in "recovered_map50_95_mask"."""
@@ -70,10 +79,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """All seeds of a criterion at one target. Figures are means; spreads are standard deviations, None of one seed."""
+    """All seeds of a criterion at one target, size of images and precision.
+
+    Figures are means; spreads are standard deviations, None of one seed.
+    """
 
     criterion: str
     target: str | None
+    imgsz: int | None
+    precision: str
     seeds: int
     parameters: float
     gmacs: float
@@ -92,29 +106,42 @@ class Summary:
         return found
 
 
-def summarize(rows: Sequence[Row]) -> tuple[Summary, ...]:
-    """A summary for each criterion at each target, in the order in which they come."""
-    cells: dict[tuple[str, str | None], list[Row]] = {}
+def summarize(rows: Sequence[Row], imgsz: int | None = None) -> tuple[Summary, ...]:
+    """A summary for each criterion at each target, size and precision, in the order in which they come.
+
+    `imgsz` is the side of the control's images.
+    """
+    cells: dict[tuple[str, str | None, int | None, str], list[Row]] = {}
     for row in rows:
-        cells.setdefault((row.criterion, row.target), []).append(row)
-    control = [row.primary for row in rows if row.target is None]
+        cells.setdefault((row.criterion, *row.setting), []).append(row)
+    control = [row.primary for row in controls(rows, imgsz)]
     reference = statistics.mean(control) if control else 0.0
     found = []
-    for (criterion, target), cell in cells.items():
+    for key, cell in cells.items():
         maps = {kind: [row.map50_95[kind] for row in cell] for kind in cell[0].kinds}
         means = {kind: statistics.mean(values) for kind, values in maps.items()}
         spread = {kind: statistics.stdev(values) if len(values) > 1 else None for kind, values in maps.items()}
         kept = statistics.mean(row.primary for row in cell) / reference if reference > 0 else None
         names = ("parameters", "gmacs", "latency_ms", "seconds")
         cost: dict[str, Any] = {name: _mean([getattr(row, name) for row in cell]) for name in names}
-        found.append(Summary(criterion, target, len(cell), map50_95=means, spread=spread, kept=kept, **cost))
+        found.append(Summary(*key, len(cell), map50_95=means, spread=spread, kept=kept, **cost))
     return tuple(found)
+
+
+def controls(rows: Sequence[Row], imgsz: int | None) -> list[Row]:
+    """The rows that all others are compared with: the unpruned model in float, on images of a side."""
+    return [row for row in rows if row.setting == (None, imgsz, FLOAT)]
 
 
 def _mean(figures: Sequence[float | None]) -> float | None:
     """The mean; None where one was not measured."""
     known = [figure for figure in figures if figure is not None]
     return statistics.mean(known) if len(known) == len(figures) else None
+
+
+def varies(rows: Sequence[Row]) -> bool:
+    """Whether rows are of several sizes of images or precisions."""
+    return len({row.setting[1:] for row in rows}) > 1
 
 
 def row_table(rows: Sequence[Row], validation: Validation) -> Sheet:
@@ -124,12 +151,14 @@ def row_table(rows: Sequence[Row], validation: Validation) -> Sheet:
     cells = []
     for row in rows:
         found = (figure_text((getattr(row, stage) or {}).get(kind), ".4f") for stage in stages for kind in kinds)
-        figures = (figure_text(row.seed, "d"), f"{row.parameters:,}", f"{row.gmacs:.3f}", *found)
+        axes = (figure_text(row.imgsz, "d"), row.precision)
+        figures = (figure_text(row.seed, "d"), *axes, f"{row.parameters:,}", f"{row.gmacs:.3f}", *found)
         times = (figure_text(row.latency_ms, ".1f"), f"{row.seconds:,.1f}")
         cells.append((row.criterion, row.target or "-", *figures, *times))
     maps = (f"{stage.replace('_', '-')}\n{kind}" for stage in stages for kind in kinds)
-    headings = ("criterion", "target", "seed", "parameters", "GMACs", *maps, "latency\nms", "time\ns")
-    return Sheet(f"Models ({validation})", headings, tuple(cells), "ll" + "r" * (len(headings) - 2))
+    headings = ("criterion", "target", "seed", *_AXES, "parameters", "GMACs", *maps, "latency\nms", "time\ns")
+    how = str(validation).partition(", ")[2] if varies(rows) else str(validation)  # sizes have a column
+    return Sheet(f"Models ({how})", headings, tuple(cells), "llrrl" + "r" * (len(headings) - 5))
 
 
 def summary_table(summaries: Sequence[Summary]) -> Sheet:
@@ -138,9 +167,11 @@ def summary_table(summaries: Sequence[Summary]) -> Sheet:
     for s in summaries:
         spreads = ("" if spread is None else f" ± {spread:.4f}" for spread in s.spread.values())
         maps = (f"{value:.4f}{spread}" for value, spread in zip(s.map50_95.values(), spreads, strict=True))
-        figures = (str(s.seeds), f"{s.parameters:,.0f}", f"{s.gmacs:.3f}", *maps)
+        axes = (figure_text(s.imgsz, "d"), s.precision)
+        figures = (str(s.seeds), *axes, f"{s.parameters:,.0f}", f"{s.gmacs:.3f}", *maps)
         shares = (figure_text(s.kept, ".3f"), figure_text(s.latency_ms, ".1f"))
         rows.append((s.criterion, s.target or "-", *figures, *shares))
     titles = (f"{kind}\nmAP50-95" for kind in summaries[0].map50_95)
-    headings = ("criterion", "target", "seeds", "parameters", "GMACs", *titles, "of the\nunpruned", "ms")
-    return Sheet("Means over the seeds ± standard deviation", headings, tuple(rows), "ll" + "r" * (len(headings) - 2))
+    headings = ("criterion", "target", "seeds", *_AXES, "parameters", "GMACs", *titles, "of the\nunpruned", "ms")
+    align = "llrrl" + "r" * (len(headings) - 5)
+    return Sheet("Means over the seeds ± standard deviation", headings, tuple(rows), align)

@@ -3,7 +3,7 @@
 The bootstrap (Efron 1979) over images: the same images are drawn again and again for every model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,12 @@ class Matches:
         stats = validator.metrics.stats
         columns = (stats[key][len(self.images) :] for key in (_RIGHT[self.kind], "conf", "pred_cls", "target_cls"))
         self.images += zip(*columns, strict=True)
+
+    def taken(self, order: Iterable[int]) -> "Matches":
+        """The same images in another order."""
+        found = Matches(self.kind)
+        found.images = [self.images[k] for k in order]
+        return found
 
     def bootstrap(self, draws: int = DRAWS, seed: int = 0) -> list[float]:
         """mAP50-95 on so many samples of the images, each as large as the set, with repeats.

@@ -2,11 +2,13 @@
 
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
 from ultralytics import YOLO
 
 from depgraph_hsic_only.evaluation.bootstrap import Matches
@@ -123,14 +125,33 @@ def validate_model(
     )
 
 
-def validate_file(path: Path, data: str, shape: InputShape, task: str, *, single_cls: bool = False) -> Metrics:
+def validate_file(
+    path: Path, data: str, shape: InputShape, task: str, *, single_cls: bool = False, draws: int = 0
+) -> Metrics:
     """mAP of a file of any format that Ultralytics runs, as `YOLO(path).val()` measures it on the CPU.
 
-    It is given batches of the `shape`, which an exported file takes; the `task` is what its model is for, by name.
+    It is given batches of the `shape`, which an exported file takes; the `task` is what its model is for, by name. The
+    primary mAP50-95 is measured on so many `draws` of samples of the images, too, the same ones as of a model in
+    rectangular batches.
     """
     arguments = {"data": data, "device": "cpu", "workers": 0, "plots": False, "verbose": False}
     arguments |= {"rect": False, "single_cls": single_cls, "imgsz": max(shape.size), "batch": shape.batch}
-    return _validated(YOLO(str(path), task=task), TASKS[task], **arguments)[1]
+    yolo, matches, order = YOLO(str(path), task=task), Matches(TASKS[task].primary), np.zeros(0, dtype=int)
+
+    def see(validator: Any) -> None:
+        nonlocal order
+        order = rectangular_order(validator.dataloader.dataset.labels)
+
+    yolo.add_callback("on_val_start", see)
+    yolo.add_callback("on_val_batch_end", matches)
+    metrics = _validated(yolo, TASKS[task], **arguments)[1]
+    return replace(metrics, resampled=tuple(matches.taken(order).bootstrap(draws)))
+
+
+def rectangular_order(labels: Sequence[Mapping[str, Any]]) -> NDArray[np.int_]:
+    """The order in which Ultralytics takes images, by their labels, for rectangular batches."""
+    height, width = np.array([label["shape"] for label in labels]).T
+    return np.argsort(height / width)
 
 
 def _validated(yolo: Any, task: Task, **arguments: Any) -> tuple[Any, Metrics]:

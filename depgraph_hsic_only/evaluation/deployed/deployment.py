@@ -186,10 +186,10 @@ class Deployment:
                 return backend_run(path, shape, device)
             return openvino_run(path, shape, self.threads) if runtime == "openvino" else onnx_run(path, self.threads)
 
-    def try_out(self, network: Network) -> None:
-        """Time a network once, for nothing but to know at the start that it can be done; errors as `prepare`."""
+    def try_out(self, network: Network, made: Path | None = None) -> None:
+        """Time a network once, for nothing but to know at the start that it can be done; as `prepare`."""
         with tempfile.TemporaryDirectory() as folder:
-            run = self.prepare(network, Path(folder))
+            run = self.prepare(network, Path(folder), made)
             run.seconds() if isinstance(run, Told) else run()
 
 
