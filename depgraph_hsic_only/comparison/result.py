@@ -75,9 +75,7 @@ class Comparison(Shown):
         if "timed" in self.args:
             lines.append(f"Latency is of {self.args['timed']}" + "; of other rows at their own" * varies(self.rows))
         if any(row.precision != FLOAT for row in self.rows):
-            lines.append(
-                "mAP in another precision than float is of the file, on square images, which moves it a little too."
-            )
+            lines.append("mAP at the end is of the files, on square images: a little other than of the checkpoints.")
         lines += [
             f"{row.weights}: NMS ran out of time on this machine, so its mAP is too low: remove its part and go on"
             for row in self.rows

@@ -64,7 +64,7 @@ def compare(
 
     With several sizes of images the same widths and channels, planned at the first, are recovered, fine-tuned,
     validated and timed at each, and so is the unpruned model. With several precisions each of these models is written
-    to a file of each, whose own mAP and latency are measured.
+    to a file of each, and it is the files that are validated, all on square images, and timed.
 
     Every finished part is a file in the comparison's folder, `project`/`name`: called again, it goes on where it was,
     and criteria, targets, ratios, seeds, further sizes and precisions can be added. What failed is tried again.
@@ -159,7 +159,7 @@ def _checked(study: Study) -> tuple[Study, DefaultYoloPruner, Any, dict[str, Any
     study, network = study.settled(model), on_device(model.model, config.device)
     if config.latency != SETTINGS["latency"]:
         config.deployment(model).try_out(network)
-    for precision in study.precisions[1:]:
+    for precision in study.precisions if len(study.precisions) > 1 else ():
         _check_file(study.config_of(model, study.sides[0], precision).deployment(model), network)
     if not model.ckpt and not config.train["epochs"]:
         raise ConfigError(
@@ -233,11 +233,11 @@ def _made(study: Study) -> list[Made]:
 
 
 def _results(study: Study) -> list[Result]:
-    """The parts that are rows: each checkpoint, and its files behind it."""
-    found: list[Result] = []
-    for made in _made(study):
-        found += [made, *(InFile(study, made.seed, made.imgsz, made, name) for name in study.precisions[1:])]
-    return found
+    """The parts that are rows: each checkpoint, or of several precisions its files, which are measured alike."""
+    made = _made(study)
+    if len(study.precisions) == 1:
+        return list(made)
+    return [InFile(study, one.seed, one.imgsz, one, name) for one in made for name in study.precisions]
 
 
 def _rows(study: Study, timed: Timed) -> tuple[Row, ...]:
