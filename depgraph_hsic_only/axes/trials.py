@@ -33,7 +33,7 @@ from depgraph_hsic_only.yolo.types import Network, Yolo
 
 _FITTED, _HELD = 128, 256  # training images that candidates are fitted to, and that they are measured on, at most
 _TIMED = 3  # widths that are timed for a latency, which is met more closely once the candidate is chosen
-_GAIN = 0.97  # of the latency in float: a precision that gains less is not tried
+_GAIN = 0.9  # share of the time of float below which a precision is worth candidates of its own
 
 
 @dataclass(frozen=True, eq=False)

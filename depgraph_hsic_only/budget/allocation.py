@@ -109,15 +109,13 @@ def _latency_widths(
         return taken(budget, found[key][2])[0]
 
     low, high = least, 1.0
-    if not (bounds and latency_at(high) <= budget.value):
-        asked = budget.value / latency(search.full).full_ms if budget.absolute else budget.value
-        trial = min(max(least, asked), high)
-        times: dict[float, float] = {}  # by bound
+    times = {high: latency_at(high)}  # by bound: smaller images may be all that it takes, or nearly
+    if times[high] > budget.value:
         for _ in range(trials):
-            times[trial] = latency_at(trial)
-            low, high = (trial, high) if times[trial] <= budget.value else (low, trial)
             if low == high or (trial := _next_trial(times, _AIM * budget.value, low, high)) in times:
                 break
+            times[trial] = latency_at(trial)
+            low, high = (trial, high) if times[trial] <= budget.value else (low, trial)
     if low == least and not good():
         for k in range(_SPREAD):
             latency_at(least + (1 - least) * k / _SPREAD)
