@@ -7,17 +7,24 @@ from contextlib import contextmanager
 import torch
 
 
+def use_every_core() -> None:
+    """Every core for torch.
+
+    Ultralytics leaves it all but one, for data loading: of two, one half. Where OMP_NUM_THREADS is set, it says how
+    many: somebody shares the machine out among processes.
+    """
+    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # one number for each level of nesting
+    torch.set_num_threads(int(given) if given.isdecimal() else os.cpu_count() or torch.get_num_threads())
+
+
 @contextmanager
 def measuring() -> Iterator[None]:
     """Every core for torch, and convolutions on a GPU in float32, not TF32, which is PyTorch's default there.
 
-    Ultralytics leaves torch all cores but one, for data loading, and our own loops load nothing; where OMP_NUM_THREADS
-    is set, it says how many: somebody shares the machine out among processes. Rounded to TF32's ten bits, scores of
-    channels differ from those on a CPU by up to half.
+    Rounded to TF32's ten bits, scores of channels differ from those on a CPU by up to half.
     """
     threads, convolutions = torch.get_num_threads(), torch.backends.cudnn
-    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # one number for each level of nesting
-    torch.set_num_threads(int(given) if given.isdecimal() else os.cpu_count() or threads)
+    use_every_core()
     before, convolutions.allow_tf32 = convolutions.allow_tf32, False
     try:
         yield

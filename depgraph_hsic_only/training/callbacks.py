@@ -17,6 +17,7 @@ from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.support.files import write_atomically
 from depgraph_hsic_only.support.nearest import nearest
 from depgraph_hsic_only.support.progress import begin_work, end_work, work_done, work_stands
+from depgraph_hsic_only.support.threads import use_every_core
 from depgraph_hsic_only.yolo.tasks import TASKS, map_column
 from depgraph_hsic_only.yolo.types import Yolo
 
@@ -83,6 +84,12 @@ def keep_statistics(trainer: Any) -> None:
     for module in trainer.model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
+
+
+def train_on_every_core(trainer: Any) -> None:
+    """Callback for "on_pretrain_routine_start": on a CPU the arithmetic takes every core."""
+    if trainer.device.type == "cpu":
+        use_every_core()
 
 
 def remember_start(trainer: Any) -> None:

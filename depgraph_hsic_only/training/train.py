@@ -26,6 +26,7 @@ from depgraph_hsic_only.training.callbacks import (
     keep_statistics,
     read_epochs,
     remember_start,
+    train_on_every_core,
 )
 from depgraph_hsic_only.training.provenance import provenance
 from depgraph_hsic_only.training.recipe import Start, continued, taught
@@ -133,6 +134,7 @@ def train_to_file(
     best = KeepBest(scratch / "best.pt", column)
     callbacks = callbacks.with_others(
         [
+            ("on_pretrain_routine_start", train_on_every_core),
             ("on_train_epoch_start", order_by_epoch),
             ("on_model_save", TakeSnapshot(state)),
             ("on_model_save", best),
