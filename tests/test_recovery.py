@@ -27,7 +27,7 @@ from depgraph_hsic_only.recovery.layerwise import LayerwisePass, evaluating
 from depgraph_hsic_only.recovery.least_squares import NormalEquations
 from depgraph_hsic_only.recovery.positions import SampledPositions, choose_positions
 from depgraph_hsic_only.recovery.recover import METHODS
-from depgraph_hsic_only.recovery.refit import refit, touched_convolutions
+from depgraph_hsic_only.recovery.refit import refit, targets_along, touched_convolutions
 from depgraph_hsic_only.yolo.predictions import raw_predictions
 
 
@@ -89,10 +89,10 @@ def test_grouped_and_depthwise_convolutions_are_fitted_group_by_group(groups: in
     name, generator = "model.1.conv", torch.Generator().manual_seed(1)
     at = tuple(torch.stack([torch.randperm(256, generator=generator)[:100] for _ in range(2)]) for _ in range(2))
     weight = tuple(torch.rand(2, 100, generator=generator) for _ in range(2))
-    passes = (LayerwisePass(n, images, batch=2) for n in (student, teacher))
+    walk, targets = LayerwisePass(student, images, batch=2), targets_along(LayerwisePass(teacher, images, batch=2))
     sampled = {name: SampledPositions(at, weight, torch.ones(8))}
     assert (touched_convolutions(student, teacher) == []) == (groups == 1)
-    (fitted,) = refit(*passes, sampled, {name: kept}, 1e-3)
+    (fitted,) = refit(walk, targets, sampled, {name: kept}, 1e-3)
     assert 0 < fitted.after < fitted.before
 
     x, y = first(images), teacher.model[1].conv(teacher.model[0](images))[:, list(kept)].flatten(2)

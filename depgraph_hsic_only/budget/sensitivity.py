@@ -22,7 +22,7 @@ from depgraph_hsic_only.channels.widths import Scores, follow_ties
 from depgraph_hsic_only.recovery.divergence import mean_divergence
 from depgraph_hsic_only.recovery.layerwise import LayerwisePass, batch_size, evaluating
 from depgraph_hsic_only.recovery.positions import SampledPositions, choose_positions
-from depgraph_hsic_only.recovery.refit import refit, touched_convolutions
+from depgraph_hsic_only.recovery.refit import Targets, refit, targets_kept, touched_convolutions
 from depgraph_hsic_only.support.progress import track
 from depgraph_hsic_only.support.threads import measuring
 from depgraph_hsic_only.yolo.blocks import stock_paths
@@ -113,7 +113,8 @@ def measure_sensitivity(
     with evaluating(network, auxiliary=True):
         sampled = choose_positions(network, consumers, fitted, positions=_POSITIONS, seed=seed)
         passes = LayerwisePass(network, fitted, batch=batch), LayerwisePass(network, held, batch=batch)
-        damages = _damages(network, graph, scores, *passes, sampled, sizes)
+        targets = targets_kept(passes[0].fork(network), sampled)
+        damages = _damages(network, graph, scores, *passes, sampled, targets, sizes)
         for name, channels, found in track(damages, "sensitivity", total):
             damage[name][channels] = found
     full = {w.name: w.channels for w in graph.widths if w.tie is None}
@@ -145,6 +146,7 @@ def _damages(
     fitted: LayerwisePass,
     held: LayerwisePass,
     sampled: Mapping[str, SampledPositions],
+    targets: Targets,
     sizes: Mapping[str, list[int]],
 ) -> Iterator[tuple[str, int, float]]:
     """Width, channels and damage, one after the other, layer by layer."""
@@ -163,7 +165,7 @@ def _damages(
                     if name in sampled and _reads(student, name) != _reads(network, name)
                 }
                 with evaluating(student, auxiliary=True):
-                    for _ in refit(fitted.fork(student), fitted.fork(network), read, found.kept, _RIDGE):
+                    for _ in refit(fitted.fork(student), targets, read, found.kept, _RIDGE):
                         continue
                     outputs = zip(_outputs(held.fork(student)), wanted, strict=True)
                     yield width.name, channels, mean_divergence(outputs)

@@ -50,13 +50,17 @@ class LayerwisePass:
         for state in self._states:
             yield self._read(self._run(state, self.index), self.index)
 
-    def step(self) -> None:
-        """Go on to the next layer."""
+    def step(self, *, every: bool = False) -> None:
+        """Go on to the next layer; where `every` batch is to go through the one at hand, once, for who taps it."""
         self.index += 1
         first = self._run(self._states[0], self.index)
+        rest = (self._run(state, self.index) for state in self._states[1:])
         if sum(t.nbytes for t in first.values()) * len(self._states) <= self._budget:
-            self._states = [first, *(self._run(state, self.index) for state in self._states[1:])]
+            self._states = [first, *rest]
             self._at = self.index
+        elif every:
+            for _ in rest:
+                continue
 
     def _read(self, state: dict[int, torch.Tensor], i: int) -> Any:
         images = {-1: as_input(state[-1], self._device)} if -1 in state else {}

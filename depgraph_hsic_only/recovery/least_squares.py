@@ -14,7 +14,7 @@ grouped convolution is as many problems as it has groups, each with its own inpu
 fitted channel by channel.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +28,7 @@ from depgraph_hsic_only.recovery.positions import SampledPositions
 from depgraph_hsic_only.recovery.samples import grid, matrix, taken_outputs, taken_patches
 from depgraph_hsic_only.yolo.blocks import block_of
 
+_PANEL = 128  # columns of a Gram matrix that are formed at once, at least
 _NOISE = 1e-9  # of the mean of the squared inputs: what varies less says nothing, such as a channel that is constant
 
 
@@ -45,9 +46,11 @@ class _Reached(Exception):
 
 
 class NormalEquations:
-    """The least-squares problem of one convolution, summed up in float64.
+    """The least-squares problem of one convolution, summed up in float64 batch by batch.
 
-    For each of its groups it has so many inputs x_i and outputs y_i.
+    For each of its groups it has so many inputs x_i and outputs y_i. A batch is multiplied as it comes, in float32,
+    less the means of the first one: the ridge is far above what is rounded then. Of Σ s_i x_i x_iᵀ only the upper
+    triangle is formed, in panels of columns.
     """
 
     def __init__(self, groups: int, inputs: int, outputs: int, device: torch.device) -> None:
@@ -55,49 +58,63 @@ class NormalEquations:
             return torch.zeros(groups, *shape, dtype=torch.float64, device=device)
 
         self.count = 0.0
+        self.shift: tuple[torch.Tensor, torch.Tensor] | None = None  # (groups, 1, inputs), (groups, 1, outputs)
         self.x, self.y, self.yy = zeros(inputs), zeros(outputs), zeros(outputs)
         self.xx, self.xy = zeros(inputs, inputs), zeros(inputs, outputs)
 
     def add(self, x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor) -> None:
         """Take in samples: x (n, groups, inputs), y (n, groups, outputs), their weights (n,)."""
-        x, y, weight = (t.double() for t in (x.transpose(0, 1), y.transpose(0, 1), weight))
-        weighted = weight[:, None] * x
-        self.count += float(weight.sum())
-        self.x += weighted.sum(1)
-        self.y += weight @ y
-        self.yy += weight @ y.square()
-        self.xx += weighted.mT @ x
+        x, y = x.transpose(0, 1), y.transpose(0, 1)
+        if self.shift is None:
+            self.shift = x.mean(1, keepdim=True), y.mean(1, keepdim=True)
+        x, y = x - self.shift[0], y - self.shift[1]
+        weighted, inputs = weight[:, None] * x, x.shape[2]
+        self.count += float(weight.double().sum())
+        self.x += weighted.sum(1, dtype=torch.float64)
+        self.y += (weight[:, None] * y).sum(1, dtype=torch.float64)
+        self.yy += (weight[:, None] * y.square()).sum(1, dtype=torch.float64)
         self.xy += weighted.mT @ y
+        panel = max(_PANEL, -(-inputs // 4))
+        for start in range(0, inputs, panel):
+            stop = min(start + panel, inputs)
+            self.xx[:, :stop, start:stop] += weighted[..., :stop].mT @ x[..., start:stop]
 
     def solve(self, w: torch.Tensor, ridge: float) -> tuple[torch.Tensor, torch.Tensor]:
         """W (groups, inputs, outputs) and c (groups, outputs) of the minimum.
 
         From W₀ and r as a share of the mean of the diagonal.
         """
-        mean_x, mean_y, xx, xy, _ = self._centred()
-        least = _NOISE * self.xx.diagonal(dim1=1, dim2=2).mean(1)
-        change = torch.cholesky_solve(xy - xx @ w, torch.linalg.cholesky(damped(xx, ridge, least)))
+        xx, xy, _ = self._centred()
+        mean_x, mean_y = self._means()
+        squares = xx.diagonal(dim1=1, dim2=2) + self.count * mean_x.square()
+        change = torch.cholesky_solve(xy - xx @ w, torch.linalg.cholesky(damped(xx, ridge, _NOISE * squares.mean(1))))
         w = w + change
         return w, mean_y - _applied(mean_x, w)
 
     @property
     def covariance(self) -> torch.Tensor:
         """Weighted covariance (groups, inputs, inputs) of x."""
-        return self._centred()[2] / self.count
+        return self._centred()[0] / self.count
 
     def error(self, w: torch.Tensor, c: torch.Tensor) -> float:
         """Σ s_i ‖y_i − x_i W − c‖², relative to the weighted variance of y; 0 where y is constant."""
-        mean_x, mean_y, xx, xy, yy = self._centred()
+        xx, xy, yy = self._centred()
+        mean_x, mean_y = self._means()
         scatter = yy.sum() - 2 * (w * xy).sum() + (w * (xx @ w)).sum()
         shift = self.count * (mean_y - _applied(mean_x, w) - c).square().sum()
         return float((scatter.clamp_min(0) + shift) / yy.sum()) if float(yy.sum()) > 0 else 0.0
 
+    def _means(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weighted means of x and y."""
+        assert self.shift is not None
+        return self.shift[0][:, 0] + self.x / self.count, self.shift[1][:, 0] + self.y / self.count
+
     def _centred(self) -> tuple[torch.Tensor, ...]:
-        """Weighted means of x and y, and the sums of products about them."""
-        mean_x, mean_y = self.x / self.count, self.y / self.count
-        xx = self.xx - self.count * mean_x[:, :, None] * mean_x[:, None]
-        xy = self.xy - self.count * mean_x[:, :, None] * mean_y[:, None]
-        return mean_x, mean_y, xx, xy, self.yy - self.count * mean_y.square()
+        """The sums of products of x and y about their weighted means."""
+        x, y = self.x / self.count, self.y / self.count
+        xx = self.xx.triu() + self.xx.triu(1).mT - self.count * x[:, :, None] * x[:, None]
+        xy = self.xy - self.count * x[:, :, None] * y[:, None]
+        return xx, xy, self.yy - self.count * y.square()
 
 
 def _applied(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
@@ -116,15 +133,19 @@ def damped(gram: torch.Tensor, ridge: float, least: torch.Tensor | None = None) 
 
 
 def fit_layer(
-    student: LayerwisePass, teacher: LayerwisePass, sampled: Mapping[str, SampledPositions], kept: Kept, ridge: float
+    student: LayerwisePass,
+    targets: Mapping[str, Sequence[torch.Tensor]],
+    sampled: Mapping[str, SampledPositions],
+    kept: Kept,
+    ridge: float,
 ) -> Iterator[FittedLayer]:
-    """As `refit.refit`, of the layer that both passes stand at; convolutions come in the order in which they run."""
-    for name, targets in _recorded(teacher, sampled).items():
+    """As `refit.refit`, of the layer that the pass stands at, to the outputs of the original's (see `recorded`)."""
+    for name, wanted in targets.items():
         conv = student.network.get_submodule(name)
         w = matrix(conv).double()
         w = w.view(conv.groups, -1, w.shape[1]).mT  # (groups, inputs, outputs)
         equations = NormalEquations(conv.groups, w.shape[1], w.shape[2], w.device)
-        for x, y, weight in zip(_patches(student, name, sampled[name]), targets, sampled[name].weight, strict=True):
+        for x, y, weight in zip(_patches(student, name, sampled[name]), wanted, sampled[name].weight, strict=True):
             y = y if name not in kept else y[:, list(kept[name])]
             x, y = (t.reshape(len(t), conv.groups, -1) for t in (x, y))
             equations.add(x, y, weight.flatten())
@@ -153,10 +174,11 @@ def _solved(conv: Any, norm: Any, w: torch.Tensor, equations: NormalEquations, r
     return before, after
 
 
-def _recorded(forward: LayerwisePass, sampled: Mapping[str, SampledPositions]) -> dict[str, list[torch.Tensor]]:
-    """The original's outputs at the sampled, batch by batch, by convolution in the order in which they run.
+def recorded(forward: LayerwisePass, sampled: Mapping[str, SampledPositions]) -> dict[str, list[torch.Tensor]]:
+    """Outputs of convolutions of the layer that a pass stands at, where they are sampled, batch by batch.
 
-    Each is (n, c_out), or (n, c_out, 4) of a transposed convolution that doubles the size.
+    They are by path, in the order in which the convolutions run, each (n, c_out), or (n, c_out, 4) of a transposed one
+    that doubles the size. The pass goes on to the next layer, where there is one.
     """
     found: dict[str, list[torch.Tensor]] = {}
 
@@ -166,8 +188,11 @@ def _recorded(forward: LayerwisePass, sampled: Mapping[str, SampledPositions]) -
         batches.append(taken.view(len(taken), -1, 4) if isinstance(conv, nn.ConvTranspose2d) else taken)
 
     with tapped(forward.network, sampled, tap), torch.no_grad():
-        for x in forward.inputs():
-            forward.layer(x)
+        if forward.index < forward.last:
+            forward.step(every=True)
+        else:
+            for x in forward.inputs():
+                forward.layer(x)
     return found
 
 

@@ -104,7 +104,8 @@ def _sampled_masks(outputs: Outputs, w: torch.Tensor, generator: torch.Generator
 
 def _pixel_weights(logits: torch.Tensor) -> torch.Tensor:
     """Weights (B, objects, h, w) of pixels: the original's masks, a margin around them, of sum `_MASKS` for each."""
-    near = F.max_pool2d(logits.sigmoid(), _MARGIN, 1, _MARGIN // 2)
+    rows = F.max_pool2d(logits.sigmoid(), (_MARGIN, 1), 1, (_MARGIN // 2, 0))
+    near = F.max_pool2d(rows, (1, _MARGIN), 1, (0, _MARGIN // 2))
     return _MASKS * near / near.sum((2, 3), keepdim=True).clamp_min(torch.finfo(near.dtype).tiny)
 
 

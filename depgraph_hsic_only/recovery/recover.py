@@ -19,7 +19,7 @@ from depgraph_hsic_only.recovery.divergence import mean_divergence
 from depgraph_hsic_only.recovery.layerwise import LayerwisePass, as_input, batch_size, evaluating
 from depgraph_hsic_only.recovery.least_squares import FittedLayer
 from depgraph_hsic_only.recovery.positions import choose_positions
-from depgraph_hsic_only.recovery.refit import refit, touched_convolutions
+from depgraph_hsic_only.recovery.refit import refit, targets_along, touched_convolutions
 from depgraph_hsic_only.support.nearest import nearest
 from depgraph_hsic_only.support.progress import track
 from depgraph_hsic_only.support.threads import measuring
@@ -143,8 +143,9 @@ def recover(
         fitted = torch.cat([images, make_mosaics(images, count, seed)])
         with evaluating(changed, auxiliary=True), evaluating(teacher, auxiliary=True):
             sampled = choose_positions(teacher, names, fitted, positions=positions, seed=seed)
-            passes = LayerwisePass(changed, fitted, batch=batch), LayerwisePass(teacher, fitted, batch=batch)
-            layers = tuple(track(refit(*passes, sampled, kept, ridge), "re-fitting", len(names)))
+            targets = targets_along(LayerwisePass(teacher, fitted, batch=batch))
+            fits = refit(LayerwisePass(changed, fitted, batch=batch), targets, sampled, kept, ridge)
+            layers = tuple(track(fits, "re-fitting", len(names)))
     if method == "distill":
         used = distill(changed, teacher, images, seconds=seconds, steps=steps, batch=min(batch, 8), seed=seed)
         for _ in track(_hundredths(used), "distilling, %", 100):

@@ -1,33 +1,57 @@
 """The re-fit of a cut network along its layers, and which of its convolutions and layers the cut has touched."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import torch
 from torch import nn
 
 from depgraph_hsic_only.channels.cut import Kept
 from depgraph_hsic_only.recovery.layerwise import LayerwisePass
-from depgraph_hsic_only.recovery.least_squares import FittedLayer, fit_layer
+from depgraph_hsic_only.recovery.least_squares import FittedLayer, fit_layer, recorded
 from depgraph_hsic_only.recovery.positions import SampledPositions
 from depgraph_hsic_only.yolo.blocks import output_convolution
 from depgraph_hsic_only.yolo.types import Network
 
+Targets = Callable[[int, Mapping[str, SampledPositions]], Mapping[str, Sequence[torch.Tensor]]]
+"""The original's outputs where convolutions of one layer are sampled (see `least_squares.recorded`), by its index."""
+
 
 def refit(
-    student: LayerwisePass, teacher: LayerwisePass, sampled: Mapping[str, SampledPositions], kept: Kept, ridge: float
+    student: LayerwisePass, targets: Targets, sampled: Mapping[str, SampledPositions], kept: Kept, ridge: float
 ) -> Iterator[FittedLayer]:
     """Fit every convolution that has sampled positions, by path, one by one in the order of the network, in place.
 
     The student is a pass through the cut network, at or before the first of their layers; it ends at the last. The
-    teacher is one through the original, over the same images in the same batches, at the same layer.
+    targets are of the same images in the same batches.
     """
     last = max((int(name.split(".")[1]) for name in sampled), default=student.index)
     for i in range(student.index, last + 1):
-        here = {name: positions for name, positions in sampled.items() if name.startswith(f"model.{i}.")}
-        if here:
-            yield from fit_layer(student, teacher, here, kept, ridge)
+        if here := _of_layer(sampled, i):
+            yield from fit_layer(student, targets(i, here), here, kept, ridge)
         if i < last:
             student.step()
+
+
+def targets_along(teacher: LayerwisePass) -> Targets:
+    """Those of a pass through the original, which goes on with them and keeps none: each layer once, in their order."""
+
+    def found(layer: int, sampled: Mapping[str, SampledPositions]) -> Mapping[str, Sequence[torch.Tensor]]:
+        while teacher.index < layer:
             teacher.step()
+        return recorded(teacher, sampled)
+
+    return found
+
+
+def targets_kept(teacher: LayerwisePass, sampled: Mapping[str, SampledPositions]) -> Targets:
+    """All of them, from one pass through the original, for many fits to some of them."""
+    along = targets_along(teacher)
+    known = {i: along(i, here) for i in range(len(teacher.network.model)) if (here := _of_layer(sampled, i))}
+    return lambda layer, wanted: {name: found for name, found in known[layer].items() if name in wanted}
+
+
+def _of_layer(sampled: Mapping[str, SampledPositions], layer: int) -> dict[str, SampledPositions]:
+    return {name: positions for name, positions in sampled.items() if name.startswith(f"model.{layer}.")}
 
 
 def touched_convolutions(pruned: Network, original: Network) -> list[str]:
