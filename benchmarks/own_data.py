@@ -22,10 +22,11 @@ from measure import Measured, measure, paired_interval
 from depgraph_hsic_only import DefaultYoloPruner, RunReport, load_model
 from depgraph_hsic_only.data.dataset import find_dataset
 from depgraph_hsic_only.evaluation.validation import Validation
-from depgraph_hsic_only.report.stages import FINE_TUNED, PRUNED, TRAINED
+from depgraph_hsic_only.report.stages import EXPORTED, FINE_TUNED, PRUNED, TRAINED
 from depgraph_hsic_only.training.callbacks import Callbacks
 from depgraph_hsic_only.training.train import train_model
 from depgraph_hsic_only.workflow.record.rivals import sizes_of_equal_cost
+from depgraph_hsic_only.workflow.state import read_state
 from depgraph_hsic_only.yolo.cost import measure_cost
 from depgraph_hsic_only.yolo.tasks import task_of
 
@@ -56,7 +57,7 @@ class OwnData:
     def run(self, name: str, pretrained: str | Path, seed: int, **settings: Any) -> tuple[Path, RunReport]:
         """A finished run of the workflow: its result and its report."""
         folder, args = self.folder / name, self.args
-        if not (folder / "report.json").is_file():
+        if not folder.is_dir() or EXPORTED not in read_state(folder).done:
             common = {"data": args.data, "imgsz": args.imgsz, "workers": 0, "device": args.device, "rivals": None}
             place = {"project": str(self.folder), "name": name, "seed": seed}
             pruner = DefaultYoloPruner(pretrained, cfg=None, **{**common, **place, **settings})

@@ -19,6 +19,7 @@ from depgraph_hsic_only.channels.groups import ChannelGraph, WidthGroup
 from depgraph_hsic_only.channels.limits import Limits
 from depgraph_hsic_only.channels.plan import make_plan
 from depgraph_hsic_only.channels.widths import Scores, follow_ties
+from depgraph_hsic_only.data.images import spread
 from depgraph_hsic_only.recovery.divergence import mean_divergence
 from depgraph_hsic_only.recovery.layerwise import LayerwisePass, batch_size, evaluating
 from depgraph_hsic_only.recovery.positions import SampledPositions, choose_positions
@@ -31,7 +32,7 @@ from depgraph_hsic_only.yolo.types import Network
 
 _SHARES = (0.75, 0.5, 0.25)  # of a width that are measured
 _QUICK_SHARES = (0.5,)
-_IMAGES = 96  # of which the scan reads at most so many, evenly spaced
+_IMAGES = 48  # of which the scan reads at most so many, evenly spaced
 _HELD = 3  # one image of so many is held out
 _POSITIONS = 100  # of each image: half the weights of a convolution have to be told apart, not its last digit
 _RIDGE = 1e-3
@@ -104,7 +105,7 @@ def measure_sensitivity(
     """
     start = time.perf_counter()
     batch = batch_size(images)
-    images = images[:: -(-len(images) // _IMAGES)]
+    images = images[spread(len(images), _IMAGES)]
     fitted, held = split_images(images)
     sizes = {w.name: _sizes(w, limits, quick) for w in graph.widths if w.tie is None}
     damage: dict[str, dict[int, float]] = {name: {} for name in sizes}

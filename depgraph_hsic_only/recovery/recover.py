@@ -12,6 +12,7 @@ from torch import nn
 from depgraph_hsic_only.channels.cut import Kept, kept_channels
 from depgraph_hsic_only.channels.plan import PruningPlan
 from depgraph_hsic_only.data.calibration import fitting
+from depgraph_hsic_only.data.images import spread
 from depgraph_hsic_only.errors import ConfigError, DataError, PlanError
 from depgraph_hsic_only.recovery.augmentation import make_mosaics
 from depgraph_hsic_only.recovery.distillation import distill
@@ -81,7 +82,7 @@ def recover(
     images: torch.Tensor,
     *,
     method: str = "least_squares",
-    positions: int = 400,
+    positions: int = 200,
     ridge: float = 1e-3,
     mosaics: int | None = None,
     seconds: float = 600.0,
@@ -182,7 +183,7 @@ def reestimate_batchnorm(network: Network, images: torch.Tensor, batch: int) -> 
 
 def mean_distance(student: Network, teacher: Network, images: torch.Tensor) -> float:
     """Mean divergence of a cut network's predictions from the original's, over (at most 64 of) the images."""
-    chosen = images[:: -(-len(images) // 64)]
+    chosen = images[spread(len(images), 64)]
     device = next(teacher.parameters()).device
     with evaluating(student), evaluating(teacher), torch.no_grad():
         inputs = (as_input(part, device) for part in torch.split(chosen, batch_size(chosen)))
