@@ -1,6 +1,7 @@
 """What the benchmarks share: arguments, calibration images drawn by a seed, cuts by name, and one measured row."""
 
 import argparse
+import time
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -82,6 +83,7 @@ class Bench:
         order = torch.randperm(len(files), generator=torch.Generator().manual_seed(seed)).tolist()
         self._drawn = self.dataset.with_training_images(files[k] for k in order[:images])
         self.images = self._read(images)
+        self.seconds: dict[str, float] = {}  # by what they were spent on
         self._scores: dict[str, dict[str, torch.Tensor]] = {}
         self._damage: dict[str, Sensitivity] = {}
 
@@ -106,9 +108,11 @@ class Bench:
             batches: Any = in_batches(self._read(count), 10)
             if criterion == "taylor":
                 batches = labelled_batches(self._drawn, images=count, imgsz=self.imgsz, batch=10)
+            start = time.perf_counter()
             self._scores[variant] = score_channels(
                 self.original, criterion, layers=self.layers, batches=batches, **options
             )
+            self.seconds[f"scores by {variant}"] = time.perf_counter() - start
         return self._scores[variant]
 
     def damage(self, criterion: str) -> Sensitivity:
@@ -117,6 +121,7 @@ class Bench:
             self._damage[criterion] = measure_sensitivity(
                 self.original.model, self.graph, self.scores(criterion), self.images, limits=Limits(), seed=self.seed
             )
+            self.seconds[f"scan with {criterion}"] = self._damage[criterion].seconds
         return self._damage[criterion]
 
     def share(self, widths: dict[str, int], metric: str) -> float:

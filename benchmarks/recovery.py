@@ -41,6 +41,7 @@ def main() -> None:
                     f"{repeats_text(bench.graph.full, widths)} |",
                     flush=True,
                 )
+    print(f"\nplanning: {', '.join(f'{name} {seconds:.0f} s' for name, seconds in bench.seconds.items())}")
     print("\n| cut | criterion, method | against | mask mAP50-95 | 95 % interval |\n|---|---|---|---|---|")
     for (cut, criterion, method), row in found.items():
         against = [(criterion, "least_squares")] if method != "least_squares" else [(criteria[0], method)]
