@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import requires, version
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from packaging.requirements import Requirement
 
 from depgraph_hsic_only import ensure_nms
 from depgraph_hsic_only.cli.main import main
-from depgraph_hsic_only.support.checks.check import checked
+from depgraph_hsic_only.support.checks.check import Check, checked
 from depgraph_hsic_only.support.checks.machine import (
     Accelerators,
     check_accelerators,
@@ -163,6 +164,11 @@ def test_the_machine(tmp_path: Path) -> None:
 
 
 def test_a_look_that_fails_is_a_check_that_fails() -> None:
-    (check,) = checked("odd", lambda: [1 / 0])  # type: ignore[list-item]
+    def look() -> Iterator[Check]:
+        yield Check("first", "ok", "fine")
+        raise ZeroDivisionError("of\ntwo lines")
+
+    first, check = checked("odd", look)
+    assert first == Check("first", "ok", "fine")
     assert (check.name, check.status) == ("odd", "fail") and "ZeroDivisionError" in check.found
     assert "\n" not in str(check) and str(check).startswith("fail  odd: could not be looked at")

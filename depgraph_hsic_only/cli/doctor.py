@@ -25,7 +25,8 @@ from depgraph_hsic_only.support.checks.packages import look_at_packages
 
 _EPILOG = """\
 ok, warn (slower, or missing what not everybody needs) or fail, what was found,
-and what to do. Leaves with 1 where something fails. Writes nothing.
+and what to do; without a network, git or a model. The exit code is 1 where
+something fails.
 
 examples:
   depgraph-hsic doctor
@@ -68,6 +69,7 @@ def _look() -> tuple[Check, ...]:
         *checked("device", lambda: [check_accelerators(find_accelerators())]),
         *checked("machine", look_at_machine),
         *checked("folders", _look_at_folders),
+        *checked("Ultralytics' settings", _look_at_settings),
         *checked("fonts", _look_at_fonts),
     )
 
@@ -76,28 +78,28 @@ def _look_at_runtimes() -> Iterator[Check]:
     from depgraph_hsic_only.evaluation.deployed.deployment import RUNTIMES  # it imports torch
 
     faults = {name: load_fault(name) for name in RUNTIMES if importlib.util.find_spec(name) is not None}
-    found = f"{', '.join(name for name, fault in faults.items() if fault is None) or 'none'} can be loaded"
+    loaded = ", ".join(name for name, fault in faults.items() if fault is None)
     missing = ", ".join(name for name in RUNTIMES if name not in faults)
-    found = f"{found}, {missing} not installed" if missing else found
     for name, fault in faults.items():
         if fault is not None:
             yield Check("runtimes", WARN, f"{name} can't be loaded ({fault})", "its files are written and not compared")
-    yield Check("runtimes", OK, found)
+    yield Check("runtimes", OK, f"{loaded or 'none'} can be loaded{missing and f'; not installed: {missing}'}")
 
 
 def _look_at_folders() -> Iterator[Check]:
-    from depgraph_hsic_only.yolo.device import settings_folder  # it imports torch
-
     yield check_folder("runs", Path.cwd() / "runs", "work in another folder, or pass --project one that can be written")
     yield check_folder("temporary files", Path(tempfile.gettempdir()), "set TMPDIR to a folder that can be written")
-    advice = "set YOLO_CONFIG_DIR to a folder that can be written"
-    settings = check_folder("Ultralytics' settings", settings_folder(), advice)
-    fleeting = settings_folder().is_relative_to(tempfile.gettempdir()) and "YOLO_CONFIG_DIR" not in os.environ
-    yield (
-        Check(settings.name, WARN, f"{settings.found}, since its own folder can't be written", advice)
-        if (fleeting and settings.status == OK)
-        else settings
-    )
+
+
+def _look_at_settings() -> Iterator[Check]:
+    from depgraph_hsic_only.yolo.device import settings_folder  # it imports torch
+
+    folder, advice = settings_folder(), "set YOLO_CONFIG_DIR to a folder that can be written"
+    check = check_folder("Ultralytics' settings", folder, advice)
+    elsewhere = "YOLO_CONFIG_DIR" not in os.environ and folder.is_relative_to(tempfile.gettempdir())
+    if check.status == OK and elsewhere:
+        check = Check(check.name, WARN, f"{check.found}, since the usual folder can't be written", advice)
+    yield check
 
 
 def _look_at_fonts() -> Iterator[Check]:

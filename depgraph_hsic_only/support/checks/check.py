@@ -34,12 +34,15 @@ class Check:
 
 
 def checked(name: str, look: Callable[[], Iterable[Check]]) -> tuple[Check, ...]:
-    """What is found by looking; an error on the way is found too, under that name."""
+    """What is found by looking; an error on the way ends it and is told too, under that name."""
+    found: list[Check] = []
     try:
-        return tuple(look())
+        for check in look():
+            found.append(check)
     except Exception as error:
         why = f"could not be looked at ({type(error).__name__}: {one_line(error)})"
-        return (Check(name, FAIL, why, "report it, if nothing above explains it"),)
+        found.append(Check(name, FAIL, why, "report it, if nothing above explains it"))
+    return tuple(found)
 
 
 def load_fault(module: str) -> str | None:
