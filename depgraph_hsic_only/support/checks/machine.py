@@ -11,7 +11,6 @@ import psutil
 
 from depgraph_hsic_only.errors import one_line
 from depgraph_hsic_only.support.checks.check import FAIL, OK, WARN, Check
-from depgraph_hsic_only.support.resource_errors import storage_reason
 
 _GIB = 2**30
 _LEAST_MEMORY = 4 * _GIB  # available; a nano model trains on 640 px in about that
@@ -95,7 +94,7 @@ def check_folder(name: str, folder: Path, advice: str) -> Check:
         with tempfile.TemporaryFile(dir=there):
             free = shutil.disk_usage(there).free
     except OSError as error:
-        return Check(name, FAIL, f"{folder} can't be written ({storage_reason(error) or one_line(error)})", advice)
+        return Check(name, FAIL, f"{folder} can't be written ({error.strerror or one_line(error)})", advice)
     found = f"{folder}, {free / _GIB:.1f} GiB free"
     return (
         Check(name, OK, found) if free >= _LEAST_DISK else Check(name, WARN, found, "make room, or take another disk")
