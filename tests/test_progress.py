@@ -32,6 +32,24 @@ def test_plain_lines_tell_what_is_left(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert not any("4 of 4" in line for line in lines)  # what is done needs no line
 
 
+def test_the_longer_something_takes_the_rarer_are_its_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter(range(10_000))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    assert len(list(progress.track(range(1000), "reading", 1000))) == 1000
+    said = [int(line.split()[3]) for line in capsys.readouterr().out.splitlines()]
+    assert said == [10, 30, 70, 150, 310, 630, 950]
+    with progress.Display() as display:
+        display.begin("epochs", 1)
+        for _ in range(10):
+            display.step("epochs", 0.1, "loss 1.234")
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "pruning » epochs: 0.9 of 1, loss 1.234, about 1 s left",
+        "pruning » epochs: 1 of 1, loss 1.234",  # though the sum is a little less
+    ]
+
+
 def test_nested_work_ends_with_its_display_and_a_figure_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     with progress.Display(2) as display:
         progress.begin_stage("training")

@@ -28,15 +28,22 @@ class Flag(NamedTuple):
     complete: Any = None
 
 
+class Answer(NamedTuple):
+    """What a command has to say: text is printed as it is, anything else as rich draws it; and the exit code."""
+
+    shown: RenderableType
+    code: int = 0
+
+
 @dataclass(frozen=True)
 class Command:
-    """One command, `depgraph-hsic NAME ...`; what `run` returns is printed: text as it is, else as rich draws it."""
+    """One command, `depgraph-hsic NAME ...`."""
 
     name: str
     summary: str
     epilog: str
     add_arguments: Callable[["Parser"], object]
-    run: Callable[[argparse.Namespace], RenderableType]
+    run: Callable[[argparse.Namespace], Answer]
 
     def parser(self) -> "Parser":
         """The parser of its arguments."""

@@ -1,10 +1,9 @@
 """`compare`: which criterion, and how far can I go on my data?"""
 
 import argparse
-from typing import Any
 
 from depgraph_hsic_only.cli import command
-from depgraph_hsic_only.cli.command import MODEL_FILES, YAML_FILES, Command, Flag, Parser
+from depgraph_hsic_only.cli.command import MODEL_FILES, YAML_FILES, Answer, Command, Flag, Parser
 from depgraph_hsic_only.comparison.options import BACKENDS, CRITERIA, MAX_MAP_DROP
 from depgraph_hsic_only.errors import ComparisonError
 from depgraph_hsic_only.support.progress import show
@@ -52,7 +51,7 @@ def _add_arguments(parser: Parser) -> None:
 
 
 @command.nothing_else_on_stdout()
-def _run(arguments: argparse.Namespace) -> Any:
+def _run(arguments: argparse.Namespace) -> Answer:
     """What was found; where parts failed, what the others found is shown before the `ComparisonError` that says so."""
     from depgraph_hsic_only.comparison.run import compare
     from depgraph_hsic_only.training.arguments import parse_override
@@ -68,7 +67,7 @@ def _run(arguments: argparse.Namespace) -> Any:
             f"{found.folder}: {len(found.failures)} parts failed ({', '.join(found.failures)}); the table holds the "
             "others, and the same command tries these again"
         )
-    return found
+    return Answer(found)
 
 
 COMMAND = Command("compare", "Which criterion, and how far? Many cuts, side by side.", _EPILOG, _add_arguments, _run)

@@ -3,9 +3,7 @@
 import argparse
 import json
 
-from rich.console import RenderableType
-
-from depgraph_hsic_only.cli.command import MODEL_FILES, Command, Parser, nothing_else_on_stdout
+from depgraph_hsic_only.cli.command import MODEL_FILES, Answer, Command, Parser, nothing_else_on_stdout
 
 _EPILOG = """\
 For models of any task. Runs no code from the file.
@@ -25,12 +23,12 @@ def _add_arguments(parser: Parser) -> None:
 
 
 @nothing_else_on_stdout()
-def _run(arguments: argparse.Namespace) -> RenderableType:
+def _run(arguments: argparse.Namespace) -> Answer:
     from depgraph_hsic_only.pruning.describe import describe
     from depgraph_hsic_only.yolo.load import load_model
 
     found = describe(load_model(arguments.model, task=None), arguments.imgsz)
-    return json.dumps(found.to_dict(), indent=1, ensure_ascii=False) if arguments.json else found
+    return Answer(json.dumps(found.to_dict(), indent=1, ensure_ascii=False) if arguments.json else found)
 
 
 COMMAND = Command("info", "What a model is, what it costs, whether it was pruned.", _EPILOG, _add_arguments, _run)

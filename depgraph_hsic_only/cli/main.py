@@ -17,8 +17,17 @@ from typing import Any
 import shtab
 
 from depgraph_hsic_only._version import __version__
-from depgraph_hsic_only.cli import compare, info
-from depgraph_hsic_only.cli.command import MODEL_FILES, PROGRAM, YAML_FILES, Command, Flag, Parser, given_settings
+from depgraph_hsic_only.cli import compare, doctor, info
+from depgraph_hsic_only.cli.command import (
+    MODEL_FILES,
+    PROGRAM,
+    YAML_FILES,
+    Answer,
+    Command,
+    Flag,
+    Parser,
+    given_settings,
+)
 from depgraph_hsic_only.criteria import list_criteria
 from depgraph_hsic_only.errors import PruningError, one_line
 from depgraph_hsic_only.support.nearest import nearest
@@ -116,9 +125,9 @@ examples:
   {PROGRAM} completion zsh > "${{fpath[1]}}/_{PROGRAM}"
 """,
     lambda parser: parser.add_argument("shell", choices=("bash", "zsh"), help="whose script to print"),
-    lambda arguments: shtab.complete(_whole(), arguments.shell),
+    lambda arguments: Answer(shtab.complete(_whole(), arguments.shell)),
 )
-_COMMANDS = {command.name: command for command in (info.COMMAND, compare.COMMAND, _COMPLETION)}
+_COMMANDS = {command.name: command for command in (info.COMMAND, compare.COMMAND, doctor.COMMAND, _COMPLETION)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -128,8 +137,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; None for those of the process.
 
     Returns:
-        Exit code: 0, 1 after an error of this package's own, whose traceback is kept in a file, 2 where something given
-        can't be used, 130 after Ctrl-C, or 143 after SIGTERM.
+        Exit code: 0, 1 after an error of this package's own, whose traceback is kept in a file, or where `doctor` finds
+        something wrong, 2 where something given can't be used, 130 after Ctrl-C, or 143 after SIGTERM.
     """
     given = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -137,12 +146,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             if given and given[0] in _COMMANDS:
                 command = _COMMANDS[given[0]]
                 answer = command.run(command.parser().parse(given[1:]))
-                if isinstance(answer, str):
-                    print(answer)
+                if isinstance(answer.shown, str):
+                    print(answer.shown)
                 else:
-                    show(answer)
-            else:
-                _prune(given)
+                    show(answer.shown)
+                return answer.code
+            _prune(given)
         return 0
     except PruningError as error:
         code, said = 2, f"error: {error}"

@@ -99,6 +99,9 @@ class Metrics:
         """mAP50-95 by kind of prediction."""
         return {kind: accuracy.map50_95 for kind, accuracy in self.metrics.items()}
 
+    def __str__(self) -> str:
+        return f"mAP50-95 {', '.join(f'{kind} {value:.4f}' for kind, value in self.map50_95.items())}"
+
 
 def validate_model(
     model: Yolo, data: str, validation: Validation, *, device: Any, workers: int, draws: int = 0

@@ -174,6 +174,7 @@ class RunReport(Shown):
         lines += [*self.losses(), *other_texts(self.files)]
         lines += [f"Latency of what is deployed: {self.timed}"] if self.timed else []
         lines += [self.timed.warning] if self.timed and self.timed.warning else []
+        lines += [f"In short: {self.summary()}"]
         lines += [f"Everything is in {self.folder}, the report in {self.folder / 'report.html'}"]
         parts = part_table(self.stages[0].parts, self.stages[-1].parts)
         texts = (Text(visible(line), overflow="fold") for line in lines)

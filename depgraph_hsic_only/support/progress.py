@@ -18,7 +18,9 @@ from rich.text import Text
 from depgraph_hsic_only.support.visible import visible
 
 _TABLE_WIDTH = 120  # columns: no figure is cut off, however narrow the terminal
-_SILENCE = 10.0  # seconds between plain lines
+_SILENCE = 10.0  # seconds before a plain line; twice as many before each further one of the same work
+_LONGEST_SILENCE = 320.0
+_ROUNDING = 1e-6  # of amounts that were added up
 
 T = TypeVar("T")
 
@@ -32,6 +34,7 @@ class _Work:
     said: float  # when a plain line told of it
     done: float = 0.0
     figure: str = ""  # what it has come to
+    pause: float = _SILENCE  # before the next plain line
     bar: TaskID | None = None
 
 
@@ -105,13 +108,15 @@ class Display:
         work.figure = figure or work.figure
         if self._bars is not None and work.bar is not None:
             self._bars.update(work.bar, completed=work.done, figure=work.figure)
-        now = time.monotonic()
-        due = self._bars is None and now - work.said >= _SILENCE and work.done < work.total
+        now, goes_on = time.monotonic(), work.done < work.total - _ROUNDING
+        due = self._bars is None and now - work.said >= work.pause and goes_on
         if figure or due:
             left = (now - work.start) / work.done * (work.total - work.done)
-            rest = f", about {_duration(left)} left" if work.done < work.total else ""
-            self.say(f"{label}: {work.done:.4g} of {work.total:g}{', ' if figure else ''}{figure}{rest}")
+            rest = f", about {_duration(left)} left" if goes_on else ""
+            self.say(f"{label}: {_amount(work.done)} of {work.total:g}{', ' if figure else ''}{figure}{rest}")
             work.said = now
+        if due:
+            work.pause = min(2 * work.pause, _LONGEST_SILENCE)
 
     def stand(self, label: str, done: float, figure: str = "") -> None:
         """So much of it is done in all (see `step`)."""
@@ -205,6 +210,11 @@ def _bars(console: Console) -> Progress:
         TextColumn("{task.fields[figure]}"),
     )
     return Progress(*columns, console=console, transient=True)
+
+
+def _amount(done: float) -> str:
+    """So much of something, to a hundredth of its unit: "12", "0.28"."""
+    return f"{done:.2f}".rstrip("0").rstrip(".")
 
 
 def _duration(seconds: float) -> str:

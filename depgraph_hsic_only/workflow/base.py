@@ -166,6 +166,7 @@ class YoloPruner(abc.ABC):
         validation = self.validation_of(model)
         given = self.config, state, validation, self.evaluate, getattr(self, "train_on", None)
         recorder = Recorder(self.folder, self.checkpoints, self.dataset, *given)
+        say(f"results are written to {self.folder.path}")
         recorder.begin(model, notes)
         for stage, run in ((TRAINED, self.train), (PRUNED, self.prune), (FINE_TUNED, self.fine_tune)):
             model = self._stage(stage, run, model, recorder)

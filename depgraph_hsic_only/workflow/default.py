@@ -216,6 +216,7 @@ class DefaultYoloPruner(TrainingPruner):
         scores, stability = {n: s.tolist() for n, s in scored.measured.scores.items()}, scored.stability(plan)
         report = replace(report_cut(plan, original, found.network), scores=scores, stability=stability)
         install(model, found.network)
+        say(f"{f'step {number} of {settings.steps}: ' if settings.steps > 1 else ''}{report.summary()}")
         details: dict[str, Any] = {"scores": scores, "stability": stability}
         if plan.cuts_nothing:
             self.note("nothing was cut: no layer is re-fitted")
@@ -239,9 +240,9 @@ class DefaultYoloPruner(TrainingPruner):
 
     def _as_cut(self, model: Yolo) -> dict[str, float]:
         """What a cut model is worth before its recovery."""
-        found = self.evaluate(model).map50_95
-        self.note(f"as cut, before the recovery: mAP50-95 {', '.join(f'{k} {v:.4f}' for k, v in found.items())}")
-        return {"parameters": _parameters(model), **{f"map50_95_{kind}": value for kind, value in found.items()}}
+        found = self.evaluate(model)
+        self.note(f"as cut, before the recovery: {found}")
+        return {"parameters": _parameters(model), **{f"map50_95_{k}": value for k, value in found.map50_95.items()}}
 
     def _write_plan(self, plan: PruningPlan | None) -> None:
         """Write what has been cut so far; nothing cut leaves no file."""

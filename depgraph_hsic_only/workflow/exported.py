@@ -164,7 +164,7 @@ def export_result(
         others.append(verified(made, name, model, images, file_shape(path), **limits))
     if not wants_int8(settings):
         return Exported(path, parity, others=tuple(others))
-    say(f"quantising to int8 by {few_text(count) or f'{count} images'}")
+    say(f"calibrating int8 on {few_text(count) or f'{count} training images'}")
     int8 = quantize_onnx(path, folder / "best_int8.onnx", dataset.images("train"), limit=calibration)
     return Exported(path, parity, (int8,), {int8: count}, tuple(others))
 
@@ -257,8 +257,9 @@ def measure_maps(
 
 
 def _measured(path: Path, data: str, shape: InputShape, task: Task, validation: Validation) -> Metrics:
-    say(f"validating {path.name}")
-    return validate_file(path, data, shape, task.name, single_cls=validation.single_cls)
+    found = validate_file(path, data, shape, task.name, single_cls=validation.single_cls)
+    say(f"{path.name}: {found}")
+    return found
 
 
 def describe_files(

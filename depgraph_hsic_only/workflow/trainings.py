@@ -9,6 +9,7 @@ from typing import Any
 from depgraph_hsic_only.channels.cut import kept_channels
 from depgraph_hsic_only.channels.plan import PruningPlan
 from depgraph_hsic_only.report.stages import FINE_TUNED, TRAINED, Stage
+from depgraph_hsic_only.support.progress import say
 from depgraph_hsic_only.training.callbacks import Callbacks
 from depgraph_hsic_only.training.provenance import trained_on
 from depgraph_hsic_only.training.quantized import train_quantized
@@ -22,6 +23,7 @@ from depgraph_hsic_only.yolo.types import Yolo
 
 _QUANTIZED = "qat"  # folder of a quantisation-aware training
 _COMMON = ("batch", "device", "workers", "seed")  # settings of all trainings
+_TOLD = ("optimizer", "lr0", "batch", "epochs", "time")  # of the arguments of a training, where it is recorded
 _BUILT = (".yaml", ".yml")  # of a model that has learnt nothing yet
 
 
@@ -59,6 +61,7 @@ class TrainingPruner(YoloPruner):
     ) -> Yolo:
         """The better of a model and the best epoch of its training by the user's arguments, by primary mAP50-95."""
         if given["epochs"] == 0:
+            say("0 epochs: nothing is trained")
             return model
         scratch, cut = self.open_folder().scratch / name, stage is FINE_TUNED
         learnt = (cut and self.config.train["epochs"] > 0) or Path(self.config.pretrained).suffix not in _BUILT
@@ -123,7 +126,8 @@ class TrainingPruner(YoloPruner):
             recipe = self._recipe(model, settings, scratch, teacher, cut=cut)
             settings = {**recipe.arguments, **settings}
             callbacks = callbacks.with_others(recipe.callbacks)
-            self.note(f"trained with {', '.join(f'{key}={value}' for key, value in settings.items())}")
+            told = ", ".join(f"{key}={settings[key]}" for key in _TOLD if key in settings)
+            self.note(f"trained with {told}; every argument is in args.yaml")
         return settings, {**common, **settings, "data": self.dataset.write_keys(self.folder.path)}, callbacks
 
     def _recipe(

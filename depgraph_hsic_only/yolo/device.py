@@ -1,10 +1,11 @@
-"""Where things run, and from which random state."""
+"""Where things run, from which random state, and where Ultralytics keeps its settings."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import torch
-from ultralytics.utils import torch_utils
+from ultralytics.utils import SETTINGS_FILE, torch_utils
 
 from depgraph_hsic_only.errors import ConfigError, one_line
 from depgraph_hsic_only.yolo.types import Network
@@ -41,3 +42,8 @@ def check_device(device: Any) -> None:
         raise ConfigError(
             f"device: expected one that this machine has, got {device!r} ({one_line(error)}); pass cpu"
         ) from error
+
+
+def settings_folder() -> Path:
+    """Where Ultralytics keeps its settings: one among the temporary files where its own can't be written."""
+    return Path(SETTINGS_FILE).parent

@@ -29,7 +29,7 @@ from ultralytics.nn import tasks
 from ultralytics.utils import LOGGER, TQDM, checks, nms, plotting
 from ultralytics.utils.nms import TorchNMS
 
-from depgraph_hsic_only.errors import one_line
+from depgraph_hsic_only.support.checks.torchvision import STAND_IN, torchvision_fault, torchvision_remedy
 
 _SECONDS_PER_IMAGE = 2.0
 _SECONDS_PER_LINE = 60.0  # between two states of a bar in a file
@@ -253,28 +253,22 @@ def ensure_nms() -> bool:
     Returns:
         Whether the stand-in is in place.
     """
-    present = sys.modules.get("torchvision")
-    if present is not None:
-        return getattr(present, "is_stand_in", False)
-    try:
-        import torchvision  # noqa: F401
-    except (ImportError, OSError, RuntimeError) as error:  # missing; a library that can't be opened; a missing operator
-        for name in [name for name in sys.modules if name.startswith("torchvision.")]:
-            del sys.modules[name]  # submodules of the failed import
-        ops = ModuleType("torchvision.ops")
-        ops.nms = TorchNMS.nms  # type: ignore[attr-defined]
-        stand_in = ModuleType("torchvision")
-        stand_in.__spec__ = importlib.machinery.ModuleSpec("torchvision", loader=None, is_package=True)
-        stand_in.__path__ = []
-        installed = (found.version for found in importlib.metadata.distributions(name="torchvision"))
-        stand_in.__version__ = next(installed, "0")  # type: ignore[attr-defined]
-        stand_in.ops, stand_in.is_stand_in = ops, True  # type: ignore[attr-defined]
-        sys.modules |= {"torchvision": stand_in, "torchvision.ops": ops}
-        warnings.warn(
-            f"torchvision can't be loaded ({one_line(error)}); using Ultralytics' own NMS in its place. "
-            "Install the torchvision build that matches your torch to be rid of this warning.",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-        return True
-    return False
+    fault = torchvision_fault()
+    if fault is None or hasattr(sys.modules.get("torchvision"), STAND_IN):
+        return fault is not None
+    ops = ModuleType("torchvision.ops")
+    ops.nms = TorchNMS.nms  # type: ignore[attr-defined]
+    stand_in = ModuleType("torchvision")
+    stand_in.__spec__ = importlib.machinery.ModuleSpec("torchvision", loader=None, is_package=True)
+    stand_in.__path__ = []
+    installed = (found.version for found in importlib.metadata.distributions(name="torchvision"))
+    stand_in.__version__ = next(installed, "0")  # type: ignore[attr-defined]
+    stand_in.ops = ops  # type: ignore[attr-defined]
+    setattr(stand_in, STAND_IN, fault)
+    sys.modules |= {"torchvision": stand_in, "torchvision.ops": ops}
+    warnings.warn(
+        f"torchvision can't be loaded ({fault}), so NMS runs in Python, slower; {torchvision_remedy()}",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return True

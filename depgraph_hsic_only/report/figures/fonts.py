@@ -5,6 +5,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import matplotlib
@@ -66,6 +67,11 @@ def picture_labels(names: Mapping[int, str]) -> dict[int, str]:
     disordered = set() if features.check("raqm") else _from_right_to_left(wanted)
     one = Fonts(fonts.families, fonts.file, frozenset(wanted - _characters(fonts.file, wanted) | disordered))
     return {index: one.label(name, index) for index, name in names.items()}
+
+
+def font_cache() -> Path:
+    """Folder of matplotlib's list of the machine's fonts, which is made anew where it is missing."""
+    return Path(matplotlib.get_cachedir())
 
 
 @contextmanager

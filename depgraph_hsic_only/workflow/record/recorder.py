@@ -160,8 +160,8 @@ class Recorder:
         elif not works_on(model, self.dataset, self.config):
             notes.append("it has other classes, or in another order, other keypoints or channels: mAP not measured")
         else:
-            say(f"validating {weights.name}")
             found = self.evaluate(model)
+            say(f"{weights.name}: {cost.parameters:,} parameters, {cost.gmacs:.3f} GMACs, {found}")
             if not found.complete:
                 notes.append("NMS ran out of time on this machine, so the mAP is too low: measure it again")
             row = replace(row, **vars(found))
@@ -206,11 +206,11 @@ class Recorder:
 
     def _rival(self, entrant: Entrant, of_file: Metrics | None, latencies: Mapping[str, Latency]) -> Rival:
         """A rival with what it is worth: that of its file in int8, else that of its model."""
-        say(f"measuring {entrant.called}")
         if of_file is None:
             where: Any = {"device": self.config.device, "workers": self.config.workers}
             validation, data = replace(self._given[1], imgsz=entrant.imgsz), self.dataset.write_keys(self.folder.path)
             of_file = validate_model(entrant.model, data, validation, **where)
+        say(f"for comparison, {entrant.called}: {of_file}")
         cost, latency = measure_cost(entrant.model.model, entrant.imgsz), latencies[entrant.called].median
         own = cost.parameters, cost.gmacs, of_file.map50_95, latency, entrant.epochs
         return Rival(entrant.name, entrant.imgsz, *own)
