@@ -1,4 +1,4 @@
-"""Parts of pages that are made of what exists already, so that they can't drift: README, settings, commands, results."""
+"""Parts of pages that are made of what exists already, so that they can't drift."""
 
 import contextlib
 import io
