@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[1]
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Replace each `{{ name }}` on a line of its own by what it stands for, and keep links within the site."""
-    markdown = re.sub(r"^\{\{ (\w+) \}\}$", lambda found: PARTS[found[1]](), markdown, flags=re.MULTILINE)
+    """Put each part where a comment `<!-- here: name -->` asks for it, and keep links within the site."""
+    markdown = re.sub(r"^<!-- here: (\w+) -->$", lambda found: PARTS[found[1]](), markdown, flags=re.MULTILINE)
     here = posixpath.dirname(page.file.src_uri)
     return re.sub(r"(!?)\[([^\]]+)\]\((?!https?:|#)([^)]+)\)", lambda found: _link(*found.groups(), here), markdown)
 
@@ -32,8 +32,8 @@ def _link(picture: str, text: str, target: str, here: str) -> str:
 
 
 def _text(path: str) -> str:
-    """A file of the checkout whose links to other files are as from a page in `docs`."""
-    text = (ROOT / path).read_text(encoding="utf-8")
+    """A file of the checkout without its title, whose links to other files are as from a page in `docs`."""
+    text = (ROOT / path).read_text(encoding="utf-8").partition("\n")[2]
     folder = posixpath.dirname(path)
     return re.sub(
         r"\]\((?!https?:|#)([^)]+)\)",
