@@ -39,7 +39,7 @@ TARGETS = ("params", "gmacs", "size", "latency")
 TINY = (  # what is long in a page, and what it is in a test
     (r"(epochs[=: ]+)(?!0\b)\d+", r"\g<1>1"),
     (r"(seconds=)\d+", r"\g<1>1"),
-    (r"--imgsz \d+,\d+,\d+", "--imgsz 64,32"),
+    (r"--imgsz \d+(?:,\d+)+", "--imgsz 64,32"),
     (r"--seeds \d+", "--seeds 1"),
     (r"((?:params|gmacs)=0\.9)(?:,0\.\d+)+", r"\g<1>"),
     (r"\b(?:640|320)\b", "64"),
@@ -68,6 +68,12 @@ FENCES = [
     Fence(f"{page}:{text.count(chr(10), 0, found.start(3)) + 1}", *(part or "" for part in found.groups()))
     for page, text in PAGES.items()
     for found in FENCE.finditer(text)
+]
+HELP = {PROGRAM: _parser(), **{name: command.parser() for name, command in _COMMANDS.items()}}
+FENCES += [
+    Fence(f"help of {name}", "", "", "bash", "\n".join(lines).replace("$", ""))
+    for name, parser in HELP.items()
+    if (lines := re.findall(rf"^  ({PROGRAM}(?:[^\\\n]|\\\n)*)", str(parser.epilog), re.MULTILINE))
 ]
 SHELL = [fence for fence in FENCES if fence.language == "bash"]
 PYTHON = sorted({fence.where.partition(":")[0] for fence in FENCES if fence.language == "python"})
@@ -184,6 +190,7 @@ def _tiny(text: str) -> str:
 
 def test_every_fence_is_of_a_kind_that_is_checked() -> None:
     assert len(SHELL) > 15 and len(PYTHON) > 4
+    assert {f"help of {name}" for name in HELP} <= {fence.where for fence in SHELL}
     assert {fence.language for fence in FENCES} <= {"bash", "python", "yaml", "text"}
     comments = re.findall(r"<!-- ((?:not run|run with): [^\n]*) -->", "".join(PAGES.values()))
     assert comments == [f"{fence.mark}: {fence.reason}" for fence in FENCES if fence.mark]  # none stands elsewhere
@@ -196,20 +203,10 @@ def test_commands_are_taken(fence: Fence, files: Path, monkeypatch: Any) -> None
         assert read(words) or fence.mark == "not run", f"{words[0]}: what runs this, and is it run?"
 
 
-def test_examples_in_the_help_are_taken(files: Path, monkeypatch: Any) -> None:
-    monkeypatch.chdir(files)
-    texts = [_parser().format_help(), *(command.epilog for command in _COMMANDS.values())]
-    lines = re.findall(rf"^  ({PROGRAM}(?: .*\\\n)?.*)$", "\n".join(texts), re.MULTILINE)
-    found = [words for line in lines for words in commands(line.replace("$", ""))]
-    assert all(read(words) for words in found)
-    assert {words[1] for words in found} >= set(_COMMANDS)
-
-
 def test_what_pages_say_in_passing_is_taken(files: Path, monkeypatch: Any) -> None:
     """Commands, flags and settings within a sentence."""
     monkeypatch.chdir(files)
-    parsers = [_parser(), *(command.parser() for command in _COMMANDS.values())]
-    flags = {flag for parser in parsers for action in parser._actions for flag in action.option_strings}
+    flags = {flag for parser in HELP.values() for action in parser._actions for flag in action.option_strings}
     seen = 0
     for page, text in PAGES.items():
         for span in (found[1].replace("\n", " ") for found in SPAN.finditer(FENCE.sub("", text))):
