@@ -68,7 +68,7 @@ _EXAMPLES = f"""\
 examples:
   {PROGRAM} --pretrained best.pt --ratio 0.25 --dry-run
   {PROGRAM} --pretrained best.pt --data my.yaml --ratio 0.25
-  {PROGRAM} --pretrained best.pt --data my.yaml --target gmacs=0.5
+  {PROGRAM} --pretrained best.pt --data my.yaml --target gmacs=0.8
 """
 
 

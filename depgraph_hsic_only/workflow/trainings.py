@@ -81,7 +81,7 @@ class TrainingPruner(YoloPruner):
         tuning = {key: value for key, value in self.given.fine_tune.items() if key != "quantize"}
         place = {"project": str(self.folder.path / "rivals"), "name": f"{imgsz}", "exist_ok": True}
         own: Any = {**self.given.to_dict(), **place, "imgsz": imgsz, "train": tuning}
-        return type(self)(cfg=None, **own).train(copy.deepcopy(model))
+        return type(self)(cfg=own).train(copy.deepcopy(model))
 
     def _tuning(self, step: Step, after: int | None = None) -> FineTuning:
         """What a fine-tuning after a step is given."""
