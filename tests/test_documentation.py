@@ -281,7 +281,8 @@ def test_commands_run(fence: Fence, place: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(place)
     for words in commands(_tiny(fence.text)):
         given = arguments_of(words)
-        assert (example(Path(words[1]).stem).main(words[2:]) if given is None else main(tiny(given))) == 0, words
+        code = example(Path(words[1]).stem).main(words[2:]) if given is None else main(tiny(given))
+        assert code == 0 or (code == 1 and "doctor" in words), words  # something may be wrong with this machine
 
 
 @pytest.mark.slow
