@@ -247,7 +247,7 @@ def test_the_demo_for_a_target_of_latency(shapes: Path, tmp_path: Path, capsys: 
     judge.write_text('size=$(wc -c < "$1"); sleep 0.0$((size / 1000000)); echo "latency_ms: $size"; echo 2 GB')
     given = ["--data", str(shapes), "--project", str(tmp_path), "--imgsz", "64", "--workers", "0", "--device", "cpu"]
     given += ["train.epochs=1", "fine_tune.epochs=0", "nbs=8", "fine_tune.lr0=0.0005", "--target", "latency=0.95"]
-    given += ["prune.layers=[8]", "prune.recover=none", "calibration.images=3"]
+    given += ["--axes", "width", "prune.layers=[8]", "prune.recover=none", "calibration.images=3"]
     assert main(["--demo", *given, f"latency.command=sh '{judge}' {{model}}"]) == 0
     said, run = capsys.readouterr(), tmp_path / "demo"
     assert "starting export" not in said.out + said.err  # what Ultralytics says while the clock runs

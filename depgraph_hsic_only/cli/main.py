@@ -73,6 +73,7 @@ examples:
 
 
 DEMO_TASKS = ("segment", "detect", "pose", "obb")  # those of `tasks.TASKS`, which imports torch
+_OF_A_TARGET, _INSTEAD_OF_A_TARGET = ("prune.target", "prune.axes"), ("prune.ratio", "prune.threshold")
 _DEMO_TUNING = {"epochs": 5, "lr0": 0.001, "warmup_epochs": 0.25}  # shorter and gentler than what goes before
 
 
@@ -217,6 +218,10 @@ def _demo_settings(task: str) -> dict[str, Any]:
         "imgsz": 160,
         "name": "demo",
         "workers": 2,
+        "calibration.images": 128,
+        "prune.layers": "all",
+        "prune.target": "gmacs=0.4",
+        "prune.axes": "width,imgsz",
     }
     settings |= {f"train.{key}": value for key, value in recipe.items()}
     return settings | {f"fine_tune.{key}": value for key, value in (recipe | _DEMO_TUNING).items()}
@@ -240,10 +245,11 @@ def _prune(words: Sequence[str]) -> None:
     given: dict[str, Any] = {flag: True for flag in ("exist_ok", "trust", "verbose") if getattr(arguments, flag)}
     given |= given_settings(arguments, _FLAGS)
     if arguments.demo:  # what is given for both trainings goes over what it sets for each
+        replaced = _OF_A_TARGET if given.keys() & _INSTEAD_OF_A_TARGET else ()
         demo = {
             key: value
             for key, value in _demo_settings(arguments.task or "segment").items()
-            if key.rpartition(".")[2] not in given
+            if key.rpartition(".")[2] not in given and key not in replaced
         }
         given = demo | given
     cfg: Any = arguments.cfg or DEFAULT_CFG
