@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,8 @@ def test_what_was_trained_on_this_very_data_goes_on_as_it_was_trained(checkpoint
     found = recipe.arguments
     assert found["scale"] == 0.2 and found["flipud"] == 0.5 and found["mosaic"] == 0.0
     assert "distill_model" not in found and "freeze" not in found
+    taught = make_recipe(model.model, replace(start, memorised=1.3), Teacher(checkpoint)).arguments
+    assert taught == found | {"distill_model": str(checkpoint), "dis": 30.0}  # the images are known by heart
     rates = {  # at most half of that for random weights; a quarter of what it was for batches a sixteenth
         (80, "AdamW", 4): 1e-3,
         (80, "AdamW", 64): 5e-4,
@@ -211,6 +214,11 @@ def test_a_checkpoint_says_what_it_was_trained_on_until_it_is_trained_elsewhere(
     assert trained_on(load_model(file), data) is not None
     strip_optimizer(file)
     assert entry.items() <= load_model(file).ckpt.items()
+    taught = load_model(file)
+    for teacher in (file, checkpoint):  # who knows these images alone, and who may know more
+        taught.ckpt["train_args"]["distill_model"] = str(teacher)
+        taught.ckpt |= provenance(data, teacher)
+        assert (trained_on(taught, data) is not None) == (teacher == file)
 
     other = find_dataset(drawn(tmp_path / "other", 1))
     later = load_model(file)

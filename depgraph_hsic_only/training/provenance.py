@@ -8,6 +8,8 @@ from ultralytics.cfg import get_cfg
 from ultralytics.utils import DEFAULT_CFG_DICT
 
 from depgraph_hsic_only.data.dataset import Dataset, same_classes, training_images
+from depgraph_hsic_only.errors import PruningError
+from depgraph_hsic_only.yolo.load import load_model
 from depgraph_hsic_only.yolo.types import Yolo
 
 # Beside Ultralytics' keys of a checkpoint, not among its train arguments, of which it strips those that it doesn't
@@ -15,16 +17,24 @@ from depgraph_hsic_only.yolo.types import Yolo
 _KEY = "depgraph_hsic_only"
 
 
-def provenance(dataset: Dataset) -> dict[str, Any]:
-    """What a checkpoint is to say of the data set that it was trained on, as entries of the file."""
-    return {_KEY: {"data": dataset.digest()}}
+def provenance(dataset: Dataset, teacher: str | Path | None = None) -> dict[str, Any]:
+    """What a checkpoint is to say of the data set that it was trained on, as entries of the file.
+
+    That is whether the checkpoint of its teacher, where it had one, was trained on the same, too.
+    """
+    told: dict[str, Any] = {"data": dataset.digest()}
+    if teacher is not None:
+        try:
+            told["teacher_on_data"] = trained_on(load_model(teacher), dataset) is not None
+        except PruningError:  # of a kind that is not known here
+            told["teacher_on_data"] = False
+    return {_KEY: told}
 
 
 def trained_on(model: Yolo, dataset: Dataset) -> Mapping[str, Any] | None:
     """The train arguments of a `YOLO` that was trained on a data set, by the word of its checkpoint.
 
-    They are complete and valid. None where it was trained on something else, had a teacher, who may have known more, or
-    doesn't say.
+    They are complete and valid. None where it was trained on something else, had a teacher that was, or doesn't say.
 
     The data set has the same classes and the digest that the checkpoint has recorded, wherever it is now. Where a
     checkpoint has none, as those that Ultralytics alone has made, the file that it names must be this data set's, or
@@ -39,10 +49,10 @@ def trained_on(model: Yolo, dataset: Dataset) -> Mapping[str, Any] | None:
         arguments = vars(get_cfg(overrides={key: told[key] for key in DEFAULT_CFG_DICT if key in told}))
     except Exception:  # whatever Ultralytics raises for values that it can't use: a checkpoint may say anything
         return None
-    if arguments["distill_model"] is not None:
+    recorded = known if isinstance(known := checkpoint.get(_KEY), dict) else {}
+    if arguments["distill_model"] is not None and recorded.get("teacher_on_data") is not True:
         return None
-    recorded = checkpoint.get(_KEY)
-    digest = recorded.get("data") if isinstance(recorded, dict) else None
+    digest = recorded.get("data")
     same = _names(arguments["data"], dataset) if digest is None else digest == dataset.digest()
     return arguments if same else None
 

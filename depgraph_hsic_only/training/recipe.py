@@ -6,9 +6,10 @@ training: the warm-up's learning rate of the biases, BatchNorm's statistics of s
 64 images only.
 
 Two kinds of models are near one. A model that was trained on this very data set has all that it knows from these
-images, and goes on with them as it was trained: at its own rate, with its own augmentation. A model that has
-learnt elsewhere, on more than this, COCO's on a few hundred images, forgets at such rates, so it is trained gently and
-taught by what it was. What each choice is worth is measured in `benchmarks/README.md`.
+images, and goes on with them as it was trained: at its own rate, with its own augmentation; where it knows them by
+heart, so that their labels teach nothing more, it is taught by what it was, too. A model that has learnt elsewhere, on
+more than this, COCO's on a few hundred images, forgets at such rates, so it is trained gently and taught by what it
+was. What each choice is worth is measured in `benchmarks/README.md`.
 """
 
 import math
@@ -30,6 +31,7 @@ _STEPS = 200  # that a training should have, if smaller batches can give it them
 _LONG = 2000  # steps of a training in which nothing needs to be held still
 _MOSAIC_EPOCHS = 20  # shorter trainings see whole images only
 _SETTLED = 0.25  # share of the accuracy: from there on BatchNorm's statistics are those to keep
+_BY_HEART = 1.2  # mAP on training images to that on others: labels alone then take from a model what generalises
 _DISTILLATION = 30.0  # weight of the features against the labels' losses: about equal parts
 
 
@@ -41,6 +43,7 @@ class Start:
     batch: int  # that the run is configured for; a short training may take fewer images
     epochs: int  # to train for, at least 1, which stands for a number that is not known
     kept: float = 1.0  # share of the accuracy that the model once had, in [0, 1]; 1 for one that was not cut
+    memorised: float = 1.0  # the accuracy that it once had on its training images, as a multiple of that on others
     trained_with: Mapping[str, Any] | None = None  # arguments of its training on this very data set, if there was one
     classes: int = 80  # of the data set
     own_batch: bool = False  # whether the batch was set for this training, so that it is taken as it is
@@ -49,6 +52,11 @@ class Start:
     def settled(self) -> bool:
         """Whether the start is worth keeping, its BatchNorm statistics too: not where the cut has made them wrong."""
         return self.kept >= _SETTLED
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the original knows more than these labels can teach."""
+        return self.trained_with is None or self.memorised >= _BY_HEART
 
 
 def continued(start: Start) -> dict[str, Any]:
@@ -97,8 +105,10 @@ def taught(start: Start, teacher: Path, untouched: Sequence[int]) -> dict[str, A
 
     A few hundred images don't show what the original has learnt of rare classes elsewhere: without it as teacher, the
     unpruned model itself forgets. The teacher is the checkpoint of the model before the cut, or of the one that is
-    trained on, as it was. Layers of a cut model in which nothing was cut stay as they are in a short training.
+    trained on, as it was. Where a cut model has learnt elsewhere, layers in which nothing was cut stay as they are in a
+    short training.
     """
-    short = start.settled and start.images * start.epochs / _SMALLEST_BATCH < _LONG
+    elsewhere = start.trained_with is None
+    short = elsewhere and start.settled and start.images * start.epochs / _SMALLEST_BATCH < _LONG
     arguments: dict[str, Any] = {"distill_model": str(teacher), "dis": _DISTILLATION}
     return arguments | ({"freeze": list(untouched)} if short and untouched else {})

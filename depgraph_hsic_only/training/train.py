@@ -77,11 +77,12 @@ class Teacher:
 def make_recipe(network: Network, start: Start, teacher: Teacher | None = None) -> Recipe:
     """How to train on a network that works (see `recipe.py`).
 
-    Without a teacher it learns from the labels alone, as it does in any case where it was trained on this data set.
+    Without a teacher it learns from the labels alone, as it does in any case where all that it knows is of this data
+    set, and not by heart.
     """
     arguments = continued(start)
     callbacks: list[Hook] = []
-    if teacher is not None and start.trained_with is None:
+    if teacher is not None and start.needs_teacher:
         untouched: list[int] = []
         channels: tuple[tuple[int, ...] | None, ...] = (None,) * len(network.model[-1].f)
         if teacher.model is not None:
@@ -155,7 +156,8 @@ def train_to_file(
     kept, result = best.file if known else folder / "weights" / "last.pt", scratch / "result.pt"
     with safe_load():
         YOLO(str(kept))  # refuses code in it, which the next line would run
-    write_atomically(result, lambda temporary: strip_optimizer(kept, str(temporary), provenance(dataset)))
+    told = provenance(dataset, arguments.get("distill_model"))
+    write_atomically(result, lambda temporary: strip_optimizer(kept, str(temporary), told))
     return result, scores
 
 

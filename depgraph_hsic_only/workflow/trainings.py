@@ -8,6 +8,8 @@ from typing import Any
 
 from depgraph_hsic_only.channels.cut import kept_channels
 from depgraph_hsic_only.channels.plan import PruningPlan
+from depgraph_hsic_only.data.images import spread
+from depgraph_hsic_only.evaluation.validation import validate_model
 from depgraph_hsic_only.report.stages import FINE_TUNED, TRAINED, Stage
 from depgraph_hsic_only.support.progress import say
 from depgraph_hsic_only.training.callbacks import Callbacks
@@ -21,6 +23,7 @@ from depgraph_hsic_only.workflow.prune_steps import PLAN, FineTuning, Step
 from depgraph_hsic_only.yolo.tasks import task_of
 from depgraph_hsic_only.yolo.types import Yolo
 
+_ASKED = 100  # training images, on which a model is asked what it knows by heart
 _QUANTIZED = "qat"  # folder of a quantisation-aware training
 _COMMON = ("batch", "device", "workers", "seed")  # settings of all trainings
 _TOLD = ("optimizer", "lr0", "batch", "epochs", "time")  # of the arguments of a training, where it is recorded
@@ -138,13 +141,28 @@ class TrainingPruner(YoloPruner):
         start = start_of(settings, self.config.batch, self.dataset, known, classes=len(model.names))
         if known is not None:
             self.note("the checkpoint was trained on this data set, and goes on as it was trained")
-        own = "distill_model" in settings
+        own, reference = "distill_model" in settings, model
         if teacher is not None and teacher.model is not None:
-            reference = self.evaluate(teacher.model).primary.map50_95
-            start = replace(start, kept=self.evaluate(model).primary.map50_95 / reference if reference > 0 else 1.0)
-        elif not (cut or own or start.trained_with):
+            reference = teacher.model
+            once = self.evaluate(reference).primary.map50_95
+            start = replace(start, kept=self.evaluate(model).primary.map50_95 / once if once > 0 else 1.0)
+        if known is not None and not own:
+            start = replace(start, memorised=self._memorised(reference, scratch))
+        if teacher is None and not (cut or own) and start.needs_teacher:
             teacher = Teacher.itself(model, scratch)
         return make_recipe(model.model, start, None if own else teacher)
+
+    def _memorised(self, model: Yolo, scratch: Path) -> float:
+        """A model's primary mAP50-95 on some training images, as a multiple of that on the validation images."""
+        files, folder = self.dataset.images("train"), scratch / "by_heart"
+        folder.mkdir(parents=True, exist_ok=True)
+        data = self.dataset.write_keys_of([files[k] for k in spread(len(files), _ASKED)], folder)
+        of: Any = {"device": self.config.device, "workers": self.config.workers}
+        there = validate_model(model, data, self.validation_of(model), **of).primary.map50_95
+        elsewhere = self.evaluate(model).primary.map50_95
+        found = there / elsewhere if elsewhere > 0 else 1.0
+        self.note(f"mAP50-95 on training images is {found:.2f} times that on validation images")
+        return found
 
     def _better(self, model: Yolo, trained: Trained, *, last: bool) -> Yolo:
         """The better of what went into a training and what came out."""
