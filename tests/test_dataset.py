@@ -111,6 +111,26 @@ def test_an_ndjson_data_set_is_converted_by_ultralytics(shapes: Path, tmp_path: 
     assert data.source is not None and Path(data.source).is_relative_to(tmp_path / "converted")
 
 
+@pytest.mark.parametrize("given", ["data.yaml", "export/data.yaml", "export", "keys"])
+def test_an_export_of_roboflow_is_read_as_ultralytics_reads_it(
+    given: str, shapes: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    export = tmp_path / "export"
+    for theirs, ours in {"train": "train", "valid": "val"}.items():
+        for kind in ("images", "labels"):
+            shutil.copytree(shapes.parent / kind / ours, export / theirs / kind)
+    keys: dict[str, Any] = {"train": "../train/images", "val": "../valid/images", "test": "../test/images"}  # not above
+    keys |= {"nc": 5, "names": ["circle", "square", "triangle", "star", "cross"], "roboflow": {"version": 1}}
+    (export / "data.yaml").write_text(yaml.safe_dump(keys), encoding="utf-8")
+    monkeypatch.chdir(export if given in {"data.yaml", "keys"} else tmp_path)
+    dataset = find_dataset(keys if given == "keys" else given)
+    assert set(dataset.images("train")) == files_of(export / "train" / "images")
+    assert set(dataset.images("val")) == files_of(export / "valid" / "images")
+    monkeypatch.chdir(shapes.parent)  # trainings may run anywhere
+    taken = check_det_dataset(dataset.write_keys(tmp_path), autodownload=False)
+    assert all(taken[key] == dataset.keys[key] for key in ("train", "val", "names"))
+
+
 def test_classes_are_the_same_by_index_unless_a_name_stands_elsewhere() -> None:
     def same(a: str, b: str) -> bool:
         return same_classes(dict(enumerate(a.split())), dict(enumerate(b.split())))

@@ -1,5 +1,6 @@
 """The examples and the documentation: what newcomers open first must run as it stands."""
 
+import ast
 import importlib.util
 import json
 import os
@@ -22,6 +23,7 @@ from depgraph_hsic_only.criteria import registry
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
+NOTEBOOKS = sorted(file.stem for file in EXAMPLES.glob("*.ipynb"))
 
 
 def example(name: str) -> ModuleType:
@@ -78,30 +80,69 @@ def test_the_custom_pruner_cuts_by_two_amounts(checkpoint: Path, shapes: Path, t
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_the_notebook_is_committed_without_outputs() -> None:
-    cells = json.loads((EXAMPLES / "quickstart.ipynb").read_text(encoding="utf-8"))["cells"]
-    code = [cell for cell in cells if cell["cell_type"] == "code"]
+def code_of(notebook: str) -> list[dict[str, Any]]:
+    """The code cells of a notebook, as they are committed."""
+    cells = json.loads((EXAMPLES / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
+    return [cell for cell in cells if cell["cell_type"] == "code"]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_notebooks_are_committed_without_outputs(notebook: str) -> None:
+    code = code_of(notebook)
     assert len(code) > 5 and all(not cell["outputs"] and cell["execution_count"] is None for cell in code)
 
 
-@pytest.mark.slow
-def test_the_notebook_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("notebook", NOTEBOOKS)
+def test_the_code_of_notebooks_compiles_and_imports_what_exists(notebook: str) -> None:
+    lines = [line for cell in code_of(notebook) for line in (*cell["source"], "\n") if not line.startswith("%")]
+    module = ast.parse("".join(lines))
+    imports = [node for node in ast.walk(module) if isinstance(node, ast.Import)]
+    names = [
+        (node.module, name.name) for node in ast.walk(module) if isinstance(node, ast.ImportFrom) for name in node.names
+    ]
+    assert any(source == "depgraph_hsic_only" for source, _ in names)
+    for node in imports:
+        assert all(importlib.import_module(name.name) for name in node.names)
+    for source, name in names:
+        assert source is not None and hasattr(importlib.import_module(source), name), f"{source}.{name}"
+
+
+def executed(notebook: str, folder: Path) -> tuple[str, int]:
+    """What a notebook prints, with tables as text, and how many pictures it shows, where it is run in a folder."""
     pytest.importorskip("nbconvert")
     pytest.importorskip("ipykernel")
-    (tmp_path / "quickstart.ipynb").write_bytes((EXAMPLES / "quickstart.ipynb").read_bytes())
-    command = ("nbconvert", "--to", "notebook", "--execute", "quickstart.ipynb", "--output", "done.ipynb")
-    run("jupyter", *command, cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path / "cache"))
-    cells = json.loads((tmp_path / "done.ipynb").read_text(encoding="utf-8"))["cells"]
+    (folder / "notebook.ipynb").write_bytes((EXAMPLES / f"{notebook}.ipynb").read_bytes())
+    command = ("nbconvert", "--to", "notebook", "--execute", "notebook.ipynb", "--output", "done.ipynb")
+    run("jupyter", *command, cwd=folder, XDG_CACHE_HOME=str(folder / "cache"))
+    cells = json.loads((folder / "done.ipynb").read_text(encoding="utf-8"))["cells"]
     outputs = [output for cell in cells for output in cell.get("outputs", ())]
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
-    text = "".join("".join(output.get("text", "")) for output in outputs)
-    maps = {stage: float(value) for stage, value in re.findall(r"([\w ]+): mask mAP50-95 (\S+)", text)}
-    original, cut, recovered = (
-        maps[next(k for k in maps if k.strip() == s)] for s in ("original", "as cut", "recovered")
-    )
-    assert original > 0.2 and cut < recovered and recovered > 0.8 * original
+    texts = (output.get("text", output.get("data", {}).get("text/plain", "")) for output in outputs)
+    return "\n".join(map("".join, texts)), sum("image/png" in output.get("data", {}) for output in outputs)
+
+
+@pytest.mark.slow
+def test_the_quickstart_runs(tmp_path: Path) -> None:
+    text, pictures = executed("quickstart", tmp_path)
+    assert pictures == 3 and text.count("Cost by part") == 1
+    maps = {stage: float(value) for stage, value in re.findall(r"(\w[\w ]*): mask mAP50-95 (\S+)", text)}
+    assert maps["original"] > 0.4 and maps["as cut"] < maps["recovered"]
+    assert maps["recovered"] > 0.8 * maps["original"]
     before, after = re.search(r"([\d,]+) after training", text), re.search(r"([\d,]+) parameters; they were", text)
     assert before and after and before[1] == after[1]
+
+
+@pytest.mark.slow
+def test_the_notebook_on_own_data_runs(tmp_path: Path) -> None:
+    text, pictures = executed("own_data", tmp_path)
+    assert pictures == 3 and "200 images to train on, 60 to validate on" in text
+    assert text.count("What else costs as little") == 1
+    files = re.findall(r"^(\S+) \((\w+)\): (\S+) MB, (\S+) ms", text, re.MULTILINE)
+    size = {precision: float(mb) for _, precision, mb, _ in files}
+    assert set(size) == {"float32", "int8"} and size["int8"] < 0.5 * size["float32"]
+    report = depgraph_hsic_only.RunReport.load(tmp_path / "runs" / "own_data" / "half")
+    assert report.after.gmacs <= 0.51 * report.before.gmacs and report.rivals
+    assert report.after.map50_95["mask"] > 0.7 * report.before.map50_95["mask"] > 0.2
+    assert all(float(ms) > 0 for *_, ms in files) and (file := report.files[-1]).loss is not None and file.loss < 0.1
 
 
 @pytest.mark.slow

@@ -609,6 +609,12 @@ def test_reports_show_themselves(run: RunReport, checkpoint: Path) -> None:
         assert html.open == [] and f"{parameters(run.folder / 'weights' / 'best.pt'):,}" in "".join(html.texts)
 
 
+def test_a_notebook_gets_a_report_as_text_too(run: RunReport, monkeypatch: Any) -> None:
+    text, html = str(run), run._repr_html_()
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)  # where rich would show what it is to write
+    assert str(run) == text and run._repr_html_() == html
+
+
 def test_images_that_cannot_be_read_are_an_error(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_text("no image")
     yolo = load_model(checkpoint)

@@ -151,7 +151,7 @@ def find_dataset(data: Any, task: str = "segment") -> Dataset:
             keys = {k: v for k, v in _resolved(str(file), name).items() if k != "yaml_file"}
     else:
         found = shapes_dataset(task=task) if name == SHAPES else Path(_converted(name)).expanduser()
-        source = str(found.resolve() if found.is_file() else found)  # stages run from wherever Ultralytics puts them
+        source = str(found.resolve() if found.exists() else found)  # stages run from wherever Ultralytics puts them
         source = name if "://" in name else source  # of which a path would make another address
         keys = _resolved(source, name)
     files, channels = {}, keys.get("channels", 3)

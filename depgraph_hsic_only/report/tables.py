@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.console import Console
@@ -15,6 +16,9 @@ from depgraph_hsic_only.support.visible import visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+# In a notebook rich's own console shows on the page what it is to write to a file.
+_Console = partial(Console, legacy_windows=False, force_jupyter=False)
 
 
 class Shown(abc.ABC):
@@ -49,7 +53,7 @@ class Shown(abc.ABC):
 
     def _repr_html_(self) -> str:
         """The tables in a notebook; rich escapes what is in them."""
-        console = Console(file=io.StringIO(), width=self.columns, record=True, legacy_windows=False)
+        console = _Console(file=io.StringIO(), width=self.columns, record=True)
         console.print(self)
         page = '<pre style="white-space:pre;overflow-x:auto;line-height:normal">{code}</pre>'
         return console.export_html(inline_styles=True, code_format=page)
@@ -86,5 +90,5 @@ def figure_text(figure: float | None, form: str) -> str:
 def to_text(renderable: Any, width: int = 100) -> str:
     """Anything rich can draw as plain text, at a fixed width."""
     buffer = io.StringIO()
-    Console(file=buffer, width=width, color_system=None, legacy_windows=False).print(renderable)
+    _Console(file=buffer, width=width, color_system=None).print(renderable)
     return buffer.getvalue().rstrip()
