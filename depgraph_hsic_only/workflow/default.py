@@ -1,6 +1,7 @@
 """The workflow filled in: Ultralytics trains, DepGraph groups, any criterion ranks, onnxruntime proves the export."""
 
 import copy
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -103,7 +104,10 @@ class DefaultYoloPruner(TrainingPruner):
         self.open_folder()
         settings, planner = self.config.prune, self._planner(model)
         batches = self._batches(model) if planner.needs_images(settings.recover != "none") else []
+        start = time.perf_counter()
         unpruned = kept_scores(self.folder, planner, self._at_work(model), batches)
+        if planner.scorer.needs_batches and not planner.amount.is_nothing:
+            self.note(f"channels ranked by {planner.criterion} in {time.perf_counter() - start:.0f} s")
         sensitivity = self._sensitivity(planner, unpruned, batches) if planner.amount.is_target and batches else None
         unpruned.network.to(select_device(self.config.device))  # its latency may be the target
         reference = None if settings.max_map_drop is None else self.evaluate(model).primary.map50_95
