@@ -6,6 +6,9 @@ import os
 
 os.environ["YOLO_AUTOINSTALL"] = "false"  # before ultralytics is imported: what is missing must fail, not be fetched
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is: two processes run the tests
+import depgraph_hsic_only  # noqa: F401  # reads that before Ultralytics sets it
+
+# isort: split
 
 from pathlib import Path
 from typing import Any

@@ -6,6 +6,7 @@ import sys
 import textwrap
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -119,3 +120,19 @@ def test_type_checkers_see_the_names(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     errors_found = [line for line in done.stdout.splitlines() if "error:" in line]
     assert len(errors_found) == 1 and 'user.py:3: error: Argument 1 to "load_model"' in errors_found[0], done.stdout
+
+
+@pytest.mark.parametrize(("first", "given"), [("depgraph_hsic_only", ""), ("ultralytics", ""), ("torch", "1")])
+def test_every_core_is_used_unless_the_environment_says_how_many(first: str, given: str, monkeypatch: Any) -> None:
+    """Ultralytics says 1 where nobody says anything."""
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    if given:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    expected = given or "os.cpu_count()"
+    run(f"""
+        import {first}, os
+        from depgraph_hsic_only.support.threads import measuring
+        import torch, ultralytics
+        with measuring():
+            assert torch.get_num_threads() == {expected}, torch.get_num_threads()
+    """)

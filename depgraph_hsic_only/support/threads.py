@@ -1,20 +1,16 @@
 """Processor cores, and how exactly a GPU reckons."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
+from depgraph_hsic_only.support.cores import cores
+
 
 def use_every_core() -> None:
-    """Every core for torch.
-
-    Ultralytics leaves it all but one, for data loading: of two, one half. Where OMP_NUM_THREADS is set, it says how
-    many: somebody shares the machine out among processes.
-    """
-    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # one number for each level of nesting
-    torch.set_num_threads(int(given) if given.isdecimal() else os.cpu_count() or torch.get_num_threads())
+    """Every core for torch (see `cores.py`); Ultralytics leaves it all but one, for data loading: of two, one half."""
+    torch.set_num_threads(cores())
 
 
 @contextmanager

@@ -87,7 +87,7 @@ def keep_statistics(trainer: Any) -> None:
 
 
 def train_on_every_core(trainer: Any) -> None:
-    """Callback for "on_pretrain_routine_start": on a CPU the arithmetic takes every core."""
+    """Callback for "on_train_start": on a CPU the arithmetic takes every core."""
     if trainer.device.type == "cpu":
         use_every_core()
 

@@ -8,8 +8,6 @@ from ultralytics.cfg import get_cfg
 from ultralytics.utils import DEFAULT_CFG_DICT
 
 from depgraph_hsic_only.data.dataset import Dataset, same_classes, training_images
-from depgraph_hsic_only.errors import PruningError
-from depgraph_hsic_only.yolo.load import load_model
 from depgraph_hsic_only.yolo.types import Yolo
 
 # Beside Ultralytics' keys of a checkpoint, not among its train arguments, of which it strips those that it doesn't
@@ -17,18 +15,12 @@ from depgraph_hsic_only.yolo.types import Yolo
 _KEY = "depgraph_hsic_only"
 
 
-def provenance(dataset: Dataset, teacher: str | Path | None = None) -> dict[str, Any]:
+def provenance(dataset: Dataset, *, teacher_on_data: bool = False) -> dict[str, Any]:
     """What a checkpoint is to say of the data set that it was trained on, as entries of the file.
 
-    That is whether the checkpoint of its teacher, where it had one, was trained on the same, too.
+    That is whether its teacher, where it had one, was trained on the same, too.
     """
-    told: dict[str, Any] = {"data": dataset.digest()}
-    if teacher is not None:
-        try:
-            told["teacher_on_data"] = trained_on(load_model(teacher), dataset) is not None
-        except PruningError:  # of a kind that is not known here
-            told["teacher_on_data"] = False
-    return {_KEY: told}
+    return {_KEY: {"data": dataset.digest(), "teacher_on_data": teacher_on_data}}
 
 
 def trained_on(model: Yolo, dataset: Dataset) -> Mapping[str, Any] | None:

@@ -96,13 +96,21 @@ def make_recipe(network: Network, start: Start, teacher: Teacher | None = None) 
 
 
 def train_model(
-    model: Yolo, folder: Path, arguments: Mapping[str, Any], callbacks: Callbacks, *, dataset: Dataset, scratch: Path
+    model: Yolo,
+    folder: Path,
+    arguments: Mapping[str, Any],
+    callbacks: Callbacks,
+    *,
+    dataset: Dataset,
+    scratch: Path,
+    teacher_on_data: bool = False,
 ) -> Trained:
     """Train a copy of a `YOLO`; the model itself is left as it is.
 
     Arguments and what is raised are those of `train_to_file`.
     """
-    result, scores = train_to_file(model, folder, arguments, callbacks, dataset=dataset, scratch=scratch)
+    kept: Any = {"dataset": dataset, "scratch": scratch, "teacher_on_data": teacher_on_data}
+    result, scores = train_to_file(model, folder, arguments, callbacks, **kept)
     known = [score for score in scores if score is not None]
     epoch = 1 + scores.index(max(known)) if known else len(scores)
     trained = load_model(result)
@@ -110,7 +118,14 @@ def train_model(
 
 
 def train_to_file(
-    model: Yolo, folder: Path, arguments: Mapping[str, Any], callbacks: Callbacks, *, dataset: Dataset, scratch: Path
+    model: Yolo,
+    folder: Path,
+    arguments: Mapping[str, Any],
+    callbacks: Callbacks,
+    *,
+    dataset: Dataset,
+    scratch: Path,
+    teacher_on_data: bool = False,
 ) -> tuple[Path, list[float | None]]:
     """Train a copy of a `YOLO`, and write the checkpoint of its best epoch, or of the last one.
 
@@ -122,6 +137,7 @@ def train_to_file(
         dataset: What the argument `data` stands for: the resulting checkpoint says so (see `provenance.py`).
         scratch: Folder for what the training goes on from when it is cut off: its snapshot, and the best checkpoint.
             It is made where it is missing, and is the caller's to remove when the result is safe.
+        teacher_on_data: Whether a teacher among the arguments was trained on the data set, too.
 
     Returns:
         The checkpoint, in `scratch`, and the primary mAP50-95 of each epoch, None where it was not measured.
@@ -135,7 +151,7 @@ def train_to_file(
     best = KeepBest(scratch / "best.pt", column)
     callbacks = callbacks.with_others(
         [
-            ("on_pretrain_routine_start", train_on_every_core),
+            ("on_train_start", train_on_every_core),
             ("on_train_epoch_start", order_by_epoch),
             ("on_model_save", TakeSnapshot(state)),
             ("on_model_save", best),
@@ -156,7 +172,7 @@ def train_to_file(
     kept, result = best.file if known else folder / "weights" / "last.pt", scratch / "result.pt"
     with safe_load():
         YOLO(str(kept))  # refuses code in it, which the next line would run
-    told = provenance(dataset, arguments.get("distill_model"))
+    told = provenance(dataset, teacher_on_data=teacher_on_data)
     write_atomically(result, lambda temporary: strip_optimizer(kept, str(temporary), told))
     return result, scores
 

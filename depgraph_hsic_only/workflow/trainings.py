@@ -74,7 +74,9 @@ class TrainingPruner(YoloPruner):
         used = {**given, **settings}
         self.resolve(stage.block, {k: v for k, v in used.items() if k != "distill_model" or k in given})
         place = self.folder.path / stage.folder
-        trained = train_model(model, place, arguments, callbacks, dataset=self.dataset, scratch=scratch)
+        own = works and "distill_model" not in given and trained_on(model, self.dataset) is not None
+        kept: Any = {"dataset": self.dataset, "scratch": scratch, "teacher_on_data": own}
+        trained = train_model(model, place, arguments, callbacks, **kept)
         if 0 < trained.batch < arguments["batch"]:
             self.note(f"the memory was too small for batch={arguments['batch']}: trained with batch={trained.batch}")
         return self._better(model, trained, last=name == stage.folder) if works else trained.model
