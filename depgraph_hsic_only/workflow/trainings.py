@@ -132,7 +132,8 @@ class TrainingPruner(YoloPruner):
             settings = {**recipe.arguments, **settings}
             callbacks = callbacks.with_others(recipe.callbacks)
             told = ", ".join(f"{key}={settings[key]}" for key in _TOLD if key in settings)
-            self.note(f"trained with {told}; every argument is in args.yaml")
+            taught = ", taught by the model as it was" if "distill_model" in recipe.arguments else ""
+            self.note(f"trained with {told}{taught}; every argument is in args.yaml")
         return settings, {**common, **settings, "data": self.dataset.write_keys(self.folder.path)}, callbacks
 
     def _recipe(
