@@ -58,6 +58,8 @@ def test_an_amount_goes_over_the_one_below() -> None:
         ("train.epochs=5", 5),
         ("lr0=1e-4", 1e-4),
         ("prune.layers=[3,4]", [3, 4]),
+        ("rivals=[small.pt, other.pt]", ["small.pt", "other.pt"]),
+        ("prune.max_ratio={6: 0.5, h8: 0.25}", {6: 0.5, "h8": 0.25}),
         ("cos_lr=true", True),
         ("device=none", None),
         ("fine_tune.freeze=null", None),

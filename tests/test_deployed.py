@@ -113,7 +113,7 @@ def test_settings_that_can_not_be_meant() -> None:
     for key, (value, message) in faults.items():
         with pytest.raises(ConfigError, match=f"{key}: .*{message}"):
             load_config(None, {key: value})
-    assert load_config(None, {"export.formats": "[onnx, trt]"}).formats == ("onnx", "engine")
+    assert load_config(None, {"export.formats": "onnx, trt"}).formats == ("onnx", "engine")
     assert named_formats(list(FORMATS)) == tuple(FORMATS)  # all that Ultralytics has
 
 

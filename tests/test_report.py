@@ -68,6 +68,10 @@ def spread(low: float, high: float) -> dict[str, Any]:
     return {"latency_spread_ms": {"torch": None, "onnxruntime": (low, high)}}
 
 
+def by(deployed: str, ms: float, **others: float) -> dict[str, Any]:
+    return {"latency_ms": {**others, deployed: ms}, "deployed": deployed}
+
+
 @pytest.mark.parametrize(
     ("before", "after", "expected"),
     [
@@ -98,13 +102,19 @@ def spread(low: float, high: float) -> dict[str, Any]:
             "as many parameters, as fast as before with PyTorch, mask mAP50-95 not measured",
         ),
         (
-            stage(
-                "baseline", latency_ms={"onnxruntime": 9.0, "command": 30.0}, latency_spread_ms={"command": (29, 31)}
-            ),
-            stage(
-                "pruned", None, latency_ms={"onnxruntime": 9.0, "command": 15.0}, latency_spread_ms={"command": (9, 20)}
-            ),
+            stage("baseline", **by("command", 30.0, onnxruntime=9.0)),
+            stage("pruned", None, **by("command", 15.0, onnxruntime=9.0)),
             "as many parameters, 2.0× faster by command, mask mAP50-95 not measured",
+        ),
+        (  # on a GPU, where the file in onnxruntime is no one's concern
+            stage("baseline", **by("torch", 5.0, onnxruntime=30.0)),
+            stage("pruned", None, **by("torch", 4.0, onnxruntime=10.0)),
+            "as many parameters, 1.2× faster with PyTorch, mask mAP50-95 not measured",
+        ),
+        (  # by all axes: in float before, in int8 now
+            stage("baseline", **by("onnxruntime", 15.0, torch=20.0)),
+            stage("pruned", None, **by("onnxruntime int8", 5.0, onnxruntime=10.0)),
+            "as many parameters, 3.0× faster (onnxruntime before, onnxruntime int8 now), mask mAP50-95 not measured",
         ),
     ],
 )
@@ -390,7 +400,18 @@ def test_report_json_keeps_its_keys(run: RunReport) -> None:
     keys = {"version", "task", "environment", "args", "stages", "widths", "onnx", "validation", "images", "sources"}
     assert data.keys() == keys | {"comparison", "layers", "files", "notes", "rivals", "latency"}
     maps = {"map50_95_box", "map50_95_mask", "map50_box", "map50_mask", "resampled_mask"}
-    cost = {"name", "seconds", "parameters", "gmacs", "size_mb", "weights", "latency_ms", "latency_spread_ms", "parts"}
+    cost = {
+        "name",
+        "seconds",
+        "parameters",
+        "gmacs",
+        "size_mb",
+        "weights",
+        "latency_ms",
+        "latency_spread_ms",
+        "deployed",
+        "parts",
+    }
     for found, told in zip(run.stages, data["stages"], strict=True):
         assert told.keys() == maps | cost | {"imgsz", "complete", "classes", "notes", "epochs", "details"}
         assert StageReport.from_dict({**told, "details": found.details}) == found

@@ -180,8 +180,10 @@ def test_steps_reach_the_same_widths(checkpoint: Path, shapes: Path, tmp_path: P
 
 def test_a_target_is_met_step_by_step_and_its_scan_is_kept(checkpoint: Path, shapes: Path, tmp_path: Path) -> None:
     budget = {"train.epochs": 0, "fine_tune.epochs": 0, "prune.target": "gmacs=0.8", "prune.layers": [7, 8, 15, 22]}
+    budget["imgsz"] = 32  # which is the result's own then, without any training too
     DefaultYolov8SegPruner(checkpoint, **settings(tmp_path, shapes, **budget, **{"prune.steps": 2})).run()
     run = tmp_path / "run"
+    assert YOLO(run / "weights" / "best.pt").overrides["imgsz"] == 32
     data = json.loads((run / "report.json").read_text())
     assert data["stages"][-1]["gmacs"] <= 0.8 * data["stages"][0]["gmacs"]
     parts = {part["name"]: part["gmacs"] for part in data["stages"][-1]["parts"]}

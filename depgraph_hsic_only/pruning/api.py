@@ -156,9 +156,10 @@ def cut_in_place(
     return report, done.kept
 
 
-def report_cut(plan: PruningPlan, original: Network, pruned: Network, imgsz: int = 640) -> PruningReport:
-    """What a plan has cut from a network, counted on both."""
-    costs = measure_cost(original, imgsz), measure_cost(pruned, imgsz)
+def report_cut(plan: PruningPlan, original: Network, pruned: Network, imgsz: int | None = None) -> PruningReport:
+    """What a plan has cut from a network, counted on both for images of a side in pixels, or of the model's own."""
+    side = input_side(original, imgsz)
+    costs = measure_cost(original, side), measure_cost(pruned, side)
     return PruningReport(plan, *costs, list_layers(original), *compared_widths(original, pruned))
 
 

@@ -54,6 +54,7 @@ class StageReport:
         latency_ms: Median milliseconds for what the exported file takes at once: "torch" on the run's device,
             "onnxruntime" on the CPU, and by its own name what the settings say instead (see `deployment.Timed`).
         latency_spread_ms: For the same, the 10th and the 90th percentile of the rounds.
+        deployed: What the latency of the model as it is deployed is by, such as "onnxruntime int8".
         notes: What a reader must know.
         parts: Parameters and multiply-adds by part of the network.
         epochs: Losses, mAPs and learning rates of each epoch, where the stage trained.
@@ -75,6 +76,7 @@ class StageReport:
     resampled: tuple[float, ...] = ()
     latency_ms: Mapping[str, float | None] = field(default_factory=lambda: dict.fromkeys(RUNTIMES))
     latency_spread_ms: Mapping[str, tuple[float, float] | None] = field(default_factory=lambda: dict.fromkeys(RUNTIMES))
+    deployed: str = "onnxruntime"
     notes: tuple[str, ...] = ()
     parts: tuple[PartCost, ...] = ()
     epochs: tuple[Mapping[str, float | None], ...] = ()
@@ -84,7 +86,9 @@ class StageReport:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], task: str = "segment") -> "StageReport":
         """The inverse of `to_dict`, of a task; what an older version did not measure is left out."""
-        row = {"notes": (), "epochs": (), "latency_spread_ms": dict.fromkeys(RUNTIMES), **data}
+        asked = [key for key in data.get("latency_ms", ()) if key not in RUNTIMES]  # what counted in older versions
+        older = {"latency_spread_ms": dict.fromkeys(RUNTIMES), "deployed": asked[-1] if asked else "onnxruntime"}
+        row = {"notes": (), "epochs": (), **older, **data}
         kinds, primary = TASKS[task].kinds, TASKS[task].primary
         maps = {kind: (row.pop(f"map50_{kind}", None), row.pop(f"map50_95_{kind}", None)) for kind in kinds}
         row["metrics"] = {kind: Accuracy(*pair) for kind, pair in maps.items() if None not in pair}
@@ -137,15 +141,14 @@ class StageReport:
 
     @property
     def deployed_ms(self) -> float | None:
-        """Median latency of what is deployed: as the settings say, else in onnxruntime."""
-        asked = [key for key in self.latency_ms if key not in RUNTIMES]
-        return self.latency_ms[asked[-1] if asked else "onnxruntime"]
+        """Median latency of what is deployed."""
+        return self.latency_ms[self.deployed]
 
-    def with_latency(self, found: Mapping[str, Latency | None]) -> "StageReport":
-        """The row with what was measured by runtime."""
+    def with_latency(self, found: Mapping[str, Latency | None], deployed: str) -> "StageReport":
+        """The row with what was measured by runtime, and the one that it is `deployed` in."""
         medians = {runtime: one.median if one else None for runtime, one in found.items()}
         spreads = {runtime: (one.p10, one.p90) if one else None for runtime, one in found.items()}
-        return replace(self, latency_ms=medians, latency_spread_ms=spreads)
+        return replace(self, latency_ms=medians, latency_spread_ms=spreads, deployed=deployed)
 
     def csv_row(self) -> dict[str, Any]:
         """The row of `results.csv`, with Ultralytics' names for the mAPs."""

@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 
 from depgraph_hsic_only.report.exported import ExportedFile, few_text, other_warnings
 from depgraph_hsic_only.report.pruning_report import STABLE, change_text, stability_text
-from depgraph_hsic_only.report.stages import BASELINE, RUNTIMES, TITLES, TRAINED, StageReport, runtimes_of
+from depgraph_hsic_only.report.stages import BASELINE, TITLES, TRAINED, StageReport, runtimes_of
 
 _SAME_SPEED = 0.02  # of the latency: less is not worth a word
 _FEW_IMAGES = 128  # for calibration: re-fits on fewer do visibly less on other images
 _MUCH = 0.1  # mAP50-95 that a class may lose without a warning
 _FEW_INSTANCES = 10  # of a class: its mAP is then hardly more than chance
 _NAMED = 3  # classes that a warning names
+_SPOKEN = {"onnxruntime": "on this CPU with onnxruntime", "torch": "with PyTorch"}
 _UNSURE = 0.01  # mAP50-95 that the choice of validation images may make without a warning
 
 
@@ -27,15 +28,16 @@ def headline(before: StageReport, after: StageReport) -> str:
 
 
 def _speed(before: StageReport, after: StageReport) -> str:
-    asked = [(key, f"by {key}") for key in after.latency_ms if key not in RUNTIMES]  # for by the settings: the first
-    for runtime, where in (*asked, ("onnxruntime", "on this CPU with onnxruntime"), ("torch", "with PyTorch")):
-        b, a = before.latency_ms[runtime], after.latency_ms[runtime]
+    """How much faster the result is, each as it is deployed; in another runtime where that was not measured."""
+    for was, now in ((before.deployed, after.deployed), *((runtime, runtime) for runtime in _SPOKEN)):
+        b, a = before.latency_ms.get(was), after.latency_ms.get(now)
         if b and a:
+            where = _SPOKEN.get(now, f"by {now}") if was == now else f"({was} before, {now} now)"
             if abs(a / b - 1) < _SAME_SPEED:
                 return f"as fast as before {where}"
             times = max(a / b, b / a)
             form = ".2f" if times < 1.1 else ".1f"
-            noise = " (within the spread)" if _overlap(before, after, runtime) else ""
+            noise = " (within the spread)" if _overlap(before, after, was, now) else ""
             return f"{times:{form}}× {'faster' if a < b else 'slower'} {where}{noise}"
     return "latency not compared"
 
@@ -115,7 +117,7 @@ def _unsure_speed(before: StageReport, after: StageReport) -> list[str]:
     found = []
     for runtime, title in runtimes_of(after).items():
         b, a = before.latency_spread_ms[runtime], after.latency_spread_ms[runtime]
-        if b and a and before is not after and _overlap(before, after, runtime):
+        if b and a and before is not after and _overlap(before, after, runtime, runtime):
             found.append(
                 f"The latencies with {title} overlap (10th to 90th percentile {b[0]:.1f} – {b[1]:.1f} ms before, "
                 f"{a[0]:.1f} – {a[1]:.1f} ms after): measure again on a quiet machine."
@@ -123,9 +125,9 @@ def _unsure_speed(before: StageReport, after: StageReport) -> list[str]:
     return found
 
 
-def _overlap(before: StageReport, after: StageReport, runtime: str) -> bool:
+def _overlap(before: StageReport, after: StageReport, was: str, now: str) -> bool:
     """Whether the spreads of two latencies, where both were measured, have anything in common."""
-    b, a = before.latency_spread_ms[runtime], after.latency_spread_ms[runtime]
+    b, a = before.latency_spread_ms.get(was), after.latency_spread_ms.get(now)
     return b is not None and a is not None and a[0] <= b[1] and b[0] <= a[1]
 
 

@@ -40,6 +40,18 @@ def read_yaml(cfg: str | Path) -> dict[str, Any]:
     return data
 
 
+def read_value(text: str) -> Any:
+    """A value as a YAML file would have it on one line, such as [small.pt, other.pt].
+
+    Raises:
+        ConfigError: It is no YAML.
+    """
+    try:
+        return _reader().load(text)
+    except Exception as error:  # as above
+        raise ConfigError(f"expected a list such as [a, b] or a mapping such as {{6: 0.5}}, got {text!r}") from error
+
+
 def _reader() -> YAML:
     """A reader of plain values that takes yes, no, on and off for true and false too, as YAML 1.1 did."""
     reader = YAML(typ="safe", pure=True)

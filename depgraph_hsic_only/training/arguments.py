@@ -9,6 +9,7 @@ from ultralytics.utils import DEFAULT_CFG_DICT
 from ultralytics.utils.torch_utils import autocast, parse_device
 
 from depgraph_hsic_only.errors import ConfigError, one_line
+from depgraph_hsic_only.support.yaml import read_value
 from depgraph_hsic_only.yolo.device import check_device, select_device
 from depgraph_hsic_only.yolo.load import load_model
 from depgraph_hsic_only.yolo.tasks import TASKS, task_of
@@ -191,9 +192,16 @@ def check_training(block: str, settings: Mapping[str, Any], network: Network, cl
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """A command-line override "block.key=value" as the dotted key and the value; a `ConfigError` for another form."""
+    """A command-line override "block.key=value" as the dotted key and the value, a list or mapping as a file has it.
+
+    Raises:
+        ConfigError: It has another form.
+    """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"expected an override such as train.epochs=5, got {text!r}; write key=value without spaces")
     value = value.strip()
-    return key.strip(), None if value.lower() == "null" else smart_value(value)  # which knows "none" only
+    found = None if value.lower() == "null" else smart_value(value)  # which knows "none" only, and words in quotes
+    if isinstance(found, str) and found.startswith(("[", "{")):
+        found = read_value(found)
+    return key.strip(), found

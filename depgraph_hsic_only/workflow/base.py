@@ -2,16 +2,15 @@
 
 import abc
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, cast, final
 
 from depgraph_hsic_only.data.dataset import Dataset, find_dataset
-from depgraph_hsic_only.errors import ConfigError, UltralyticsError, UnsupportedModelError
-from depgraph_hsic_only.evaluation.bootstrap import draws_for_deviation
-from depgraph_hsic_only.evaluation.validation import Metrics, Validation, validate_model
+from depgraph_hsic_only.errors import ConfigError, UltralyticsError
+from depgraph_hsic_only.evaluation.validation import Metrics, Validation
 from depgraph_hsic_only.report.run_report import RunReport
 from depgraph_hsic_only.report.stages import ACTIVITIES, EXPORTED, FINE_TUNED, PRUNED, STAGES, TRAINED, Stage
 from depgraph_hsic_only.support.fingerprint import fingerprint
@@ -20,8 +19,9 @@ from depgraph_hsic_only.support.refusals import refusal
 from depgraph_hsic_only.support.yaml import read_yaml
 from depgraph_hsic_only.training.callbacks import Callbacks
 from depgraph_hsic_only.workflow.config import DEFAULT_CFG, Config, load_config
+from depgraph_hsic_only.workflow.evaluations import Evaluations
 from depgraph_hsic_only.workflow.exported import Exported
-from depgraph_hsic_only.workflow.fit import single_cls, take_classes
+from depgraph_hsic_only.workflow.fit import fitting_task, single_cls, take_classes
 from depgraph_hsic_only.workflow.record.recorder import Recorder
 from depgraph_hsic_only.workflow.run_folder import Checkpoints, RunFolder
 from depgraph_hsic_only.workflow.state import STATE, RunState, read_state, resource_errors_explained
@@ -29,7 +29,7 @@ from depgraph_hsic_only.yolo.device import check_device, set_seed
 from depgraph_hsic_only.yolo.input_shape import input_side
 from depgraph_hsic_only.yolo.load import load_model
 from depgraph_hsic_only.yolo.logs import run_display
-from depgraph_hsic_only.yolo.tasks import TASKS, Task
+from depgraph_hsic_only.yolo.tasks import Task
 from depgraph_hsic_only.yolo.types import Yolo
 
 
@@ -73,7 +73,7 @@ class YoloPruner(abc.ABC):
         self._folder: RunFolder | None = None  # until it is made or taken
         self._notes: list[str] = []
         self._details: dict[str, Any] = {}
-        self._evaluated: dict[tuple[str, int, Validation], Metrics] = {}
+        self._evaluations = Evaluations()
         self._resolved: dict[str, Any] = {}
         self._task: Task | None = None  # until a model is loaded
 
@@ -255,13 +255,7 @@ class YoloPruner(abc.ABC):
         Raises:
             UnsupportedModelError: Nothing here takes models of its task, or this class does not (see `only`).
         """
-        task = TASKS.get(str(model.task))
-        if task is None or self.only not in (None, task.name):
-            known = self.only or ", ".join(TASKS)
-            other = "pass another one" if task is None else "DefaultYoloPruner takes it"
-            raise UnsupportedModelError(
-                f"{type(self).__name__}: expected a model for the task {known}, got one for '{model.task}'; {other}"
-            )
+        task = fitting_task(model, self.only, type(self).__name__)
         if task is not self._task:
             self._task = task
             self.__dict__.pop("dataset", None)  # whose labels were checked for another
@@ -288,7 +282,7 @@ class YoloPruner(abc.ABC):
         return Validation(self.imgsz_of(model), self.config.batch, **own)
 
     @final
-    def evaluate(self, model: Yolo, draws: int | None = None) -> Metrics:
+    def evaluate(self, model: Yolo, draws: int | None = None, images: Sequence[Path] = ()) -> Metrics:
         """mAP of a model on the validation split, as a fresh `YOLO(weights).val()` measures it from its file.
 
         The same weights are measured once in a run.
@@ -296,15 +290,10 @@ class YoloPruner(abc.ABC):
         Args:
             model: A `YOLO`.
             draws: On how many samples of the images too (see `bootstrap.py`); None for as many as a deviation needs.
+            images: Images with labels, of the data set, to measure it on instead; none for the validation split.
         """
-        config, draws = self.config, draws_for_deviation(len(self.dataset.images("val"))) if draws is None else draws
-        validation = self.validation_of(model)
-        key = fingerprint(model.model), draws, validation
-        if key not in self._evaluated:
-            data = self.dataset.write_keys(self.open_folder().path)
-            resources = {"device": config.device, "workers": config.workers}
-            self._evaluated[key] = validate_model(model, data, validation, draws=draws, **resources)
-        return self._evaluated[key]
+        given = self.config, self.dataset, self.open_folder()
+        return self._evaluations.of(model, self.validation_of(model), *given, draws, images)
 
 
 class Yolov8SegPruner(YoloPruner):

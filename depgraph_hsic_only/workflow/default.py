@@ -75,6 +75,7 @@ class DefaultYoloPruner(TrainingPruner):
         check_onnx()
         model = load_model(self.config.pretrained, trust=self.config.trust)
         self.take_task(model)
+        set_imgsz(model, self.imgsz_of(model))
         for stage in (TRAINED, FINE_TUNED):
             settings = getattr(self.config, stage.block)
             names = self.dataset.names if settings.get("classes") is not None else {}
@@ -218,7 +219,9 @@ class DefaultYoloPruner(TrainingPruner):
         self.callbacks.fire("on_prune_start", PruneEvent(number, settings.steps, model, plan, None))
         found = cut(original, plan, scored.graph)
         scores, stability = {n: s.tolist() for n, s in scored.measured.scores.items()}, scored.stability(plan)
-        report = replace(report_cut(plan, original, found.network), scores=scores, stability=stability)
+        report = replace(
+            report_cut(plan, original, found.network, self.imgsz_of(model)), scores=scores, stability=stability
+        )
         install(model, found.network)
         say(f"{f'step {number} of {settings.steps}: ' if settings.steps > 1 else ''}{report.summary()}")
         details: dict[str, Any] = {"scores": scores, "stability": stability}

@@ -1,13 +1,27 @@
-"""Whether a model fits the data set: classes, as Ultralytics trains on them, keypoints, and the images' channels."""
+"""Whether a model fits a run and its data: task, classes as Ultralytics trains on them, keypoints, image channels."""
 
 from depgraph_hsic_only.data.dataset import Dataset, same_classes
 from depgraph_hsic_only.data.labels import keypoint_shape
-from depgraph_hsic_only.errors import ConfigError
+from depgraph_hsic_only.errors import ConfigError, UnsupportedModelError
 from depgraph_hsic_only.workflow.config import Config
 from depgraph_hsic_only.yolo.input_shape import input_channels
 from depgraph_hsic_only.yolo.load import own_arguments
-from depgraph_hsic_only.yolo.tasks import task_of
+from depgraph_hsic_only.yolo.tasks import TASKS, Task, task_of
 from depgraph_hsic_only.yolo.types import Yolo
+
+
+def fitting_task(model: Yolo, only: str | None, pruner: str) -> Task:
+    """The task of a model, where a pruner of some name takes it: any that there is, or the `only` one.
+
+    Raises:
+        UnsupportedModelError: It does not.
+    """
+    task = TASKS.get(str(model.task))
+    if task is not None and only in (None, task.name):
+        return task
+    known = only or ", ".join(TASKS)
+    other = "pass another one" if task is None else "DefaultYoloPruner takes it"
+    raise UnsupportedModelError(f"{pruner}: expected a model for the task {known}, got one for '{model.task}'; {other}")
 
 
 def single_cls(model: Yolo, config: Config) -> bool:

@@ -9,7 +9,6 @@ from typing import Any
 from depgraph_hsic_only.channels.cut import kept_channels
 from depgraph_hsic_only.channels.plan import PruningPlan
 from depgraph_hsic_only.data.images import spread
-from depgraph_hsic_only.evaluation.validation import validate_model
 from depgraph_hsic_only.report.stages import FINE_TUNED, TRAINED, Stage
 from depgraph_hsic_only.support.progress import say
 from depgraph_hsic_only.training.callbacks import Callbacks
@@ -150,18 +149,16 @@ class TrainingPruner(YoloPruner):
             once = self.evaluate(reference).primary.map50_95
             start = replace(start, kept=self.evaluate(model).primary.map50_95 / once if once > 0 else 1.0)
         if known is not None and not own:
-            start = replace(start, memorised=self._memorised(reference, scratch))
+            start = replace(start, memorised=self._memorised(reference))
         if teacher is None and not (cut or own) and start.needs_teacher:
             teacher = Teacher.itself(model, scratch)
         return make_recipe(model.model, start, None if own else teacher)
 
-    def _memorised(self, model: Yolo, scratch: Path) -> float:
+    def _memorised(self, model: Yolo) -> float:
         """A model's primary mAP50-95 on some training images, as a multiple of that on the validation images."""
-        files, folder = self.dataset.images("train"), scratch / "by_heart"
-        folder.mkdir(parents=True, exist_ok=True)
-        data = self.dataset.write_keys_of([files[k] for k in spread(len(files), _ASKED)], folder)
-        of: Any = {"device": self.config.device, "workers": self.config.workers}
-        there = validate_model(model, data, self.validation_of(model), **of).primary.map50_95
+        files = self.dataset.images("train")
+        some = [files[k] for k in spread(len(files), _ASKED)]
+        there = self.evaluate(model, draws=0, images=some).primary.map50_95
         elsewhere = self.evaluate(model).primary.map50_95
         found = there / elsewhere if elsewhere > 0 else 1.0
         self.note(f"mAP50-95 on training images is {found:.2f} times that on validation images")

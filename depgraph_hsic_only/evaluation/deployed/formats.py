@@ -39,10 +39,10 @@ def named_formats(value: object) -> tuple[str, ...]:
     Raises:
         ConfigError: There is no such format.
     """
-    words = value.strip("[] ").split(",") if isinstance(value, str) else value
+    words = value.split(",") if isinstance(value, str) else value
     if not isinstance(words, (list, tuple)) or not words:
         raise ConfigError(f"expected a list of formats such as [onnx, openvino], got {value!r}")
-    names = [str(word).strip().strip("'\"").lower() for word in words]
+    names = [str(word).strip().lower() for word in words]
     for name in names:
         if _ALIASES.get(name, name) not in FORMATS:
             raise ConfigError(f"expected formats of {', '.join(FORMATS)}, got {name!r}{nearest(name, FORMATS)}")

@@ -183,12 +183,16 @@ class Recorder:
         for row in self._report.stages:
             if row.weights is not None:
                 stages = (self.checkpoints.load(stage) for stage in STAGES if stage.name == row.name)
-                shape = (given if row.name in (BASELINE, TRAINED.name) else deployment).shape
+                shape = _of(row, given, deployment).shape
                 last = row is self._report.after
                 clock.add_stage(row.name, next(stages, self._baseline), shape, exported if last else None)
         entrants = time_entrants(self._entrants(deployment), clock, self._given[1].imgsz, self._validated_file)
         found = clock.measured()
-        rows = tuple(row.with_latency(found.of_stage(row.name)) for row in self._report.stages)
+        device = select_device(self.config.device)
+        rows = tuple(
+            row.with_latency(found.of_stage(row.name), _of(row, given, deployment).key(device))
+            for row in self._report.stages
+        )
         return rows, found, [self._rival(*entrant, found.by_name) for entrant in entrants]
 
     def _entrants(self, deployment: Deployment) -> list[Entrant]:
@@ -226,9 +230,7 @@ class Recorder:
         """
         if (budget := self.config.prune.amount.budget("latency")) is None:
             return []
-        device, before = select_device(self.config.device), before_stage(stages)
-        keys = (config.deployment(self._baseline).key(device) for config in (self._given[0], self.config))
-        full, own = (row.latency_ms[key] for row, key in zip((before, stages[-1]), keys, strict=True))
+        full, own = before_stage(stages).deployed_ms, stages[-1].deployed_ms
         if full is None or own is None:
             return []
         share = own / full
@@ -262,3 +264,8 @@ class Recorder:
         self._report = replace(self._report, widths_before=before, widths_after=after, layers=layers, **found)
         self.folder.write_text("report.json", self._report.to_json())
         self.folder.write_csv("results.csv", [row.csv_row() for row in self._report.stages])
+
+
+def _of(row: StageReport, given: Deployment, chosen: Deployment) -> Deployment:
+    """How the model after a stage is deployed: as it was given before the cut, and as the run has chosen after it."""
+    return given if row.name in (BASELINE, TRAINED.name) else chosen

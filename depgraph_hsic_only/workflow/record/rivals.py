@@ -1,5 +1,6 @@
 """The rivals of a run's result, measured: the unpruned model on smaller images and in int8, and other checkpoints."""
 
+import itertools
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -50,9 +51,8 @@ def sizes_of_equal_cost(network: Network, gmacs: float, imgsz: int) -> list[int]
     """
     step = rounded_up(network, _LEAST)
     sides = range(imgsz - step, 0, -step)
-    fits = next((side for side in sides if measure_cost(network, side).gmacs <= gmacs), None)
-    larger = sides[-1] if fits is None else fits + step
-    return [side for side in (larger, fits) if side is not None and side < imgsz]
+    dear = list(itertools.takewhile(lambda side: measure_cost(network, side).gmacs > gmacs, sides))
+    return [*dear[-1:], *sides[len(dear) :][:1]]
 
 
 def find_entrants(
