@@ -61,9 +61,10 @@ class Dataset:
         """Class names by index as Ultralytics trains on them, where `single_cls` makes one class of all."""
         return {0: "item"} if single else self.names
 
-    def images(self, split: str) -> list[Path]:
-        """Image files of a split, "train" or "val", in Ultralytics' order."""
-        return list(self.files[split])
+    def images(self, split: str, most: int | None = None) -> list[Path]:
+        """Image files of a split, "train" or "val", in Ultralytics' order: at most so many, evenly spaced over all."""
+        files = self.files[split]
+        return [files[k] for k in spread(len(files), most)]
 
     def digest(self) -> str:
         """A digest of the class names, the names and sizes of all images, and the content of their labels.
@@ -221,8 +222,7 @@ def labelled_batches(
     `single_cls` all objects are of class 0.
     """
     args = get_cfg(overrides={"task": dataset.task, "imgsz": imgsz, "cache": False, "single_cls": single_cls})
-    files = dataset.files["train"]
-    chosen = [str(files[k]) for k in spread(len(files), images)]
+    chosen = list(map(str, dataset.images("train", images)))
     with tempfile.TemporaryDirectory() as folder:
         listing = Path(folder) / "images.txt"
         listing.write_text("\n".join(chosen), encoding="utf-8")

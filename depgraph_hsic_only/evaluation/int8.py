@@ -18,7 +18,7 @@ _INTEGER_OPS = ["Conv", "ConvTranspose", "Sigmoid", "Mul", "Add", "Concat", "Spl
 _BLOCKS_OF_HEAD = re.compile("|".join(rf"/model\.\d+/({block.integer})/" for block in BLOCKS.values() if block.is_head))
 
 
-def quantize_onnx(source: str | Path, path: str | Path, images: Images, *, limit: int = 128) -> Path:
+def quantize_onnx(source: str | Path, path: str | Path, images: Images, *, limit: int | None = 128) -> Path:
     """Quantise an ONNX file to int8 for onnxruntime on a CPU, statically: the ranges are those on the images.
 
     Weights are signed, with a scale for each output channel. Activations are unsigned, for which onnxruntime has its
@@ -33,7 +33,7 @@ def quantize_onnx(source: str | Path, path: str | Path, images: Images, *, limit
         path: Where to write; must end in ".onnx". Its folder is made.
         images: Real images like those to come (see `images.Images`), best from the training split; letterboxed to the
             file's input size.
-        limit: At most this many of them, evenly spaced.
+        limit: At most this many of them, evenly spaced; None for all.
 
     Raises:
         ExportError: The path does not end in ".onnx", or the source is no such file.

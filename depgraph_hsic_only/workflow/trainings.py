@@ -8,7 +8,6 @@ from typing import Any
 
 from depgraph_hsic_only.channels.cut import kept_channels
 from depgraph_hsic_only.channels.plan import PruningPlan
-from depgraph_hsic_only.data.images import spread
 from depgraph_hsic_only.report.stages import FINE_TUNED, TRAINED, Stage
 from depgraph_hsic_only.support.progress import say
 from depgraph_hsic_only.training.callbacks import Callbacks
@@ -156,9 +155,7 @@ class TrainingPruner(YoloPruner):
 
     def _memorised(self, model: Yolo) -> float:
         """A model's primary mAP50-95 on some training images, as a multiple of that on the validation images."""
-        files = self.dataset.images("train")
-        some = [files[k] for k in spread(len(files), _ASKED)]
-        there = self.evaluate(model, draws=0, images=some).primary.map50_95
+        there = self.evaluate(model, draws=0, images=self.dataset.images("train", _ASKED)).primary.map50_95
         elsewhere = self.evaluate(model).primary.map50_95
         found = there / elsewhere if elsewhere > 0 else 1.0
         self.note(f"mAP50-95 on training images is {found:.2f} times that on validation images")

@@ -160,7 +160,7 @@ class Deployment:
                 return export_onnx(network, folder / "model.onnx", imgsz=shape.size, **given)
             plain = export_onnx(network, folder / "float.onnx", imgsz=shape.size, **{**given, "quantize": None})
             noise = torch.rand(replace(shape, batch=1).dimensions)
-            return quantize_onnx(plain, folder / "model.onnx", noise if images is None else images)
+            return quantize_onnx(plain, folder / "model.onnx", noise if images is None else images, limit=None)
 
     def prepare(self, network: Network, folder: Path, made: Path | None = None) -> Run:
         """What is timed of a network, on the device that it is on; the network is left as it is.

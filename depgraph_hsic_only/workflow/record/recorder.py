@@ -179,7 +179,8 @@ class Recorder:
         All are measured in turns, exported alike, as the result was, on images of their own size.
         """
         given, deployment = (config.deployment(self._baseline) for config in (self._given[0], self.config))
-        clock = Latencies(given, deployment, self.config.device, self.dataset.images("train"), folder)
+        images = self.dataset.images("train", self.config.calibration["images"])
+        clock = Latencies(given, deployment, self.config.device, images, folder)
         for row in self._report.stages:
             if row.weights is not None:
                 stages = (self.checkpoints.load(stage) for stage in STAGES if stage.name == row.name)
