@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -42,10 +42,10 @@ from depgraph_hsic_only.report.figures.fonts import find_fonts, fonts_for, pictu
 from depgraph_hsic_only.report.figures.photographs import plot_pair
 from depgraph_hsic_only.report.figures.run import plot_stages, plot_training, plot_trajectory
 from depgraph_hsic_only.report.page import render_html, write_html
-from depgraph_hsic_only.report.stages import StageReport
+from depgraph_hsic_only.report.stages import PRUNED, StageReport
 from depgraph_hsic_only.report.warnings import find_warnings, headline
 from depgraph_hsic_only.support.fingerprint import fingerprint
-from depgraph_hsic_only.utils.plots import plot_classes, plot_metrics, plot_network
+from depgraph_hsic_only.utils.plots import plot_classes, plot_metrics, plot_network, plot_rivals
 from depgraph_hsic_only.workflow.record.rivals import sizes_of_equal_cost
 from depgraph_hsic_only.yolo.architecture import layer_repeats, layer_widths, list_layers
 from depgraph_hsic_only.yolo.cost import measure_cost
@@ -119,7 +119,7 @@ def by(deployed: str, ms: float, **others: float) -> dict[str, Any]:
     ],
 )
 def test_headline(before: StageReport, after: StageReport, expected: str) -> None:
-    assert headline(before, after) == expected
+    assert headline(before, after, after.map50_95) == expected
 
 
 def classes(*rows: tuple[str, int, float]) -> dict[str, Any]:
@@ -371,6 +371,12 @@ def test_a_page_is_made_again_from_its_folder(run: RunReport, page: str) -> None
         RunReport.load(run.folder / "weights")
 
 
+def data_of(run: RunReport, first: str) -> list[dict[str, Any]]:
+    """The stages of a report from one on, as it is written."""
+    names = [stage.name for stage in run.stages]
+    return [stage.to_dict() for stage in run.stages[names.index(first) :]]
+
+
 def test_what_else_costs_as_little_stands_beside_the_result(run: RunReport, shapes: Path, page: str) -> None:
     rival, int8 = run.rivals  # 32 px alone are fewer than 64
     assert (rival.name, rival.imgsz, rival.parameters) == ("the unpruned model at 32 px", 32, run.before.parameters)
@@ -392,6 +398,17 @@ def test_what_else_costs_as_little_stands_beside_the_result(run: RunReport, shap
     dear = replace(won, gmacs=run.after.gmacs * 1.01, latency_ms=run.after.deployed_ms)
     assert better not in replace(run, rivals=(dear,)).summary()
     assert better in replace(run, rivals=(replace(dear, latency_ms=0.9 * (run.after.deployed_ms or 0)),)).summary()
+
+    file = replace(run.files[0], precision="int8", map50_95={"box": 0.25, "mask": 0.125})
+    timed = replace(run.timed, precision="int8") if run.timed else None
+    in_int8 = replace(run, files=(*run.files, file), timed=timed)
+    assert "→ 0.125" in in_int8.summary() and in_int8.worth["box"] == 0.25 and run.worth == run.after.map50_95
+
+    drawn = plot_rivals(run.before.to_dict(), data_of(run, PRUNED.name), [asdict(rival), asdict(int8)])
+    for axes, cost in zip(drawn.axes, (run.after.deployed_ms, run.after.gmacs), strict=True):
+        points = [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.lines if line.get_marker() != "None"]
+        assert (cost, run.after.map50_95["mask"]) in points and len(points) == 5  # unpruned, two rivals, as cut
+        assert [text.get_text() for text in axes.texts][1:3] == ["at 32 px", "in int8"]
 
 
 def test_report_json_keeps_its_keys(run: RunReport) -> None:

@@ -95,7 +95,7 @@ def render_html(report: RunReport, figures: Mapping[str, bytes], missing: Sequen
         classes=class_table(before, after),
         latency=latency_table(before, after, report.measured_on),
         files=exported_table(report.files, report.task),
-        rivals=rival_table(after, report.validation.imgsz, report.rivals),
+        rivals=rival_table(after, report.worth, report.validation.imgsz, report.rivals),
         search=None if (search := searched(report.stages)) is None else search_table(search, after.primary),
         figures={name: "data:image/png;base64," + base64.b64encode(png).decode() for name, png in figures.items()},
         examples=_pictures(report, "example"),
@@ -114,7 +114,7 @@ def _figures(stage: StageReport) -> dict[str, str]:
         "parameters": f"{stage.parameters:,}",
         "GMACs": f"{stage.gmacs:.3f}",
         "checkpoint, MB": figure_text(stage.size_mb, ".2f"),
-        "onnxruntime, ms": figure_text(stage.latency_ms["onnxruntime"], ".1f"),
+        "latency, ms": figure_text(stage.deployed_ms, ".1f"),
         **{f"{kind} mAP50-95": figure_text(stage.map50_95.get(kind), ".3f") for kind in primary_first(stage)},
     }
 

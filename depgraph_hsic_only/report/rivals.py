@@ -33,10 +33,13 @@ class Rival:
     epochs: int = 0
 
 
-def rival_table(result: StageReport, imgsz: int, rivals: Sequence[Rival]) -> Sheet:
-    """The result of a run, on images of `imgsz` pixels, and what costs about as little."""
+def rival_table(result: StageReport, worth: Mapping[str, float], imgsz: int, rivals: Sequence[Rival]) -> Sheet:
+    """The result of a run, on images of `imgsz` pixels, and what costs about as little.
+
+    The result is `worth` the mAP50-95 of what is deployed, by kind of prediction, as the rivals are.
+    """
     kinds = TASKS[result.task].kinds
-    own = Rival("the result", imgsz, result.parameters, result.gmacs, result.map50_95, result.deployed_ms)
+    own = Rival("the result", imgsz, result.parameters, result.gmacs, worth, result.deployed_ms)
     shown = (own, *rivals)
     lines = tuple(
         (
@@ -53,12 +56,14 @@ def rival_table(result: StageReport, imgsz: int, rivals: Sequence[Rival]) -> She
     return Sheet("What else costs as little", headings, lines, "l" + "r" * (len(headings) - 1))
 
 
-def better_rival(result: StageReport, rivals: Sequence[Rival]) -> str | None:
+def better_rival(result: StageReport, worth: Mapping[str, float], rivals: Sequence[Rival]) -> str | None:
     """That a rival costs no more than the result and has more of the primary mAP50-95; None where none has.
+
+    The result is `worth` the mAP50-95 of what is deployed, by kind of prediction, as the rivals are.
 
     It costs no more multiply-adds, or less time by more than two medians may differ by chance.
     """
-    kind, own = result.primary, result.map50_95.get(result.primary)
+    kind, own = result.primary, worth.get(result.primary)
     named = [(rival, _cheaper(rival, result)) for rival in rivals if kind in rival.map50_95]
     cheap = [(rival, cost) for rival, cost in named if cost is not None]
     best, cost = max(cheap, key=lambda pair: pair[0].map50_95[kind], default=(None, None))

@@ -128,6 +128,16 @@ class RunReport(Shown):
         """What every latency is of; None where none was measured, or an older version did not say."""
         return self.timed.input if self.timed else self.files[0].input if self.files else None
 
+    @property
+    def worth(self) -> Mapping[str, float]:
+        """mAP50-95 of the result as deployed, by kind of prediction: of its file, where that is in less than float32.
+
+        Empty where it was not measured.
+        """
+        reduced = {"half": "float16", "int8": "int8"}.get(self.timed.precision if self.timed else "")
+        files = (file.map50_95 for file in self.files if file.precision == reduced and file.map50_95)
+        return next(files, self.after.map50_95)
+
     def losses(self, least: float = -1.0) -> list[str]:
         """What the files of less than float32 lose, a line for each that loses more than the `least` of mAP50-95."""
         files = [file for file in self.files if file.loss is not None and file.loss > least]
@@ -135,8 +145,8 @@ class RunReport(Shown):
 
     def summary(self) -> str:
         """What the run cost and gained, in one line, and whether a rival does better."""
-        better = better_rival(self.after, self.rivals)
-        return headline(self.before, self.after) + (f"; {better}" if better else "")
+        better = better_rival(self.after, self.worth, self.rivals)
+        return headline(self.before, self.after, self.worth) + (f"; {better}" if better else "")
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `report.json`."""
@@ -181,7 +191,7 @@ class RunReport(Shown):
         files = [exported_table(self.files, self.task)] if len(self.files) > 1 else []
         if (search := searched(self.stages)) is not None:
             files.append(search_table(search, self.after.primary))
-        files += [rival_table(self.after, self.validation.imgsz, self.rivals)] if self.rivals else []
+        files += [rival_table(self.after, self.worth, self.validation.imgsz, self.rivals)] if self.rivals else []
         return Group(stage_table(self.stages, self.validation, self.measured_on), parts, *files, *texts)
 
 

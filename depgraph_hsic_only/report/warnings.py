@@ -21,10 +21,13 @@ def before_stage(stages: Sequence[StageReport]) -> StageReport:
     return [stage for stage in stages if stage.name in (BASELINE, TRAINED.name)][-1]
 
 
-def headline(before: StageReport, after: StageReport) -> str:
-    """What was saved and what it cost, in one line, of the model before the cut and the result."""
-    parameters = change_text(before.parameters, after.parameters, "parameters")
-    return f"{parameters}, {_speed(before, after)}, {_map(before, after)}"
+def headline(before: StageReport, after: StageReport, worth: Mapping[str, float]) -> str:
+    """What was saved and what it cost, in one line, of the model before the cut and the result.
+
+    The result is `worth` the mAP50-95 of what is deployed, by kind of prediction.
+    """
+    parameters, kind = change_text(before.parameters, after.parameters, "parameters"), after.primary
+    return f"{parameters}, {_speed(before, after)}, {_map(kind, before.map50_95.get(kind), worth.get(kind))}"
 
 
 def _speed(before: StageReport, after: StageReport) -> str:
@@ -42,9 +45,7 @@ def _speed(before: StageReport, after: StageReport) -> str:
     return "latency not compared"
 
 
-def _map(before: StageReport, after: StageReport) -> str:
-    kind = after.primary
-    b, a = before.map50_95.get(kind), after.map50_95.get(kind)
+def _map(kind: str, b: float | None, a: float | None) -> str:
     if a is None:
         return f"{kind} mAP50-95 not measured"
     if b is None:

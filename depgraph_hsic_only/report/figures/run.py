@@ -13,10 +13,11 @@ from depgraph_hsic_only.channels.plan import PruningPlan
 from depgraph_hsic_only.report.figures.channels import plot_scores, plot_sensitivity
 from depgraph_hsic_only.report.figures.fonts import find_fonts
 from depgraph_hsic_only.report.figures.network import plot_network
+from depgraph_hsic_only.report.figures.rivals import plot_rivals
 from depgraph_hsic_only.report.figures.style import BLUE, GREEN, GREY, ORANGE, add_legend, open_figure
 from depgraph_hsic_only.report.run_report import RunReport
 from depgraph_hsic_only.report.search import searched
-from depgraph_hsic_only.report.stages import RUNTIMES, TITLES
+from depgraph_hsic_only.report.stages import PRUNED, RUNTIMES, TITLES
 from depgraph_hsic_only.report.tables import kinds_in
 from depgraph_hsic_only.yolo.tasks import TASKS, map_column
 
@@ -33,9 +34,10 @@ def plot_metrics(run_folder: str | Path) -> list[Path]:
 
     Returns:
         The PNG files: `stages.png`, `network.png`, `scores.png` where channels were scored, `sensitivity.png` where
-            widths were chosen for a target, `search.png` where an image size or precision was, `trajectory.png` where
-            the cut had several steps, `training.png` where there was a training, `classes.png` where classes were
-            measured before and after, `latency.png` where latencies were.
+            widths were chosen for a target, `search.png` where an image size or precision was, `rivals.png` where
+            something else costs as little, `trajectory.png` where the cut had several steps, `training.png` where there
+            was a training, `classes.png` where classes were measured before and after, `latency.png` where latencies
+            were.
 
     Raises:
         DataError: The folder holds no report.
@@ -59,6 +61,11 @@ def plot_metrics(run_folder: str | Path) -> list[Path]:
         points = stage["details"].get("trajectory", ())
         if sum(point[f"map50_95_{report.after.primary}"] is not None for point in points) > 1:
             figures["trajectory"] = plot_trajectory(points)
+    if report.rivals:
+        cut = [stage.name for stage in report.stages].index(PRUNED.name)
+        deployed = {f"map50_95_{kind}": value for kind, value in report.worth.items()}
+        rows = [*stages[cut:-1], {**stages[-1], **deployed}]
+        figures["rivals"] = plot_rivals(report.before.to_dict(), rows, report.to_dict()["rivals"])
     if any(stage["epochs"] for stage in stages):
         figures["training"] = plot_training(stages)
     if report.before.classes and report.after.classes:
