@@ -6,15 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from depgraph_hsic_only.channels.cut import cut_to
 from depgraph_hsic_only.channels.groups import ChannelGraph
-from depgraph_hsic_only.evaluation.int8 import quantize_onnx
-from depgraph_hsic_only.evaluation.onnx import export_onnx
+from depgraph_hsic_only.evaluation.deployed.deployment import FLOAT, INT8, Deployment
 from depgraph_hsic_only.support.progress import say
 from depgraph_hsic_only.yolo.input_shape import InputShape
-from depgraph_hsic_only.yolo.logs import silenced
 from depgraph_hsic_only.yolo.types import Network
 
 _ROOM = 1e-3  # 10^6 bytes, for what a file says of a training that is still to come, such as the path of its data
@@ -33,13 +29,14 @@ class FileKind:
     int8: bool = False
 
     def weigh(self, network: Network, shape: InputShape) -> float:
-        """Size of a network's file for one `shape` of images, 10^6 bytes, with a little room for more text in it."""
-        with tempfile.TemporaryDirectory() as folder, silenced():
-            given = {**self.arguments, "imgsz": shape.size, "batch": shape.batch}
-            path = export_onnx(network, Path(folder) / "model.onnx", **given)
-            if self.int8:  # whatever the ranges are, they take the same room
-                path = quantize_onnx(path, Path(folder) / "int8.onnx", torch.rand(1, *shape.dimensions[1:]))
-            return path.stat().st_size / 1e6 + _ROOM
+        """Size of a network's file for one `shape` of images, 10^6 bytes, with a little room for more text in it.
+
+        The ranges of one in int8 are those on noise: whatever they are, they take the same room.
+        """
+        precision = INT8 if self.int8 else FLOAT
+        deployment = Deployment(shape, runtime="onnxruntime", precision=precision, arguments=self.arguments)
+        with tempfile.TemporaryDirectory() as folder:
+            return deployment.write(network, Path(folder)).stat().st_size / 1e6 + _ROOM
 
 
 def file_sizes(
