@@ -35,7 +35,6 @@ from depgraph_hsic_only.utils.hooks import (
     Callbacks,
     IdentityProjectors,
     KeepBest,
-    TeacherAt,
     keep_statistics,
     read_epochs,
 )
@@ -51,9 +50,8 @@ class Trainer:
 
 
 def taught_by(checkpoint: Path, plan: PruningPlan) -> Teacher:
-    """A teacher of larger images than those of the trainings here."""
     model = load_model(checkpoint)
-    return Teacher(checkpoint, model, kept_channels(model.model, plan), imgsz=96)
+    return Teacher(checkpoint, model, kept_channels(model.model, plan))
 
 
 @pytest.mark.parametrize("layers", ["backbone", "all"])
@@ -74,39 +72,6 @@ def test_at_first_a_student_is_compared_with_what_it_was_cut_from(layers: str) -
             assert torch.allclose(projector(features), wanted, atol=1e-6)
     assert (kept == (None, None, None)) == (layers == "backbone")
     assert untouched_layers(student, original) == ([16, 18, 19, 22] if layers == "backbone" else [])
-
-
-@pytest.mark.parametrize("side", [64, 128])
-def test_a_teacher_sees_larger_images_and_says_what_is_where_in_the_students(side: int) -> None:
-    original = build(nc=5)
-    student = copy.deepcopy(original)
-    student.args = get_cfg(overrides={"imgsz": 64})
-    trainer = Trainer(DistillationModel(copy.deepcopy(original), student))
-    trainer.args = student.args
-    TeacherAt(side)(trainer)
-    images = torch.rand(2, 3, 64, 96)
-    with torch.no_grad():
-        trainer.model.teacher_model(images)
-        scale = side // 64
-        large = nn.functional.interpolate(images, (64 * scale, 96 * scale), mode="bilinear")
-        levels, seen = original.model[-1].f, {}
-        for k, i in enumerate(levels):
-            original.model[i].register_forward_hook(lambda *given, k=k: seen.update({k: given[2]}))
-        original(large)
-        *features, head = (trainer.model._teacher_feats[k] for k in range(len(levels) + 1))
-        for k, stride in enumerate((8, 16, 32)):
-            wanted = seen[k]
-            if scale == 2:  # half the size by antialiased bilinear resampling: weights of 1, 3, 3, 1 eighths
-                padded = nn.functional.pad(wanted, (1, 1, 1, 1))
-                weights = torch.tensor([1.0, 3.0, 3.0, 1.0])
-                kernel = (weights[:, None] * weights).expand(wanted.shape[1], 1, 4, 4)
-                summed = nn.functional.conv2d(padded, kernel, stride=2, groups=wanted.shape[1])
-                inside = nn.functional.pad(torch.ones_like(wanted), (1, 1, 1, 1))
-                wanted = summed / nn.functional.conv2d(inside, kernel, stride=2, groups=wanted.shape[1])
-            assert features[k].shape[-2:] == (64 // stride, 96 // stride)
-            assert torch.allclose(features[k], wanted, atol=1e-4)
-    scores = trainer.model.decouple_outputs(head, branch="one2many")["scores"]
-    assert scores.shape[-1] == sum((64 // stride) * (96 // stride) for stride in (8, 16, 32))
 
 
 def test_a_resumed_training_keeps_its_projectors() -> None:
@@ -338,7 +303,6 @@ print(*sorted({f"{event} {getattr(f, '__name__', type(f).__name__)}" for event, 
     assert first == f"{parameters} {checkpoint}"
     assert {
         "on_pretrain_routine_end IdentityProjectors",
-        "on_pretrain_routine_end TeacherAt",
         "on_train_batch_start keep_statistics",
         "on_model_save TakeSnapshot",
         "on_model_save KeepBest",

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from ultralytics.utils.callbacks.base import default_callbacks
+from ultralytics.utils.torch_utils import unwrap_model
 
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.support.files import write_atomically
@@ -25,6 +27,7 @@ Hook = tuple[str, Callable[[Any], object]]
 MASK_MAP = map_column("mask")
 PRUNE_EVENTS = ("on_prune_start", "on_prune_end")
 _SHARE_OF_START, _LONGEST_DECAY = 0.4, 0.998
+_SHIFT = 1.0  # SiLU is never below -0.28
 _EPOCHS, _HOURS = "epochs", "hours"  # by which trainings are limited
 
 
@@ -163,6 +166,35 @@ class KeepBest:
         known = [score for score in scores if score is not None]
         if known and scores[-1] is not None and known.index(max(known)) == len(known) - 1:
             write_atomically(self.file, lambda temporary: shutil.copyfile(last, temporary))
+
+
+@dataclass(frozen=True)
+class IdentityProjectors:
+    """Callback for "on_pretrain_routine_end": lets distillation compare features as they are, from the first step on.
+
+    Ultralytics' distillation puts the student's features through a projector of two random 1×1 convolutions with a ReLU
+    in between, which would have to be learnt first. The features of a cut model are some of the original's, so the
+    projector starts as what puts each where it was: the identity, shifted past the ReLU's kink and back.
+
+    Attributes:
+        kept: For each input of the head, the original's channels that the student has, ascending; None for all.
+    """
+
+    kept: tuple[tuple[int, ...] | None, ...]
+
+    def __call__(self, trainer: Any) -> None:
+        """Set the projectors' weights; a training that is resumed has its own."""
+        projectors = getattr(unwrap_model(trainer.model), "projector", None)
+        if projectors is None or trainer.start_epoch > 0:
+            return
+        for (first, _, last), kept in zip(projectors, self.kept, strict=True):
+            channels = range(len(last.weight)) if kept is None else kept
+            for conv, shift in ((first, _SHIFT), (last, -_SHIFT)):
+                nn.init.zeros_(conv.weight)
+                nn.init.constant_(conv.bias, shift)
+            with torch.no_grad():
+                last.weight[range(len(last.weight)), range(len(last.weight))] = 1.0
+                first.weight[list(channels), range(len(channels))] = 1.0
 
 
 def _training_begins(trainer: Any) -> None:

@@ -21,6 +21,7 @@ from depgraph_hsic_only.training.callbacks import (
     TRAINING_PROGRESS,
     Callbacks,
     Hook,
+    IdentityProjectors,
     KeepBest,
     keep_statistics,
     read_epochs,
@@ -30,7 +31,6 @@ from depgraph_hsic_only.training.callbacks import (
 from depgraph_hsic_only.training.provenance import provenance
 from depgraph_hsic_only.training.recipe import Start, continued, taught
 from depgraph_hsic_only.training.snapshot import Snapshot, TakeSnapshot, order_by_epoch
-from depgraph_hsic_only.training.teaching import IdentityProjectors, TeacherAt
 from depgraph_hsic_only.yolo.load import load_model
 from depgraph_hsic_only.yolo.patches import any_prototypes, patient_nms, safe_load
 from depgraph_hsic_only.yolo.tasks import TASKS, map_column
@@ -65,7 +65,6 @@ class Teacher:
     file: Path  # checkpoint of the model as it was, or before it was cut
     model: Yolo | None = None  # what is in it, where the model was cut from it
     kept: Kept = field(default_factory=dict)  # by the cut
-    imgsz: int | None = None  # side of the images that it knows, pixels; None for those of the training
 
     @classmethod
     def itself(cls, model: Yolo, folder: Path) -> "Teacher":
@@ -91,8 +90,6 @@ def make_recipe(network: Network, start: Start, teacher: Teacher | None = None) 
             untouched, channels = untouched_layers(network, original), head_channels(original, teacher.kept)
         arguments |= taught(start, teacher.file, untouched)
         callbacks.append(("on_pretrain_routine_end", IdentityProjectors(channels)))
-        if teacher.imgsz is not None:
-            callbacks.append(("on_pretrain_routine_end", TeacherAt(teacher.imgsz)))
     if start.settled:
         callbacks += [("on_pretrain_routine_end", remember_start), ("on_train_batch_start", keep_statistics)]
     return Recipe(arguments, tuple(callbacks))

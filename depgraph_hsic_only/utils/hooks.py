@@ -5,12 +5,12 @@ from depgraph_hsic_only.training.callbacks import (
     PRUNE_EVENTS,
     TRAINING_PROGRESS,
     Callbacks,
+    IdentityProjectors,
     KeepBest,
     keep_statistics,
     read_epochs,
     remember_start,
 )
-from depgraph_hsic_only.training.teaching import IdentityProjectors, TeacherAt
 from depgraph_hsic_only.workflow.prune_steps import PruneEvent
 
 __all__ = [
@@ -21,7 +21,6 @@ __all__ = [
     "IdentityProjectors",
     "KeepBest",
     "PruneEvent",
-    "TeacherAt",
     "keep_statistics",
     "read_epochs",
     "remember_start",

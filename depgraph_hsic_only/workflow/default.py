@@ -75,6 +75,7 @@ class DefaultYoloPruner(TrainingPruner):
         check_onnx()
         model = load_model(self.config.pretrained, trust=self.config.trust)
         self.take_task(model)
+        set_imgsz(model, self.imgsz_of(model))
         for stage in (TRAINED, FINE_TUNED):
             settings = getattr(self.config, stage.block)
             names = self.dataset.names if settings.get("classes") is not None else {}
@@ -102,7 +103,6 @@ class DefaultYoloPruner(TrainingPruner):
         last step is fine-tuned and measured too, and the last step within the allowed loss is what is returned.
         """
         self.open_folder()
-        set_imgsz(model, self.imgsz_of(model))
         settings, planner = self.config.prune, self._planner(model)
         batches = self._batches(model) if planner.needs_images(settings.recover != "none") else []
         start = time.perf_counter()

@@ -18,7 +18,6 @@ from depgraph_hsic_only.training.train import Recipe, Teacher, Trained, make_rec
 from depgraph_hsic_only.workflow.base import YoloPruner
 from depgraph_hsic_only.workflow.fit import works_on
 from depgraph_hsic_only.workflow.prune_steps import PLAN, FineTuning, Step
-from depgraph_hsic_only.yolo.input_shape import input_side, own_imgsz
 from depgraph_hsic_only.yolo.tasks import task_of
 from depgraph_hsic_only.yolo.types import Yolo
 
@@ -35,11 +34,9 @@ class TrainingPruner(YoloPruner):
     Attributes:
         tuning: What the fine-tuning at hand is given beside the model: its epochs, its teacher, what was cut. `prune`
             sets it before each fine-tuning; None where nothing was pruned by it.
-        taught_at: Side of the images of a teacher, pixels, where it is larger than that of the run.
     """
 
     tuning: FineTuning | None = None
-    taught_at: int = 0
 
     def train(self, model: Yolo) -> Yolo:
         """Train by Ultralytics for `train.epochs`; 0 leaves the model as it is.
@@ -87,9 +84,7 @@ class TrainingPruner(YoloPruner):
         tuning = {key: value for key, value in self.given.fine_tune.items() if key != "quantize"}
         place = {"project": str(self.folder.path / "rivals"), "name": f"{imgsz}", "exist_ok": True}
         own: Any = {**self.given.to_dict(), **place, "imgsz": imgsz, "train": tuning}
-        pruner = type(self)(cfg=own)
-        pruner.taught_at = input_side(model, self.given.imgsz)  # as the result's teacher was
-        return pruner.train(copy.deepcopy(model))
+        return type(self)(cfg=own).train(copy.deepcopy(model))
 
     def _tuning(self, step: Step, after: int | None = None) -> FineTuning:
         """What a fine-tuning after a step is given."""
@@ -156,14 +151,7 @@ class TrainingPruner(YoloPruner):
             start = replace(start, memorised=self._memorised(reference))
         if teacher is None and not (cut or own) and start.needs_teacher:
             teacher = Teacher.itself(model, scratch)
-        if teacher is not None:
-            teacher = replace(teacher, imgsz=self._known_side(reference))
         return make_recipe(model.model, start, None if own else teacher)
-
-    def _known_side(self, teacher: Yolo) -> int:
-        """Side of the largest images that a teacher knows, pixels: of the run, or of its training on this data."""
-        own = own_imgsz(teacher) if trained_on(teacher, self.dataset) is not None else 0
-        return max(own, self.taught_at, input_side(teacher, self.given.imgsz))
 
     def _memorised(self, model: Yolo) -> float:
         """A model's primary mAP50-95 on some training images, as a multiple of that on the validation images."""
