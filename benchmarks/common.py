@@ -146,11 +146,11 @@ class Bench:
         reasons = dict.fromkeys(widths, "benchmark")
         return make_plan(self.graph, self.scores(criterion), widths, criterion=criterion, reasons=reasons)
 
-    def row(self, widths: dict[str, int], criterion: str, method: str = "least_squares", **settings: Any) -> Row:
+    def row(self, widths: dict[str, int], criterion: str, method: str = "least_squares") -> Row:
         """Cut, recover and validate."""
         model, plan = load_model(self.weights), self.plan(widths, criterion)
         apply_plan(model, plan)
-        done = recover(model, self.original, plan, self.images, method=method, seed=self.seed, **settings)
+        done = recover(model, self.original, plan, self.images, method=method, seed=self.seed)
         return Row(self.share(widths, "params"), self.share(widths, "gmacs"), done.seconds, self.validated(model))
 
     def validated(self, model: Any) -> Measured:

@@ -17,8 +17,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--cuts", default="params=0.83,params=0.75,0.25", help="ratios, or targets")
     parser.add_argument("--criteria", default="hsic_lasso,magnitude")
-    parser.add_argument("--methods", default="none,bn,least_squares,distill")
-    parser.add_argument("--seconds", type=float, default=600.0, help="that distill may train for")
+    parser.add_argument("--methods", default="none,bn,least_squares")
     args = parser.parse_args()
 
     bench = Bench.of(args)
@@ -33,7 +32,7 @@ def main() -> None:
             # one criterion's widths for all: what is compared is which channels stay
             widths = bench.widths(cut, criteria[0])
             for method in methods:
-                row = found[cut, criterion, method] = bench.row(widths, criterion, method, seconds=args.seconds)
+                row = found[cut, criterion, method] = bench.row(widths, criterion, method)
                 m = row.measured
                 print(
                     f"| {cut} | {criterion} | {method} | {row.parameters:.3f} | {row.gmacs:.3f} | {m.box:.4f} | "

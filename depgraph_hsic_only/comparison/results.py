@@ -111,7 +111,7 @@ class Cut(Made):
         start = time.perf_counter()
         graph = self._planner(model, self.criterion).with_scores(model.model, scores).graph
         plan = make_plan(graph, scores, chosen["widths"], criterion=self.criterion, reasons=chosen["reasons"])
-        given = {"images": images, "seconds": settings.distill_seconds, "seed": self.seed}
+        given = {"images": images, "seed": self.seed}
         _, kept = cut_in_place(model, model.model, plan, graph, settings.recover, **given)
         pruner.folder.write_json("plan.json", plan.to_dict())
         tuned = None

@@ -28,11 +28,10 @@ _TRIALS = 6  # of parts of the cut
 def divergence_elsewhere(network: Network, plan: PruningPlan, images: torch.Tensor, method: str) -> float:
     """How far a cut moves the predictions on images that its recovery has not seen: the mean divergence.
 
-    Each half of the images (at most 16 of them, at least 2) is measured on after a recovery from the other half; after
-    the re-fit alone where the `method` is "distill". The network is left as it is.
+    Each half of the images (at most 16 of them, at least 2) is measured on after a recovery from the other half by the
+    same `method`. The network is left as it is.
     """
     images = images[spread(len(images), _JUDGED)]
-    method = "least_squares" if method == "distill" else method
     total = 0.0
     for fitted, others in ((images[::2], images[1::2]), (images[1::2], images[::2])):
         found = cut(network, plan)

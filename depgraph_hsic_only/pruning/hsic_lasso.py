@@ -52,9 +52,8 @@ class HsicLassoPruner:
         round_to: What block outputs are multiples of: 8, 16 or 32.
         min_channels: No width is cut below this many channels.
         max_ratio: Largest share that may be cut of every width, or by layer or width (see `limits.Limits`).
-        recover: What brings the cut model back, from the same images: "least_squares", "distill", "bn" or "none" (see
+        recover: What brings the cut model back, from the same images: "least_squares", "bn" or "none" (see
             `recovery.recover`).
-        distill_seconds: Time that "distill" may train for.
         options: Options of the criterion: see `criteria.hsic_lasso.HsicLasso`.
 
     Raises:
@@ -76,7 +75,6 @@ class HsicLassoPruner:
         min_channels: int = 0,
         max_ratio: MaxRatio = 1.0,
         recover: str = "least_squares",
-        distill_seconds: float = 600.0,
         **options: Any,
     ) -> None:
         self._unsaid = threshold is None and ratio is None and target is None
@@ -89,7 +87,7 @@ class HsicLassoPruner:
             if (type(value) is not int or value < 1) and (name != "imgsz" or value is not None):
                 raise ConfigError(f"{name}: expected an integer of at least 1, got {value!r}")
         self._images, self._max_images, self._imgsz, self._batch = images, max_images, imgsz, batch
-        self._recovery, self._seconds = check_method(recover), distill_seconds
+        self._recovery = check_method(recover)
 
     @classmethod
     def load_config(cls, path: str | Path) -> "HsicLassoPruner":
@@ -146,8 +144,7 @@ class HsicLassoPruner:
             plan, elsewhere = carried_plan(plan, scored, planner.limits, images, self._recovery)
         elif 1 < len(images) < FEW and not plan.cuts_nothing:
             elsewhere = divergence_elsewhere(network, plan, images, self._recovery)
-        given = {"images": images, "seconds": self._seconds}
-        report, _ = cut_in_place(model, network, plan, scored.graph, self._recovery, **given)
+        report, _ = cut_in_place(model, network, plan, scored.graph, self._recovery, images=images)
         scores = {name: s.tolist() for name, s in scored.measured.scores.items()}
         return replace(report, scores=scores, stability=scored.stability(plan), elsewhere=elsewhere)
 

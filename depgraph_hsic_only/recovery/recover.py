@@ -2,7 +2,6 @@
 
 import copy
 import time
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +14,6 @@ from depgraph_hsic_only.data.calibration import fitting
 from depgraph_hsic_only.data.images import spread
 from depgraph_hsic_only.errors import ConfigError, DataError, PlanError
 from depgraph_hsic_only.recovery.augmentation import make_mosaics
-from depgraph_hsic_only.recovery.distillation import distill
 from depgraph_hsic_only.recovery.divergence import mean_divergence
 from depgraph_hsic_only.recovery.layerwise import LayerwisePass, as_input, batch_size, evaluating
 from depgraph_hsic_only.recovery.least_squares import FittedLayer
@@ -29,7 +27,7 @@ from depgraph_hsic_only.yolo.predictions import raw_predictions
 from depgraph_hsic_only.yolo.types import Network, Yolo
 
 _ENOUGH = 512  # images, up to which mosaics are added: beyond, they bring little for the time they take
-METHODS = ("none", "bn", "least_squares", "distill")
+METHODS = ("none", "bn", "least_squares")
 
 
 @dataclass(frozen=True)
@@ -85,15 +83,12 @@ def recover(
     positions: int = 200,
     ridge: float = 1e-3,
     mosaics: int | None = None,
-    seconds: float = 600.0,
-    steps: int | None = None,
     seed: int = 0,
 ) -> Recovery:
     """Bring a cut network back towards the original, in place, without labels; after an error it is as it was.
 
     "bn" re-estimates BatchNorm's statistics (as EagleEye, Li et al. 2020, arXiv:2007.02491). "least_squares" re-fits
-    every convolution that the cut has touched to what it put out in the original (see `least_squares.py`). "distill"
-    does the same and then trains all weights to match the original's predictions (see `distillation.py`).
+    every convolution that the cut has touched to what it put out in the original (see `least_squares.py`).
 
     Args:
         pruned: A `YOLO` or its network, cut by `plan`.
@@ -105,8 +100,6 @@ def recover(
         ridge: Of the fit, as a share of the mean of the diagonal of the normal equations.
         mosaics: So many mosaics of the images are fitted beside them (see `augmentation.py`); None for up to two for
             each image, as long as there are no more than 512 in all.
-        seconds: Time that "distill" may train for, after the re-fit.
-        steps: Steps that it trains for instead, for a result that does not depend on the machine's speed.
         seed: Of every random choice.
 
     Raises:
@@ -138,7 +131,7 @@ def recover(
     count = 0
     if method == "bn":
         reestimate_batchnorm(changed, images, batch)
-    elif method != "none":
+    elif method == "least_squares":
         names = touched_convolutions(changed, teacher)
         count = min(2 * len(images), max(0, _ENOUGH - len(images))) if mosaics is None else mosaics
         fitted = torch.cat([images, make_mosaics(images, count, seed)])
@@ -147,23 +140,10 @@ def recover(
             targets = targets_along(LayerwisePass(teacher, fitted, batch=batch))
             fits = refit(LayerwisePass(changed, fitted, batch=batch), targets, sampled, kept, ridge)
             layers = tuple(track(fits, "re-fitting", len(names)))
-    if method == "distill":
-        used = distill(changed, teacher, images, seconds=seconds, steps=steps, batch=min(batch, 8), seed=seed)
-        for _ in track(_hundredths(used), "distilling, %", 100):
-            continue
     after = mean_distance(changed, teacher, images)
     student.load_state_dict(changed.state_dict())
     forget_predictor(pruned)
     return Recovery(method, len(images), count, time.perf_counter() - start, (before, after), layers)
-
-
-def _hundredths(shares: Iterable[float]) -> Iterator[int]:
-    """1, 2, … 100 as the shares of a budget grow to 1."""
-    said = 0
-    for share in shares:
-        while said < int(100 * share):
-            said += 1
-            yield said
 
 
 def reestimate_batchnorm(network: Network, images: torch.Tensor, batch: int) -> None:

@@ -45,7 +45,6 @@ class PruneConfig:
     min_channels: int = 0
     max_ratio: MaxRatio = 1.0
     recover: str = "least_squares"
-    distill_seconds: float = 600.0
     steps: int = 1
     max_map_drop: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)

@@ -124,7 +124,6 @@ TRAININGS: Final[Mapping[str, _Checks]] = {  # the blocks of train arguments, wi
     },
 }
 _PRUNE: _Checks = {
-    "distill_seconds": (lambda v: is_number(v) and 0 < v < inf, "a number of seconds above 0"),
     "steps": _POSITIVE,
     "max_map_drop": (lambda v: v is None or _is_share(v), "a number in [0, 1] or null"),
     "options": (_is_options, "the criterion's options as a block"),

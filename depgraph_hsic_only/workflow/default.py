@@ -193,11 +193,10 @@ class DefaultYoloPruner(TrainingPruner):
     def _search(self, planner: Planner, model: Yolo, scored: Scored, sensitivity: Sensitivity) -> tuple[int, str]:
         """Image size and precision of the best candidate, by which the run goes on."""
         settings, config = self.config.prune, self.config
-        method = "least_squares" if settings.recover == "distill" else settings.recover
         judge = Judge(self.dataset, self.validation_of(model), config.device, config.workers)
         unpruned = copy.deepcopy(model)
         unpruned.model.to(select_device(config.device))
-        subject = Subject(planner, unpruned, scored.measured.scores, sensitivity, method)
+        subject = Subject(planner, unpruned, scored.measured.scores, sensitivity, settings.recover)
         choice = choose(subject, judge, settings.spent_on, self.folder.path / _SEARCH, self.folder.scratch / "search")
         self.config = config.deployed_as(model, *choice.chosen)
         set_imgsz(model, choice.best.imgsz)
@@ -230,7 +229,7 @@ class DefaultYoloPruner(TrainingPruner):
         elif settings.recover != "none":
             if works_on(model, self.dataset, self.config):
                 details["as_cut"] = self._as_cut(model)
-            given: Any = {"method": settings.recover, "seconds": settings.distill_seconds, "seed": self.config.seed}
+            given: Any = {"method": settings.recover, "seed": self.config.seed}
             recovery = recover(model.model, original, found.kept, _images(batches), **given)
             details["recovery"] = recovery.to_dict()
             self.note(f"recovered by {recovery}")
