@@ -205,6 +205,7 @@ def test_data_yaml(content: str, refused: Any, tmp_path: Path, checkpoint: Path)
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Ultralytics leaves bad files open
 @pytest.mark.filterwarnings("always:.*Ultralytics leaves out")
+@pytest.mark.slow
 def test_a_data_set_with_some_of_everything_goes_through(
     checkpoint: Path, tmp_path: Path, monkeypatch: Any, capsys: Any
 ) -> None:

@@ -61,6 +61,7 @@ def settings_of(data: Path, checkpoint: Path) -> dict[str, Any]:
     return {"pretrained": str(checkpoint), "data": str(data), "imgsz": 64, "device": "cpu", "train.epochs": 0}
 
 
+@pytest.mark.slow
 def test_a_camera_of_four_channels_and_half_the_height(shapes: Path, checkpoint: Path, tmp_path: Path) -> None:
     """A colour model is trained for four channels, and all that takes images takes those of the deployed file."""
     data = with_channels(shapes, tmp_path / "set", 4)
