@@ -83,10 +83,13 @@ def test_a_run_from_an_80_class_model_to_a_proven_file(shapes: Path, tmp_path: P
         "pruned.yaml",
         "trained.pt",
     ]
-    charts = [f"{name}.png" for name in ("stages", "network", "scores", "training", "classes", "latency")]
+    charts = [f"{name}.png" for name in ("stages", "network", "scores", "rivals", "training", "classes", "latency")]
     assert {p.name for p in (run / "plots").iterdir()} >= {*charts, "example-1.png"}
     data = json.loads((run / "report.json").read_text())
     assert data == json.loads(json.dumps(report.to_dict()))
+    assert data["widths"]["before"] == architecture.layer_widths(
+        YOLO(run / "weights" / "trained.pt").model
+    )  # of five classes
     assert [stage["name"] for stage in data["stages"]] == ["baseline", "trained", "pruned", "fine_tuned"]
     baseline, trained, pruned, tuned = data["stages"]
     assert pruned["details"]["as_cut"].keys() == {"parameters", "map50_95_box", "map50_95_mask"}

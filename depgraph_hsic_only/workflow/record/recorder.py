@@ -74,6 +74,8 @@ class Recorder:
     def begin(self, model: Yolo, notes: Sequence[str]) -> None:
         """Take down the loaded model, the baseline, what there is to say of it, or in a resumed run what is done."""
         self._baseline, widths = copy.deepcopy(model), layer_widths(model.model)
+        trained = TRAINED.name in self.state.done
+        self._unpruned = self.checkpoints.load(TRAINED) if trained else self._baseline  # which the result was cut from
         images = {split: len(self.dataset.images(split)) for split in ("train", "val")}
         found: dict[str, Any] = {"images": images, "sources": self.state.sources, "environment": environment()}
         settings = self.config.to_dict()
@@ -97,6 +99,8 @@ class Recorder:
         if stage is PRUNED:
             self.folder.write_yaml("weights/pruned.yaml", model.model.yaml)
         saved, stages = self.checkpoints.load(stage), self._report.stages
+        if stage is TRAINED:  # for other classes it has other widths than the baseline
+            self._unpruned = saved
         if changed or notes:
             epochs = tuple(read_epochs(self.folder.path / stage.folder)) if stage.folder else ()
             row = self._row(stage.name, saved, weights, notes, seconds, details=dict(details), epochs=epochs)
@@ -261,7 +265,7 @@ class Recorder:
 
     def _write(self, model: Yolo, **found: Any) -> None:
         """Bring the report, `report.json` and `results.csv` up to date with a model and what was found of it."""
-        (before, after), layers = compared_widths(self._baseline.model, model.model), list_layers(model.model)
+        (before, after), layers = compared_widths(self._unpruned.model, model.model), list_layers(model.model)
         self._report = replace(self._report, widths_before=before, widths_after=after, layers=layers, **found)
         self.folder.write_text("report.json", self._report.to_json())
         self.folder.write_csv("results.csv", [row.csv_row() for row in self._report.stages])
