@@ -39,7 +39,8 @@ def plot_rivals(before: Row, stages: Sequence[Row], rivals: Sequence[Row]) -> Fi
         rivals: `rivals` of `report.json`.
     """
     after, kind = stages[-1], kinds_in(before)[-1]
-    key, as_cut = f"map50_95_{kind}", stages[0]["details"].get("as_cut", {}).get(f"map50_95_{kind}")
+    key, as_cut = f"map50_95_{kind}", stages[0]["details"].get("as_cut", {})
+    lowest = as_cut.get(key) if as_cut.get("parameters") == stages[0]["parameters"] else None  # else of a step undone
     figure, panels = open_figure(10, 4.2, 2, sharey=True)
     costs: dict[str, Callable[[Row], float | None]] = {"latency as deployed, ms": _latency}
     costs["multiply-adds, billions"] = lambda row: row["gmacs"]
@@ -56,7 +57,7 @@ def plot_rivals(before: Row, stages: Sequence[Row], rivals: Sequence[Row]) -> Fi
         ]
         front = [uncut[k] for k in pareto_front([point[:2] for point in uncut])]
         axes.plot([p.cost for p in front], [p.value for p in front], color=ORANGE, zorder=1, label="without cutting")
-        low = _point(cost(after), as_cut, "as cut, before any repair", _AS_CUT) if result else []
+        low = _point(cost(after), lowest, "as cut, before any repair", _AS_CUT) if result else []
         axes.plot([p.cost for p in low + result], [p.value for p in low + result], color=BLUE, linestyle=":", zorder=1)
         every = uncut + result + low
         for point in every:
