@@ -52,6 +52,7 @@ class OwnData:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.folder = args, Path(args.folder).resolve()
         self.dataset = find_dataset(args.data, load_model(args.weights).task)
+        self.data = self.dataset.source or args.data  # where shapes were drawn
         self.found: dict[str, list[Measured]] = {}
 
     def run(self, name: str, pretrained: str | Path, seed: int, **settings: Any) -> tuple[Path, RunReport]:
@@ -74,7 +75,7 @@ class OwnData:
         """The best epoch of a cut model's training by Ultralytics' own arguments."""
         folder = self.folder / name
         if not (result := folder / "result.pt").is_file():
-            given = {"data": self.args.data, "epochs": self.args.epochs, "imgsz": imgsz, "seed": seed, "workers": 0}
+            given = {"data": self.data, "epochs": self.args.epochs, "imgsz": imgsz, "seed": seed, "workers": 0}
             given |= {"plots": False, "device": self.args.device}
             kept: Any = {"dataset": self.dataset, "scratch": folder / "scratch"}
             train_model(load_model(cut), folder / "train", given, Callbacks(), **kept).model.save(result)
@@ -84,7 +85,7 @@ class OwnData:
         """A checkpoint on the validation images, of a side in pixels."""
         known = weights.with_name(f"{weights.stem}-{imgsz}.json")
         if not known.is_file():
-            found = measure(load_model(weights), self.args.data, Validation(imgsz, 16))
+            found = measure(load_model(weights), self.data, Validation(imgsz, 16))
             known.write_text(json.dumps([found.box, found.primary, found.samples]), encoding="utf-8")
         box, primary, samples = json.loads(known.read_text(encoding="utf-8"))
         return Measured(box, primary, tuple(samples))
