@@ -40,8 +40,8 @@ def read_yaml(cfg: str | Path) -> dict[str, Any]:
     return data
 
 
-def read_value(text: str) -> Any:
-    """A value as a YAML file would have it on one line, such as [small.pt, other.pt].
+def read_value(key: str, text: str) -> Any:
+    """The value of a setting as a YAML file would have it on one line, such as [small.pt, other.pt].
 
     Raises:
         ConfigError: It is no YAML.
@@ -49,7 +49,9 @@ def read_value(text: str) -> Any:
     try:
         return _reader().load(text)
     except Exception as error:  # as above
-        raise ConfigError(f"expected a list such as [a, b] or a mapping such as {{6: 0.5}}, got {text!r}") from error
+        raise ConfigError(
+            f"{key}: expected a list such as [a, b] or a mapping such as {{6: 0.5}}, got {text!r}"
+        ) from error
 
 
 def _reader() -> YAML:

@@ -200,8 +200,8 @@ def parse_override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"expected an override such as train.epochs=5, got {text!r}; write key=value without spaces")
-    value = value.strip()
+    key, value = key.strip(), value.strip()
     found = None if value.lower() == "null" else smart_value(value)  # which knows "none" only, and words in quotes
     if isinstance(found, str) and found.startswith(("[", "{")):
-        found = read_value(found)
-    return key.strip(), found
+        found = read_value(key, found)
+    return key, found
