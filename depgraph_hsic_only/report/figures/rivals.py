@@ -30,8 +30,9 @@ class _Point(NamedTuple):
 def plot_rivals(before: Row, stages: Sequence[Row], rivals: Sequence[Row]) -> Figure:
     """The primary mAP50-95 against latency and multiply-adds: the unpruned model, the result, and the rivals.
 
-    What can be had without cutting lies on a line, as far as nothing else there is better. Another one goes up from the
-    cut model as it was before any repair, where that was measured.
+    What can be had without cutting lies on a line, as far as nothing else there is better; the legend says where the
+    result has had more training. Another line goes up from the cut model as it was before any repair, where that was
+    measured.
 
     Args:
         before: The model before the cut, a stage of `report.json`.
@@ -41,6 +42,8 @@ def plot_rivals(before: Row, stages: Sequence[Row], rivals: Sequence[Row]) -> Fi
     after, kind = stages[-1], kinds_in(before)[-1]
     key, as_cut = f"map50_95_{kind}", stages[0]["details"].get("as_cut", {})
     lowest = as_cut.get(key) if as_cut.get("parameters") == stages[0]["parameters"] else None  # else of a step undone
+    ahead = after["epochs"] and not any(row["epochs"] for row in rivals)
+    without = "without cutting, and not trained on as the result was" if ahead else "without cutting"
     figure, panels = open_figure(10, 4.2, 2, sharey=True)
     costs: dict[str, Callable[[Row], float | None]] = {"latency as deployed, ms": _latency}
     costs["multiply-adds, billions"] = lambda row: row["gmacs"]
@@ -56,7 +59,7 @@ def plot_rivals(before: Row, stages: Sequence[Row], rivals: Sequence[Row]) -> Fi
             )
         ]
         front = [uncut[k] for k in pareto_front([point[:2] for point in uncut])]
-        axes.plot([p.cost for p in front], [p.value for p in front], color=ORANGE, zorder=1, label="without cutting")
+        axes.plot([p.cost for p in front], [p.value for p in front], color=ORANGE, zorder=1, label=without)
         low = _point(cost(after), lowest, "as cut, before any repair", _AS_CUT) if result else []
         axes.plot([p.cost for p in low + result], [p.value for p in low + result], color=BLUE, linestyle=":", zorder=1)
         every = uncut + result + low
@@ -67,7 +70,7 @@ def plot_rivals(before: Row, stages: Sequence[Row], rivals: Sequence[Row]) -> Fi
         axes.grid(color=GREY, alpha=0.25)
         drawn.append((axes, [point[:2] for point in every], [point[:3] for point in every]))
     panels[0].set(ylabel=f"{kind} mAP50-95", ylim=(0, None))
-    panels[0].legend(loc="lower right", fontsize=9, frameon=False)
+    figure.legend(handles=panels[0].lines[:1], loc="outside upper center", fontsize=9, frameon=False)
     figure.draw_without_rendering()  # so that it is known where everything is
     for given in drawn:
         label_points(*given, size=9)
