@@ -4,7 +4,7 @@ The best one is that of the highest mAP50-95 of the kind of prediction that coun
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,30 +104,9 @@ def train_model(
     dataset: Dataset,
     scratch: Path,
     teacher_on_data: bool = False,
+    load: Callable[[Path], Yolo] = load_model,
 ) -> Trained:
     """Train a copy of a `YOLO`; the model itself is left as it is.
-
-    Arguments and what is raised are those of `train_to_file`.
-    """
-    kept: Any = {"dataset": dataset, "scratch": scratch, "teacher_on_data": teacher_on_data}
-    result, scores = train_to_file(model, folder, arguments, callbacks, **kept)
-    known = [score for score in scores if score is not None]
-    epoch = 1 + scores.index(max(known)) if known else len(scores)
-    trained = load_model(result)
-    return Trained(trained, epoch, len(scores), scores[-1], int(trained.ckpt["train_args"]["batch"]))
-
-
-def train_to_file(
-    model: Yolo,
-    folder: Path,
-    arguments: Mapping[str, Any],
-    callbacks: Callbacks,
-    *,
-    dataset: Dataset,
-    scratch: Path,
-    teacher_on_data: bool = False,
-) -> tuple[Path, list[float | None]]:
-    """Train a copy of a `YOLO`, and write the checkpoint of its best epoch, or of the last one.
 
     A training that was cut off, and whose snapshot is in `scratch`, goes on from the last epoch that was finished.
 
@@ -138,9 +117,7 @@ def train_to_file(
         scratch: Folder for what the training goes on from when it is cut off: its snapshot, and the best checkpoint.
             It is made where it is missing, and is the caller's to remove when the result is safe.
         teacher_on_data: Whether a teacher among the arguments was trained on the data set, too.
-
-    Returns:
-        The checkpoint, in `scratch`, and the primary mAP50-95 of each epoch, None where it was not measured.
+        load: What loads the checkpoint of the result, which is in `scratch`.
 
     Raises:
         CheckpointError: The snapshot is damaged.
@@ -174,7 +151,9 @@ def train_to_file(
         YOLO(str(kept))  # refuses code in it, which the next line would run
     told = provenance(dataset, teacher_on_data=teacher_on_data)
     write_atomically(result, lambda temporary: strip_optimizer(kept, str(temporary), told))
-    return result, scores
+    epoch = 1 + scores.index(max(known)) if known else len(scores)
+    trained = load(result)
+    return Trained(trained, epoch, len(scores), scores[-1], int(trained.ckpt["train_args"]["batch"]))
 
 
 def _go_on(

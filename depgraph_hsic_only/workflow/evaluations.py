@@ -35,10 +35,11 @@ class Evaluations:
             draws = draws_for_deviation(len(images or dataset.images("val")))
         key = fingerprint(model.model), draws, validation, tuple(images)
         if key not in self._known:
-            data = dataset.write_keys(folder.path)
             if images:
                 (place := folder.scratch / _FOLDER).mkdir(parents=True, exist_ok=True)
                 data = dataset.write_keys_of(images, place)
+            else:
+                data = dataset.write_keys(folder.path)
             resources = {"device": config.device, "workers": config.workers}
             self._known[key] = validate_model(model, data, validation, draws=draws, **resources)
         return self._known[key]
