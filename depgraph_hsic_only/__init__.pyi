@@ -39,6 +39,6 @@ from .workflow.base import YoloPruner as YoloPruner
 from .workflow.base import Yolov8SegPruner as Yolov8SegPruner
 from .workflow.default import DefaultYoloPruner as DefaultYoloPruner
 from .workflow.default import DefaultYolov8SegPruner as DefaultYolov8SegPruner
-from .workflow.exported import Exported as Exported
+from .workflow.stages.exported import Exported as Exported
 from .yolo.load import load_model as load_model
 from .yolo.patches import ensure_nms as ensure_nms

@@ -17,6 +17,7 @@ from ultralytics import YOLO
 from depgraph_hsic_only import ConfigError, DefaultYoloPruner
 from depgraph_hsic_only.axes import trials
 from depgraph_hsic_only.axes.candidates import Candidate, candidate_sides, from_dict, read_axes, search, to_dict
+from depgraph_hsic_only.axes.choice import Choice
 from depgraph_hsic_only.channels.amount import Amount
 from depgraph_hsic_only.channels.budgets import Budget
 from depgraph_hsic_only.evaluation.deployed.deployment import Deployment
@@ -25,6 +26,7 @@ from depgraph_hsic_only.evaluation.onnx import onnx_input, open_session
 from depgraph_hsic_only.pruning.planner import Planner
 from depgraph_hsic_only.report.run_report import RunReport
 from depgraph_hsic_only.workflow.config import load_config
+from depgraph_hsic_only.workflow.evaluations import Evaluations
 from depgraph_hsic_only.yolo.cost import measure_cost
 from depgraph_hsic_only.yolo.input_shape import InputShape
 
@@ -102,6 +104,79 @@ def test_budgets_stay_those_of_the_unpruned_network_at_its_own_size(monkeypatch:
     fixed = sized.fixed(network)
     amounts = [of.amount.budgets for of in (fixed, fixed.on(network, 128), fixed.on(network, 96, "int8"))]
     assert amounts == [(Budget("size", 0.5 * weighed[0], absolute=True),)] * 3 and len(weighed) == 1
+
+
+def test_finalists_are_larger_and_the_best_of_them_is_what_training_makes_it() -> None:
+    """Of every size the best, none that is smaller than the best of all, none that can't meet the target."""
+    rows = [(320, "float", 0.3), (288, "float", 0.5), (288, "int8", 0.4), (256, "float", 0.6), (224, "float", 0.55)]
+    found = tuple(Candidate(side, precision, 1, 1.0, score) for side, precision, score in rows)
+    choice = Choice((Candidate(352, "float", why="too slow"), *found), (256, "float"), 64)
+    sides = [[c.imgsz for c in choice.finalists(most)] for most in (1, 2, 9)]
+    assert sides == [[256], [256, 288], [256, 288, 320]]
+    decided = choice.decided({(256, "float"): 0.61, (288, "float"): 0.62})
+    assert decided.chosen == (288, "float") and decided.best.tuned == 0.62 and choice.best.imgsz == 256
+    assert [row["tuned"] for row in decided.to_dict()["candidates"]] == [None, None, 0.62, None, 0.61, None]
+    for single in ({"prune.steps": 2}, {"prune.max_map_drop": 0.1}, {"fine_tune.epochs": 0}):
+        settings = {"prune.target": "gmacs=0.5", "prune.axes": "width,imgsz", **single}
+        assert load_config(None, settings).finalists == 1 < load_config(None, {}).finalists
+        with pytest.raises(ConfigError, match=r"prune\.finalists: expected 1 with several steps"):
+            load_config(None, {**settings, "prune.finalists": 2})
+
+
+def test_finalists_are_trained_once_and_the_run_takes_the_training_of_the_best(
+    checkpoint: Path, shapes: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Random weights are worth nothing, so it is said here what they are: untrained 64 px, fine-tuned 96 px is best."""
+    validate, evaluate = trials.validate_model, Evaluations.of
+
+    def untrained(model: Any, data: str, validation: Any, **where: Any) -> Any:
+        return worth(validate(model, data, validation, **where), 1 / (1 + abs(64 - validation.imgsz)))
+
+    def fine_tuned(self: Evaluations, model: Any, validation: Any, *given: Any) -> Any:
+        found = evaluate(self, model, validation, *given)
+        return worth(found, validation.imgsz / 1000 + (model.ckpt or {}).get("epoch", 0) * 1e-9)
+
+    def worth(found: Any, value: float) -> Any:
+        return replace(found, metrics={kind: replace(of, map50_95=value) for kind, of in found.metrics.items()})
+
+    trained: list[int] = []
+    kill = [96]
+
+    def begin(trainer: Any) -> None:
+        trained.append(trainer.args.imgsz)
+
+    def end(trainer: Any) -> None:
+        if trainer.args.imgsz in kill and trainer.epoch == 1:
+            kill.clear()
+            raise KeyboardInterrupt
+
+    def pruner() -> DefaultYoloPruner:
+        found = DefaultYoloPruner(checkpoint, **given)
+        found.add_callback("on_train_start", begin)
+        found.add_callback("on_train_epoch_end", end)
+        return found
+
+    monkeypatch.setattr(trials, "validate_model", untrained)
+    monkeypatch.setattr(Evaluations, "of", fine_tuned)
+    given = settings(tmp_path, shapes, **{"imgsz": 96, "train.epochs": 0, "fine_tune.epochs": 2, "prune.ratio": None})
+    given |= {"prune.target": "gmacs=0.6", "prune.axes": ["width", "imgsz"], "prune.layers": "all"}
+    given |= {"calibration.images": 4, "prune.criterion": "magnitude"}
+    with pytest.raises(KeyboardInterrupt):
+        pruner().run()
+    report = pruner().run(resume=tmp_path / "run")
+    assert trained == [64, 96, 96]  # the last one from its second epoch on, and none for the result
+    rows = {row["imgsz"]: row for row in report.stages[1].details["search"]["candidates"]}
+    assert {side: (row["tuned"] is None, row["chosen"]) for side, row in rows.items()} == {
+        **{96: (False, True), 64: (False, False)}
+    }
+    tuned = report.after
+    assert tuned.name == "fine_tuned" and tuned.imgsz == 96 and len(tuned.epochs) == 2
+    assert tuned.gmacs <= 0.6 * report.before.gmacs and "selection" in tuned.details
+    assert "fine-tuned, on" in str(report) and any("by which the best one" in note for note in report.stages[1].notes)
+    run = tmp_path / "run"
+    assert (run / "finetune-64px-float").is_dir() and not (run / "finetune-96px-float").exists()
+    assert (run / "finetune" / "results.csv").read_text().count("\n") == 3 and not (run / ".scratch").exists()
+    assert YOLO(run / "weights" / "best.pt").overrides["imgsz"] == 96
 
 
 def test_a_run_is_of_the_chosen_size_and_killed_it_repeats_nothing(

@@ -37,7 +37,7 @@ from depgraph_hsic_only.evaluation.onnx import onnx_precision
 from depgraph_hsic_only.evaluation.validation import Validation
 from depgraph_hsic_only.report.figures.pareto import pareto_front, plot_pareto
 from depgraph_hsic_only.support.fingerprint import fingerprint
-from depgraph_hsic_only.workflow.exported import file_shape
+from depgraph_hsic_only.workflow.stages.exported import file_shape
 from depgraph_hsic_only.yolo.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]

@@ -20,7 +20,7 @@ from depgraph_hsic_only.channels.plan import make_plan
 from depgraph_hsic_only.channels.widths import follow_ties
 from depgraph_hsic_only.pruning.describe import describe
 from depgraph_hsic_only.utils.conversion import merge_c2f, split_c2f
-from depgraph_hsic_only.workflow.prune_steps import Step
+from depgraph_hsic_only.workflow.stages.prune_steps import Step
 from depgraph_hsic_only.yolo.architecture import layer_repeats, layer_widths, origin_of
 from depgraph_hsic_only.yolo.cost import on_meta
 from depgraph_hsic_only.yolo.predictions import raw_predictions

@@ -16,7 +16,7 @@ from ultralytics.nn.tasks import DetectionModel, SegmentationModel
 from depgraph_hsic_only import ConfigError, PlanError, PruningPlan, apply_plan, plan_pruning, prune
 from depgraph_hsic_only.channels.cut import kept_channels
 from depgraph_hsic_only.utils.conversion import split_c2f
-from depgraph_hsic_only.workflow.prune_steps import Step
+from depgraph_hsic_only.workflow.stages.prune_steps import Step
 from depgraph_hsic_only.yolo.architecture import layer_widths
 from depgraph_hsic_only.yolo.cost import measure_cost
 

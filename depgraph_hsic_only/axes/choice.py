@@ -1,8 +1,8 @@
 """The search of a run: begun, kept in a file, gone on with, and what it has chosen."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,21 @@ class Choice:
     def best(self) -> Candidate:
         """The candidate that was chosen."""
         return next(candidate for candidate in self.candidates if candidate.key == self.chosen)
+
+    def finalists(self, most: int) -> tuple[Candidate, ...]:
+        """The best candidate, and those that a training may put before it, at most so many in all, the best first.
+
+        These have larger images: a training brings back what narrower layers have lost, and not what smaller images
+        never show. Of each size there is one.
+        """
+        ranked = sorted((c for c in self.candidates if c.score is not None), key=lambda c: -(c.score or 0.0))
+        larger = {c.imgsz: c for c in reversed(ranked) if c.imgsz > self.best.imgsz}  # the best of each
+        return (self.best, *[c for c in ranked if c in larger.values()])[:most]
+
+    def decided(self, tuned: Mapping[tuple[int, str], float]) -> "Choice":
+        """The same once finalists were fine-tuned, by what each is worth then: the best of them is chosen."""
+        rows = tuple(replace(c, tuned=tuned[c.key]) if c.key in tuned else c for c in self.candidates)
+        return replace(self, candidates=rows, chosen=max(tuned, key=lambda key: tuned[key]))
 
     def to_dict(self) -> dict[str, Any]:
         """The choice as plain lists, dicts, strings and numbers."""
@@ -77,6 +92,12 @@ def choose(subject: Subject, judge: Judge, axes: Sequence[str], path: Path, fold
     best = search(sides, kept["precisions"], trials.attempt, trials.confirm, made, keep)
     write(chosen=best.key)
     return Choice(tuple(from_dict(kept["candidates"]).values()), best.key, len(judge.parts[1]))
+
+
+def keep_decision(path: Path, choice: Choice) -> None:
+    """Put a choice that was decided by fine-tuning into the file of the search."""
+    kept = _read(path) | {"chosen": choice.chosen, "candidates": to_dict(choice.candidates)}
+    write_text_atomically(path, json.dumps(kept, indent=1, allow_nan=False) + "\n")
 
 
 def chosen_in(path: Path) -> tuple[int, str] | None:

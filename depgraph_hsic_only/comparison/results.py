@@ -24,7 +24,7 @@ from depgraph_hsic_only.pruning.api import cut_in_place
 from depgraph_hsic_only.report.stages import FINE_TUNED
 from depgraph_hsic_only.training.train import Teacher
 from depgraph_hsic_only.workflow.default import DefaultYoloPruner
-from depgraph_hsic_only.workflow.prune_steps import FineTuning
+from depgraph_hsic_only.workflow.stages.prune_steps import FineTuning
 from depgraph_hsic_only.yolo.architecture import layer_widths
 from depgraph_hsic_only.yolo.cost import measure_cost
 from depgraph_hsic_only.yolo.device import on_device

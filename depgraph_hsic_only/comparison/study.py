@@ -20,8 +20,8 @@ from depgraph_hsic_only.support.fingerprint import fingerprint
 from depgraph_hsic_only.support.nearest import nearest
 from depgraph_hsic_only.support.yaml import flattened
 from depgraph_hsic_only.workflow.config import Config, load_config
-from depgraph_hsic_only.workflow.exported import export_arguments
 from depgraph_hsic_only.workflow.run_folder import RunFolder
+from depgraph_hsic_only.workflow.stages.exported import export_arguments
 from depgraph_hsic_only.yolo.input_shape import input_side
 from depgraph_hsic_only.yolo.types import Yolo
 

@@ -17,6 +17,8 @@ def searched(stages: Sequence[StageReport]) -> Mapping[str, Any] | None:
 
 def search_table(search: Mapping[str, Any], kind: str) -> Sheet:
     """The candidates in the order in which they were tried, whose score is an mAP of a `kind`."""
+    tuned = any(row.get("tuned") is not None for row in search["candidates"])
+    trained = ["fine-tuned, on\nvalidation"] * tuned
     lines = tuple(
         (
             f"{row['imgsz']}",
@@ -25,11 +27,13 @@ def search_table(search: Mapping[str, Any], kind: str) -> Sheet:
             figure_text(row["gmacs"], ".3f"),
             figure_text(row["score"], ".4f"),
             figure_text(row["lost"], ".4f"),
+            *[figure_text(row.get("tuned"), ".4f")] * tuned,
             f"{row['seconds']:.0f}",
             "chosen" if row["chosen"] else row["why"] or ("" if row["cut"] else "nothing was cut"),
         )
         for row in search["candidates"]
     )
-    headings = ("px", "precision", "parameters", "GMACs", f"{kind}\nmAP50-95", "lost by\nprecision", "time\ns", "")
+    maps = (f"{kind}\nmAP50-95", "lost by\nprecision", *trained)
+    headings = ("px", "precision", "parameters", "GMACs", *maps, "time\ns", "")
     title = f"Candidates that meet the target, untrained, on {search['images']} training images that none was fitted to"
-    return Sheet(title, headings, lines, "rlrrrrrt")
+    return Sheet(title, headings, lines, f"rlrrrr{'r' * tuned}rt")

@@ -165,8 +165,8 @@ def _go_on(
     limit = arguments.get("time")
     spent = max(epoch["time"] or 0.0 for epoch in read_epochs(folder)) / 3600
     over = spent >= limit if limit else snapshot.epoch + 1 >= arguments["epochs"]
-    say(f"going on after epoch {snapshot.epoch + 1} of {f'{limit:g} hours' if limit else arguments['epochs']}")
     if not over:
+        say(f"going on after epoch {snapshot.epoch + 1} of {f'{limit:g} hours' if limit else arguments['epochs']}")
         trainee = YOLO(str(last))
         callbacks.with_others([("on_train_start", snapshot)]).attach(trainee)
         again = {key: value for key, value in arguments.items() if key in _CHANGEABLE_ON_RESUME}

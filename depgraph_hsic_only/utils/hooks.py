@@ -11,7 +11,7 @@ from depgraph_hsic_only.training.callbacks import (
     read_epochs,
     remember_start,
 )
-from depgraph_hsic_only.workflow.prune_steps import PruneEvent
+from depgraph_hsic_only.workflow.stages.prune_steps import PruneEvent
 
 __all__ = [
     "MASK_MAP",

@@ -20,10 +20,10 @@ from depgraph_hsic_only.support.yaml import read_yaml
 from depgraph_hsic_only.training.callbacks import Callbacks
 from depgraph_hsic_only.workflow.config import DEFAULT_CFG, Config, load_config
 from depgraph_hsic_only.workflow.evaluations import Evaluations
-from depgraph_hsic_only.workflow.exported import Exported
 from depgraph_hsic_only.workflow.fit import fitting_task, single_cls, take_classes
 from depgraph_hsic_only.workflow.record.recorder import Recorder
 from depgraph_hsic_only.workflow.run_folder import Checkpoints, RunFolder
+from depgraph_hsic_only.workflow.stages.exported import Exported
 from depgraph_hsic_only.workflow.state import STATE, RunState, read_state, resource_errors_explained
 from depgraph_hsic_only.yolo.device import check_device, set_seed
 from depgraph_hsic_only.yolo.input_shape import input_side

@@ -21,13 +21,14 @@ from depgraph_hsic_only.support.nearest import nearest
 from depgraph_hsic_only.support.yaml import read_yaml
 from depgraph_hsic_only.training.arguments import REFUSED, TRAIN_ARGUMENTS, refused
 from depgraph_hsic_only.workflow.config_checks import TRAININGS, amount_of, find_faults
-from depgraph_hsic_only.workflow.exported import export_arguments, wants_int8
+from depgraph_hsic_only.workflow.stages.exported import export_arguments, wants_int8
 from depgraph_hsic_only.yolo.input_shape import InputShape, input_side
 from depgraph_hsic_only.yolo.load import bare_network
 from depgraph_hsic_only.yolo.types import Yolo
 
 DEFAULT_CFG = "default.yaml"
 _AMOUNTS = ("ratio", "threshold", "target")  # of which one counts
+_FINALISTS = 2  # of a search over axes
 _VALUES = ("data", "target", "max_ratio")  # mappings that are one value: replaced, not merged
 
 
@@ -40,6 +41,7 @@ class PruneConfig:
     threshold: float | None = None
     target: Any = None
     axes: Any = field(default_factory=lambda: [WIDTH])
+    finalists: int | None = None
     layers: Any = "backbone"
     round_to: int = 8
     min_channels: int = 0
@@ -112,6 +114,12 @@ class Config:
     def file(self) -> FileKind:
         """What a target of size is of: the exported ONNX file, the one in int8 where there is one."""
         return FileKind(export_arguments(self.export), wants_int8(self.export))
+
+    @property
+    def finalists(self) -> int:
+        """How many candidates of a search over axes are fine-tuned, at most: one where it could not be the last one."""
+        single = self.prune.steps == 1 and self.prune.max_map_drop is None and self.fine_tune["epochs"] > 0
+        return self.prune.finalists or (_FINALISTS if single else 1)
 
     def deployment(self, model: Yolo) -> Deployment:
         """What latency is of, and how it is measured."""

@@ -125,6 +125,7 @@ TRAININGS: Final[Mapping[str, _Checks]] = {  # the blocks of train arguments, wi
 }
 _PRUNE: _Checks = {
     "steps": _POSITIVE,
+    "finalists": (lambda v: v is None or _at_least(1)(v), f"{_POSITIVE[1]}, or null"),
     "max_map_drop": (lambda v: v is None or _is_share(v), "a number in [0, 1] or null"),
     "options": (_is_options, "the criterion's options as a block"),
 }
@@ -202,6 +203,12 @@ def _axes_faults(merged: Mapping[str, Any]) -> list[str]:
         faults.append(
             f"prune.axes: expected a target to meet by {', '.join(axes)}, got a ratio or a threshold; pass --target "
             "gmacs=0.5, say, or leave axes out"
+        )
+    several = _at_least(2)(prune["finalists"])
+    if several and (prune["steps"] != 1 or prune["max_map_drop"] is not None or merged["fine_tune"]["epochs"] == 0):
+        faults.append(
+            "prune.finalists: expected 1 with several steps, with max_map_drop, or without a fine-tuning, since each "
+            f"finalist is cut once and fine-tuned, got {prune['finalists']}; leave one of them out"
         )
     chosen = {"export.quantize": merged["export"].get("quantize"), "latency.precision": merged["latency"]["precision"]}
     if PRECISION in axes and (set_ := [key for key, value in chosen.items() if value not in (None, FLOAT, 32)]):

@@ -11,7 +11,7 @@ from depgraph_hsic_only.evaluation.latency import Latency, Run, measure_latency,
 from depgraph_hsic_only.report.stages import RUNTIMES
 from depgraph_hsic_only.support.machine import watched
 from depgraph_hsic_only.support.progress import say
-from depgraph_hsic_only.workflow.exported import Exported
+from depgraph_hsic_only.workflow.stages.exported import Exported
 from depgraph_hsic_only.yolo.device import on_device, select_device
 from depgraph_hsic_only.yolo.input_shape import InputShape, input_channels
 from depgraph_hsic_only.yolo.types import Yolo

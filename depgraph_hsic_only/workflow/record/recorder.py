@@ -34,11 +34,12 @@ from depgraph_hsic_only.support.progress import begin_stage, say
 from depgraph_hsic_only.support.resource_errors import storage_reason
 from depgraph_hsic_only.training.callbacks import read_epochs
 from depgraph_hsic_only.workflow.config import Config
-from depgraph_hsic_only.workflow.exported import Exported, describe_files, export_arguments, measure_maps
 from depgraph_hsic_only.workflow.fit import works_on
+from depgraph_hsic_only.workflow.record.files import describe_files, measure_maps
 from depgraph_hsic_only.workflow.record.latencies import Latencies, MeasuredLatencies
 from depgraph_hsic_only.workflow.record.rivals import Entrant, find_entrants, time_entrants
 from depgraph_hsic_only.workflow.run_folder import Checkpoints, RunFolder
+from depgraph_hsic_only.workflow.stages.exported import Exported, export_arguments
 from depgraph_hsic_only.workflow.state import STATE, RunState
 from depgraph_hsic_only.yolo.architecture import layer_widths, list_layers
 from depgraph_hsic_only.yolo.cost import measure_cost
@@ -150,7 +151,9 @@ class Recorder:
         """Note that everything of a stage is written; what it could have gone on from is not needed any more."""
         self.state = replace(self.state, done=(*self.state.done, stage))
         self.folder.write_json(STATE, asdict(self.state))
-        self.folder.clear_scratch()
+        # the stage that follows takes the training of the best one
+        finalists = self.folder.scratch.glob(f"{FINE_TUNED.folder}-*") if stage == PRUNED.name else ()
+        self.folder.clear_scratch(but=[path.name for path in finalists])
 
     def _row(
         self, name: str, model: Yolo, weights: Path | None, said: Sequence[str] = (), seconds: float = 0.0, **known: Any

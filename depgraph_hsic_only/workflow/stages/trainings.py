@@ -17,7 +17,7 @@ from depgraph_hsic_only.training.settle import settle, start_of
 from depgraph_hsic_only.training.train import Recipe, Teacher, Trained, make_recipe, train_model
 from depgraph_hsic_only.workflow.base import YoloPruner
 from depgraph_hsic_only.workflow.fit import works_on
-from depgraph_hsic_only.workflow.prune_steps import PLAN, FineTuning, Step
+from depgraph_hsic_only.workflow.stages.prune_steps import PLAN, FineTuning, Step
 from depgraph_hsic_only.yolo.tasks import task_of
 from depgraph_hsic_only.yolo.types import Yolo
 
@@ -44,7 +44,8 @@ class TrainingPruner(YoloPruner):
         A checkpoint of the data set's own classes is trained on gently, with itself as teacher (see `recipe.py`), and
         comes back as it was if no epoch was better.
         """
-        return self._trained(model, TRAINED, dict(self.config.train), TRAINED.folder)
+        tuning = FineTuning(int(self.config.train["epochs"]), None, TRAINED.folder)
+        return self._trained(model, TRAINED, dict(self.config.train), tuning)
 
     def fine_tune(self, model: Yolo) -> Yolo:
         """Train the cut model by Ultralytics for its part of `fine_tune.epochs`; 0 leaves it as it is.
@@ -55,19 +56,18 @@ class TrainingPruner(YoloPruner):
         self.open_folder()
         tuning = self.tuning or self._resumed_tuning(model)
         settings = {**self.config.fine_tune, "epochs": tuning.epochs}
-        return self._trained(model, FINE_TUNED, settings, tuning.name, tuning.teacher)
+        self.folder.rename(tuning.name, FINE_TUNED.folder)  # of one that was finished, or is gone on with
+        return self._trained(model, FINE_TUNED, settings, tuning)
 
-    def _trained(
-        self, model: Yolo, stage: Stage, given: dict[str, Any], name: str, teacher: Teacher | None = None
-    ) -> Yolo:
+    def _trained(self, model: Yolo, stage: Stage, given: dict[str, Any], tuning: FineTuning) -> Yolo:
         """The better of a model and the best epoch of its training by the user's arguments, by primary mAP50-95."""
         if given["epochs"] == 0:
             say("0 epochs: nothing is trained")
             return model
-        scratch, cut = self.open_folder().scratch / name, stage is FINE_TUNED
+        scratch, cut = self.open_folder().scratch / tuning.name, stage is FINE_TUNED
         learnt = (cut and self.config.train["epochs"] > 0) or Path(self.config.pretrained).suffix not in _BUILT
         works = learnt and works_on(model, self.dataset, self.config)
-        settings, arguments, callbacks = self._settled(model, given, scratch, teacher, works=works, cut=cut)
+        settings, arguments, callbacks = self._settled(model, given, scratch, tuning.teacher, works=works, cut=cut)
         # without the teacher, which another run has in its own folder
         used = {**given, **settings}
         self.resolve(stage.block, {k: v for k, v in used.items() if k != "distill_model" or k in given})
@@ -77,7 +77,7 @@ class TrainingPruner(YoloPruner):
         trained = train_model(model, place, arguments, callbacks, **kept)
         if 0 < trained.batch < arguments["batch"]:
             self.note(f"the memory was too small for batch={arguments['batch']}: trained with batch={trained.batch}")
-        return self._better(model, trained, last=name == stage.folder) if works else trained.model
+        return self._better(model, trained, last=tuning.last) if works else trained.model
 
     def train_on(self, model: Yolo, imgsz: int) -> Yolo:
         """A model trained on, on images of a side in pixels, by the settings of the fine-tuning."""
@@ -87,14 +87,21 @@ class TrainingPruner(YoloPruner):
         return type(self)(cfg=own).train(copy.deepcopy(model))
 
     def _tuning(self, step: Step, after: int | None = None) -> FineTuning:
-        """What a fine-tuning after a step is given."""
+        """What a fine-tuning after a step is given: the last one, where it is not `after` one that others follow."""
         total, steps = int(self.config.fine_tune["epochs"]), self.config.prune.steps
         share = total // (steps + 1) or int(total >= steps > 1)  # the last one has twice the share of those between
         epochs = share if after is not None else total - share * (steps - 1)
         file, teacher = self.checkpoints.path(TRAINED), None
         if step.plan is not None and epochs and file.is_file():
             teacher = Teacher(file, self.checkpoints.load(TRAINED), step.kept)
-        return FineTuning(epochs, teacher, after)
+        if after is not None:
+            return FineTuning(epochs, teacher, f"{FINE_TUNED.folder}-{after}", last=False)
+        own = self._finalist_folder(step.model)
+        return FineTuning(epochs, teacher, own if (self.folder.scratch / own).is_dir() else FINE_TUNED.folder)
+
+    def _finalist_folder(self, model: Yolo) -> str:
+        """Name of the folders of a fine-tuning (see `FineTuning.name`) of one of several candidates."""
+        return f"{FINE_TUNED.folder}-{self.imgsz_of(model)}px-{self.config.latency['precision']}"
 
     def _resumed_tuning(self, model: Yolo) -> FineTuning:
         """What the last fine-tuning is given in a run that goes on after the cut, from what that has written."""

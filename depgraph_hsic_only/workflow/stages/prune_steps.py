@@ -53,17 +53,14 @@ class FineTuning:
     Attributes:
         epochs: To train for.
         teacher: The model before the cut; None where there is none.
-        after: Number of the step that it follows, where the cut goes on; None for the last one.
+        name: Of the folder of what it goes on from when it is cut off, and of its training folder once others follow.
+        last: Whether its result may be the run's: none of those in the middle of a cut.
     """
 
     epochs: int
     teacher: Teacher | None
-    after: int | None = None
-
-    @property
-    def name(self) -> str:
-        """Name of the folder of its training in the run folder, once the cut goes on."""
-        return FINE_TUNED.folder if self.after is None else f"{FINE_TUNED.folder}-{self.after}"
+    name: str = FINE_TUNED.folder
+    last: bool = True
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,1 @@
+"""What the default stages of a run do: cut, train, export."""
