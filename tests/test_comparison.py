@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from ultralytics import YOLO
+from ultralytics.nn.modules import C2f
 from ultralytics.utils.metrics import OBBMetrics, PoseMetrics, SegmentMetrics
 
 from depgraph_hsic_only import Comparison, ConfigError, compare, register_criterion
@@ -511,6 +512,19 @@ def test_sizes_are_added_to_a_comparison(files: Path, whole: Comparison) -> None
     assert "Within gmacs=0.5: take" in found.summary() and "at 32 px" in found.summary()
 
 
+def test_blocks_are_left_out_by_a_comparison(files: Path, tmp_path: Path) -> None:
+    """By depth alone nothing else can have met the target, and what is left is a stock model of fewer repeats."""
+    found = compare(**settings(files, tmp_path, criteria="magnitude", targets="params=0.98", axes="depth"))
+    assert not found.failures and (tmp_path / "exp" / "comparison.json").read_text().count('"depth"') == 1
+    full, cut = (YOLO(found.folder / row.weights).model for row in found.rows)
+    repeats = [[len(block.m) for block in model.model if isinstance(block, C2f)] for model in (full, cut)]
+    assert sum(repeats[1]) < sum(repeats[0]) == 10 and all(a <= b for a, b in zip(*reversed(repeats), strict=True))
+    plan = json.loads(((found.folder / found.rows[1].weights).parents[1] / "plan.json").read_text())
+    changed = {w["name"] for w in plan["widths"] if w["before"] != w["after"]}
+    assert changed and all(name.startswith("d") for name in changed)
+    assert found.rows[1].parameters <= 0.98 * found.rows[0].parameters
+
+
 def test_precisions_are_added_to_a_comparison(files: Path, whole: Comparison) -> None:
     before = parts(whole.folder)
     found = compare(**settings(files, whole.folder.parent, precision="int8"))  # nothing is cut
@@ -574,7 +588,9 @@ def test_a_broken_part_loses_no_other_and_is_tried_again(
         (["--precision", "int8", "latency.runtime=torch"], "with runtime=torch, got int8"),
         (["--precision", "int8", "export.opset=11"], "of opset 13 or later"),
         (["--budget", "size=0.5"], "got size, which is not compared"),
-        (["prune.axes=width,imgsz"], "it comes from imgsz and precision"),
+        (["prune.axes=width,imgsz"], "it comes from axes, and imgsz and precision"),
+        (["--axes", "width,imgsz"], "axes: expected width, depth or both, got imgsz"),
+        (["--axes", "depth"], "axes: expected targets to meet by depth, got ratios"),
     ],
 )
 def test_what_differs_is_refused_in_one_line(

@@ -38,6 +38,7 @@ def _add_arguments(parser: Parser) -> None:
     parser.add_argument("--criteria", default=",".join(CRITERIA), metavar="A,B", help="names with commas")
     parser.add_argument("--targets", metavar="WHAT=R", help="what is left: params=0.9,0.8,gmacs=3G+size=5MB")
     parser.add_argument("--ratios", metavar="R,R", help="instead: shares to cut of each width: 0.25,0.5")
+    parser.add_argument("--axes", default="width", metavar="A,B", help="what targets are met by: width,depth (width)")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="how many (default: 1)")
     parser.add_argument("--budget", metavar="WHAT=R", help="take the best within: latency=0.5, gmacs=0.5,params=2M")
     drop = "mAP that a size may cost (%(default)s)"

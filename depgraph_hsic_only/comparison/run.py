@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from depgraph_hsic_only.axes.candidates import WIDTH
 from depgraph_hsic_only.channels.budgets import Budget, read_budgets
 from depgraph_hsic_only.comparison.backends import Backend, in_turn, open_backend
 from depgraph_hsic_only.comparison.options import CRITERIA, MAX_MAP_DROP
@@ -45,6 +46,7 @@ def compare(
     seeds: int = 1,
     imgsz: object = None,
     precision: object = None,
+    axes: object = WIDTH,
     budget: object = None,
     max_map_drop: float = MAX_MAP_DROP,
     backend: str = "serial",
@@ -81,6 +83,7 @@ def compare(
         imgsz: Side of the images, pixels, as 640, "640,512" or a list; None for what the configuration says. Of several
             the first is that of the control, the scores, the widths and all shares.
         precision: Of the files, such as "float,int8" or a list (see `deployment.PRECISIONS`); float is always compared.
+        axes: What targets are met by: "width", "depth" (repeats of blocks) or both, as "width,depth" or a list.
         budget: What a model may cost, such as "latency=0.5" or "gmacs=0.5,params=2M": the most accurate one is
             recommended. Shares are of the control.
         max_map_drop: Largest loss of the mAP50-95 that counts most, that of masks, poses or boxes by the model's task,
@@ -104,8 +107,8 @@ def compare(
         raise ConfigError(f"max_map_drop: expected a number in [0, 1], got {max_map_drop!r}")
     given = {key: value for key, value in {"pretrained": pretrained, "data": data}.items() if value is not None}
     budgets = _budgets(budget)
-    axes = {"imgsz": imgsz, "precision": precision}
-    study = make_study(criteria, targets, ratios, seeds, cfg, {**settings, **given}, **axes)
+    over = {"imgsz": imgsz, "precision": precision, "axes": axes}
+    study = make_study(criteria, targets, ratios, seeds, cfg, {**settings, **given}, **over)
     study, pruner, model, identity, notes = _checked(study)
     timed = study.config.deployment(model).on(select_device(study.config.device))
     validation = pruner.validation_of(model)
@@ -128,7 +131,8 @@ def compare(
                 raise
     args = {**study.config.to_dict(), "criteria": list(study.criteria), "seeds": list(study.seeds)}
     args |= {"amounts": [str(amount) for amount in study.amounts], "max_map_drop": max_map_drop}
-    args |= {"sides": list(study.sides), "precisions": list(study.precisions), "timed": str(timed)}
+    args |= {"sides": list(study.sides), "precisions": list(study.precisions), "axes": list(study.axes)}
+    args |= {"timed": str(timed)}
     advice = recommend(rows, max_map_drop, study.sides[0], budgets)
     found = Comparison(study.folder, args, rows, advice, validation, failures)
     folder.write_json("comparison.json", found.to_dict())

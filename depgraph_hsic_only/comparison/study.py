@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from depgraph_hsic_only._version import __version__
+from depgraph_hsic_only.axes.candidates import DEPTH, IMGSZ, PRECISION, WIDTH, read_axes
 from depgraph_hsic_only.channels.amount import NOTHING, Amount
 from depgraph_hsic_only.criteria import create_criterion
 from depgraph_hsic_only.data.dataset import Dataset
@@ -30,7 +31,7 @@ UNPRUNED = "unpruned"  # the control, in the place of a criterion
 DEFAULTS: dict[str, Any] = {  # over a file's settings, which are those of single runs
     **{"train.epochs": 0, "fine_tune.epochs": 0, "project": "runs/compare"},
     **{"prune.threshold": None, "prune.target": None, "prune.steps": 1, "prune.max_map_drop": None},
-    **{"prune.axes": ["width"], "fine_tune.quantize": None},
+    **{"prune.axes": [WIDTH], "fine_tune.quantize": None},
 }
 _REPLACED = {  # settings of a single run: what says it here
     "prune.criterion": "criteria",
@@ -40,7 +41,8 @@ _REPLACED = {  # settings of a single run: what says it here
     "prune.target": "targets",
     "prune.steps": "targets or ratios: every cut is made in one step",
     "prune.max_map_drop": "max_map_drop",
-    "prune.axes": "imgsz and precision",
+    "prune.axes": "axes, and imgsz and precision",
+    "prune.finalists": "fine_tune.epochs: everything is fine-tuned",
     "fine_tune.quantize": "a single run, which exports its result",
     "exist_ok": "name: an existing comparison of the same settings goes on",
 }
@@ -60,6 +62,7 @@ class Study:
         seeds: Of the draw of calibration images, positions, mosaics, random scores and fine-tuning.
         sides: Of the images that everything is compared at, pixels; empty, until `settled`, for the model's own.
         precisions: Of the files that everything is compared in, `FLOAT` first.
+        axes: What a target is met by: `WIDTH`, `DEPTH` or both.
     """
 
     folder: Path
@@ -69,6 +72,7 @@ class Study:
     seeds: tuple[int, ...]
     sides: tuple[int, ...] = ()
     precisions: tuple[str, ...] = (FLOAT,)
+    axes: tuple[str, ...] = (WIDTH,)
 
     @property
     def trained(self) -> Path:
@@ -98,8 +102,9 @@ class Study:
     def planner(self, criterion: str, seed: int, model: Yolo, amount: Amount = NOTHING) -> Planner:
         """What scores by a criterion and plans the cut of an amount from a model."""
         settings, timed = self.config.prune, self.config.deployment(model)
-        given = criterion, amount, settings.limits, settings.layers
-        return Planner(*given, seed=seed, imgsz=self.sides[0], timed=timed, file=self.config.file)
+        limits, depth = replace(settings.limits, channels=WIDTH in self.axes), DEPTH in self.axes
+        given = criterion, amount, limits, settings.layers
+        return Planner(*given, seed=seed, imgsz=self.sides[0], timed=timed, file=self.config.file, depth=depth)
 
     def identity(self, model: Yolo, dataset: Dataset) -> dict[str, Any]:
         """What every figure depends on, by name: two comparisons in which it is equal can share a folder.
@@ -112,7 +117,7 @@ class Study:
         versions = {"depgraph_hsic_only": __version__, "ultralytics": metadata.version("ultralytics")}
         versions |= {"torch": torch.__version__}
         content = fingerprint(model.model) if model.ckpt else self.config.pretrained
-        own = {"imgsz": self.sides[0], "prune": prune}
+        own = {"imgsz": self.sides[0], "prune": prune, "axes": list(self.axes)}
         found = {"checkpoint": content, "data set": dataset.digest(), "versions": versions, **kept, **own}
         plain: dict[str, Any] = json.loads(json.dumps(flattened(found), default=str))
         return plain
@@ -128,9 +133,15 @@ def make_study(
     *,
     imgsz: object = None,
     precision: object = None,
+    axes: object = WIDTH,
 ) -> Study:
     """A study from what a user gives: see `run.compare`, whose arguments go over those of the file `cfg`."""
-    sides, precisions = read_sides(imgsz), read_precisions(precision)
+    sides, precisions, spent_on = read_sides(imgsz), read_precisions(precision), read_axes(axes)
+    if elsewhere := {IMGSZ, PRECISION}.intersection(spent_on):
+        raise ConfigError(
+            f"axes: expected {WIDTH}, {DEPTH} or both, got {', '.join(sorted(elsewhere))}; what is compared at several "
+            "sizes and precisions is said by imgsz and precision"
+        )
     given = flattened(settings, depth=1) | ({"imgsz": sides[0]} if sides else {})
     for key in given:
         if key in _REPLACED:
@@ -147,8 +158,11 @@ def make_study(
     amounts = () if several and not (_listed(targets) or _listed(ratios)) else parse_amounts(targets, ratios)
     if type(seeds) is not int or seeds < 1:
         raise ConfigError(f"seeds: expected how many, an integer of at least 1, got {seeds!r}")
+    if DEPTH in spent_on and not all(amount.is_target for amount in amounts):
+        raise ConfigError(f"axes: expected targets to meet by {DEPTH}, got ratios, which are of widths; leave one out")
     folder = Path(config.project).expanduser().resolve() / config.name
-    return Study(folder, config, names, amounts, tuple(range(config.seed, config.seed + seeds)), sides, precisions)
+    drawn = tuple(range(config.seed, config.seed + seeds))
+    return Study(folder, config, names, amounts, drawn, sides, precisions, spent_on)
 
 
 def read_sides(value: object) -> tuple[int, ...]:
