@@ -1,13 +1,18 @@
 """Where to cut: widths chosen by measured damage against a uniform ratio, at equal parameters and at equal GMACs.
 
     python benchmarks/allocation.py WEIGHTS DATA.yaml --ratios 0.15,0.25,0.4
+    python benchmarks/allocation.py WEIGHTS DATA.yaml --layers all --random 10 --targets gmacs=0.6
 
 All rows have the same channels to choose from (one criterion's scores), calibration images and recovery. The outside
 reference is torch-pruning's own pruner as it is published for YOLOv8 (C2f split, group L2, the same ratio in every
 layer), which has no recovery without training: as cut, and with BatchNorm re-estimated on the same images.
+
+With --random the widths for each target are compared with so many random ones that meet it: what the search finds where
+the damage of each width is multiplied by exp(x), x of a standard normal distribution.
 """
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +22,12 @@ from measure import Measured, paired_interval
 from torch import nn
 
 from depgraph_hsic_only import load_model
+from depgraph_hsic_only.budget.allocation import allocate
+from depgraph_hsic_only.budget.cost_model import CostModel
+from depgraph_hsic_only.budget.search import Search
+from depgraph_hsic_only.budget.sensitivity import Sensitivity
+from depgraph_hsic_only.channels.amount import Amount
+from depgraph_hsic_only.channels.limits import Limits
 from depgraph_hsic_only.errors import UnsupportedModelError
 from depgraph_hsic_only.recovery.recover import reestimate_batchnorm
 from depgraph_hsic_only.utils.conversion import merge_c2f, split_c2f
@@ -30,11 +41,15 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--ratios", default="0.15,0.25,0.4", help="of the uniform cuts")
     parser.add_argument("--criterion", default="hsic_lasso")
+    parser.add_argument("--random", type=int, default=0, help="random widths beside those of each target")
+    parser.add_argument("--targets", default="gmacs=0.6", help="with --random")
     args = parser.parse_args()
 
     bench = Bench.of(args)
     unpruned = bench.validated(bench.original)
     print(f"unpruned: box {unpruned.box:.4f}, primary {unpruned.primary:.4f}")
+    if args.random:
+        return compare_with_random(bench, args.targets.split(","), args.criterion, args.random, unpruned)
     print(f"sensitivity scan: {bench.damage(args.criterion).seconds:.0f} s\n")
     headings = ("ratio", "widths", "parameters", "GMACs", "box", "primary", "primary, of unpruned", "against uniform")
     print(f"| {' | '.join(headings)} |\n|{'---|' * len(headings)}", flush=True)
@@ -66,6 +81,47 @@ def main() -> None:
                     )
                     continue
                 say(ratio, name, *shares, found, unpruned, difference(found, base) if base else "")
+
+
+def compare_with_random(bench: Bench, targets: list[str], criterion: str, count: int, unpruned: Measured) -> None:
+    """Measure the widths of every target, and random ones that meet it."""
+    damage, generator = bench.damage(criterion), torch.Generator().manual_seed(bench.seed)
+    headings = (
+        "target",
+        "widths",
+        "damage alone",
+        "parameters",
+        "GMACs",
+        "divergence",
+        "box",
+        "primary",
+        "of unpruned",
+    )
+    print(f"| {' | '.join([*headings, 'against chosen'])} |\n|{'---|' * len(headings)}", flush=True)
+    counted = CostModel(bench.original.model, bench.graph, bench.imgsz)
+    for target in targets:
+        base: Measured | None = None
+        for number in range(count + 1):
+            known = damage if number == 0 else perturbed(damage, generator)
+            widths = allocate(bench.graph, known, counted, Amount.target(target), Limits()).widths
+            sum_of = Search(bench.graph, damage, Limits(), None).damage(widths)
+            row = bench.row(widths, criterion)
+            claim = "" if base is None else difference(row.measured, base)
+            base = base or row.measured
+            name = "chosen" if number == 0 else f"random {number}"
+            print(
+                f"| {target} | {name} | {sum_of:.2f} | {row.parameters:.3f} | {row.gmacs:.3f} | {row.divergence:.3f} | "
+                f"{row.measured.box:.4f} | {row.measured.primary:.4f} | "
+                f"{row.measured.primary / unpruned.primary:.2f} | {claim} |",
+                flush=True,
+            )
+
+
+def perturbed(damage: Sensitivity, generator: torch.Generator) -> Sensitivity:
+    """The damage of every width, at all its sizes multiplied by a factor of its own."""
+    factors = torch.randn(len(damage.damage), generator=generator).exp().tolist()
+    rows = zip(damage.damage.items(), factors, strict=True)
+    return replace(damage, damage={name: {c: by * d for c, d in points.items()} for (name, points), by in rows})
 
 
 def reference(bench: Bench, ratio: float) -> Any:

@@ -51,12 +51,14 @@ class Row:
         gmacs: Share of the unpruned model's.
         seconds: Time that the recovery took.
         measured: Its validation.
+        divergence: Of its predictions from the unpruned model's, on the calibration images.
     """
 
     parameters: float
     gmacs: float
     seconds: float
     measured: Measured
+    divergence: float
 
 
 class Bench:
@@ -151,7 +153,9 @@ class Bench:
         model, plan = load_model(self.weights), self.plan(widths, criterion)
         apply_plan(model, plan)
         done = recover(model, self.original, plan, self.images, method=method, seed=self.seed)
-        return Row(self.share(widths, "params"), self.share(widths, "gmacs"), done.seconds, self.validated(model))
+        return Row(
+            self.share(widths, "params"), self.share(widths, "gmacs"), done.seconds, self.validated(model), done.after
+        )
 
     def validated(self, model: Any) -> Measured:
         """mAP of a live `YOLO` on the validation split."""

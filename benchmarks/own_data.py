@@ -69,7 +69,7 @@ class OwnData:
         """An uncut model trained on for some epochs, and the seconds that took."""
         given = {"prune.ratio": 0, "train.epochs": epochs, "fine_tune.epochs": 0, "imgsz": imgsz}
         best, report = self.run(name, weights, seed, **given)
-        return best, next(stage.seconds for stage in report.stages if stage.name == TRAINED.name)
+        return best, next((stage.seconds for stage in report.stages if stage.name == TRAINED.name), 0.0)
 
     def by_default(self, cut: Path, name: str, seed: int, imgsz: int) -> Path:
         """The best epoch of a cut model's training by Ultralytics' own arguments."""
@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--folder", required=True, help="of all runs")
     parser.add_argument("--imgsz", type=int, default=320)
     parser.add_argument("--train", type=int, default=15, help="epochs before everything; 0: the checkpoint is trained")
-    parser.add_argument("--epochs", default=15, type=int, help="of every training after that")
+    parser.add_argument("--epochs", default=15, type=int, help="of every training after that; 0: none")
     parser.add_argument("--costs", default="0.7,0.5", help="shares of the multiply-adds")
     parser.add_argument("--axes", default="width,all", help="width, all, or both: each cost is met by each")
     parser.add_argument("--seeds", type=int, default=1)
@@ -146,15 +146,16 @@ def main() -> None:
                 name, place = f"{cost} by {axes}", f"{cost}-{axes}-{seed}"
                 best, report = own.run(place, trained, seed, **given)
                 stages = {stage.name: stage for stage in report.stages}
-                cut, tuned = stages[PRUNED.name], stages[FINE_TUNED.name]
-                imgsz, as_cut = tuned.imgsz or args.imgsz, cut.details.get("as_cut", {}).get(f"map50_95_{kind}")
+                cut = stages[PRUNED.name]
+                tuned = stages.get(FINE_TUNED.name)  # none without epochs
+                imgsz, as_cut = cut.imgsz or args.imgsz, cut.details.get("as_cut", {}).get(f"map50_95_{kind}")
                 before = ["" if as_cut is None else f"{as_cut:.4f}", f"{cut.metrics[kind].map50_95:.4f}"]
-                own.add(name, seed, best, imgsz, before, [cut.seconds, tuned.seconds])
-                pairs[name] = [CONTROL, smaller]
+                own.add(name, seed, best, imgsz, before, [cut.seconds, tuned.seconds if tuned else 0])
+                pairs[name] = [CONTROL, smaller, *[f"{cost} by width"] * (axes == "all" and "width" in args.axes)]
                 if args.defaults:
                     weights = own.by_default(best.with_name(PRUNED.weights), f"{place}-defaults", seed, imgsz)
                     own.add(f"{name}, defaults", seed, weights, imgsz, before, [cut.seconds])
-                    pairs[name] = [CONTROL, smaller, f"{name}, defaults"]
+                    pairs[name].append(f"{name}, defaults")
     print("\n| model | against | mAP50-95 | 95 % interval |\n|---|---|---|---|")
     for name, others in pairs.items():
         for other in others:
