@@ -16,7 +16,15 @@ from ultralytics import YOLO
 
 from depgraph_hsic_only import ConfigError, DefaultYoloPruner
 from depgraph_hsic_only.axes import trials
-from depgraph_hsic_only.axes.candidates import Candidate, candidate_sides, from_dict, read_axes, search, to_dict
+from depgraph_hsic_only.axes.candidates import (
+    Candidate,
+    candidate_sides,
+    from_dict,
+    leading,
+    read_axes,
+    search,
+    to_dict,
+)
 from depgraph_hsic_only.axes.choice import Choice
 from depgraph_hsic_only.channels.amount import Amount
 from depgraph_hsic_only.channels.budgets import Budget
@@ -67,14 +75,18 @@ def test_the_best_candidate_is_found_and_nothing_is_made_twice(scores: list[int]
         lost = table[candidate.key][1]
         return replace(candidate, score=(candidate.score or 0) - lost, lost=lost)
 
-    best = search(sides, ["float", "int8"], attempt, confirm, {}, lambda found: kept.append(dict(found)))
+    best, *others = search(sides, ["float", "int8"], attempt, confirm, {}, lambda found: kept.append(dict(found)), 3)
+    assert len({c.imgsz for c in (best, *others)}) == 1 + len(others) and all(c.imgsz > best.imgsz for c in others)
+    for one in (best, *others):  # of each size the best, by what it is worth as it is deployed
+        known = [score - lost for (side, _), (score, lost) in table.items() if side == one.imgsz]
+        assert one.score == pytest.approx(max(known)) and (one.precision == "float" or one.lost is not None)
     assert len(made) == len(set(made))
     tops = {p: max(s for (_, q), (s, _) in table.items() if q == p) for p in ("float", "int8")}
     assert best.score is not None and best.score >= tops["float"]  # one peak: none that is better was left out
     for state in kept:
         made.clear()
         known = from_dict(json.loads(json.dumps(to_dict(list(state.values())))))
-        assert search(sides, ["float", "int8"], attempt, confirm, known, lambda _: None).score == best.score
+        assert search(sides, ["float", "int8"], attempt, confirm, known, lambda _: None)[0].score == best.score
         assert not set(made) & set(known)
 
 
@@ -110,9 +122,10 @@ def test_finalists_are_larger_and_the_best_of_them_is_what_training_makes_it() -
     """Of every size the best, none that is smaller than the best of all, none that can't meet the target."""
     rows = [(320, "float", 0.3), (288, "float", 0.5), (288, "int8", 0.4), (256, "float", 0.6), (224, "float", 0.55)]
     found = tuple(Candidate(side, precision, 1, 1.0, score) for side, precision, score in rows)
-    choice = Choice((Candidate(352, "float", why="too slow"), *found), (256, "float"), 64)
-    sides = [[c.imgsz for c in choice.finalists(most)] for most in (1, 2, 9)]
+    every = (Candidate(352, "float", why="too slow"), *found)
+    sides = [[c.imgsz for c in leading(every, most)] for most in (1, 2, 9)]
     assert sides == [[256], [256, 288], [256, 288, 320]]
+    choice = Choice(every, (256, "float"), 64, leading(every, 2))
     decided = choice.decided({(256, "float"): 0.61, (288, "float"): 0.62})
     assert decided.chosen == (288, "float") and decided.best.tuned == 0.62 and choice.best.imgsz == 256
     assert [row["tuned"] for row in decided.to_dict()["candidates"]] == [None, None, 0.62, None, 0.61, None]

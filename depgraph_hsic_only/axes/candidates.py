@@ -5,7 +5,7 @@ al. 2020, *Model Rubik's Cube*, arXiv:2010.14819). Nothing is fitted by a formul
 recovered and measured.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -91,8 +91,9 @@ def search(
     confirm: Callable[[Candidate], Candidate],
     known: Candidates,
     keep: Callable[[Candidates], None],
-) -> Candidate:
-    """The best candidate: the sizes of each precision from the largest downwards, as long as it pays.
+    most: int = 1,
+) -> tuple[Candidate, ...]:
+    """The best candidates (see `leading`): the sizes of each precision from the largest downwards, as long as it pays.
 
     Args:
         sides: Sides of images, descending.
@@ -101,6 +102,7 @@ def search(
         confirm: The candidate with what its precision `lost`.
         known: Those of a search that was cut off.
         keep: Is given all candidates whenever one is new.
+        most: How many are wanted.
 
     Raises:
         ConfigError: None meets the target; the message is that of the one that comes last.
@@ -121,12 +123,26 @@ def search(
                 best, worse = max(best, score), 0 if score > best else worse + 1
                 if worse == _WORSE or not candidate.cut:
                     break
-    while scored := [c for c in found.values() if c.score is not None]:
-        best_one = max(scored, key=lambda c: (c.score, c.imgsz))
-        if best_one.precision == precisions[0] or best_one.lost is not None:
-            return best_one
-        put(confirm(best_one))
+    while best_ones := leading(found.values(), most):
+        unsure = [c for c in best_ones if c.precision != precisions[0] and c.lost is None]
+        if not unsure:
+            return best_ones
+        put(confirm(unsure[0]))
     raise ConfigError(list(found.values())[-1].why)
+
+
+def leading(candidates: Iterable[Candidate], most: int) -> tuple[Candidate, ...]:
+    """The best candidate, and the best of those that a training may put before it, at most so many in all.
+
+    These have larger images, and of each size there is one: a training brings back what narrower layers have lost, and
+    not what smaller images never show.
+    """
+    ranked = sorted((c for c in candidates if c.score is not None), key=lambda c: (-(c.score or 0.0), -c.imgsz))
+    first: dict[int, Candidate] = {}
+    for candidate in ranked:
+        if candidate.imgsz >= ranked[0].imgsz:
+            first.setdefault(candidate.imgsz, candidate)
+    return tuple(first.values())[:most]
 
 
 def to_dict(candidates: Sequence[Candidate]) -> list[dict[str, Any]]:

@@ -20,26 +20,18 @@ class Choice:
         candidates: In the order in which they were tried.
         chosen: Side in pixels and precision of the best one.
         images: Number of held-out training images that the candidates were measured on.
+        finalists: Those that are worth a training, the chosen one first.
     """
 
     candidates: tuple[Candidate, ...]
     chosen: tuple[int, str]
     images: int
+    finalists: tuple[Candidate, ...]
 
     @property
     def best(self) -> Candidate:
         """The candidate that was chosen."""
         return next(candidate for candidate in self.candidates if candidate.key == self.chosen)
-
-    def finalists(self, most: int) -> tuple[Candidate, ...]:
-        """The best candidate, and those that a training may put before it, at most so many in all, the best first.
-
-        These have larger images: a training brings back what narrower layers have lost, and not what smaller images
-        never show. Of each size there is one.
-        """
-        ranked = sorted((c for c in self.candidates if c.score is not None), key=lambda c: -(c.score or 0.0))
-        larger = {c.imgsz: c for c in reversed(ranked) if c.imgsz > self.best.imgsz}  # the best of each
-        return (self.best, *[c for c in ranked if c in larger.values()])[:most]
 
     def decided(self, tuned: Mapping[tuple[int, str], float]) -> "Choice":
         """The same once finalists were fine-tuned, by what each is worth then: the best of them is chosen."""
@@ -57,7 +49,7 @@ class Choice:
         return found + (f"; {self.best.precision} has lost {self.best.lost:.4f} of it" if self.best.lost else "")
 
 
-def choose(subject: Subject, judge: Judge, axes: Sequence[str], path: Path, folder: Path) -> Choice:
+def choose(subject: Subject, judge: Judge, axes: Sequence[str], path: Path, folder: Path, most: int = 1) -> Choice:
     """Search for the best image size and precision, as far as they are among the axes.
 
     Args:
@@ -66,6 +58,7 @@ def choose(subject: Subject, judge: Judge, axes: Sequence[str], path: Path, fold
         axes: Some of `candidates.AXES`; widths and repeats are the planner's.
         path: JSON file that keeps the candidates: what was made before of the same subject is not made again.
         folder: For what is needed meanwhile.
+        most: How many finalists there may be.
 
     Raises:
         ConfigError: None meets the target.
@@ -89,9 +82,9 @@ def choose(subject: Subject, judge: Judge, axes: Sequence[str], path: Path, fold
         own = [planner.deployment(network).precision]
         write(precisions=worthwhile_precisions(planner, network) if PRECISION in axes else own)
     sides, made = sides_of(planner, network, axes), from_dict(kept.get("candidates", []))
-    best = search(sides, kept["precisions"], trials.attempt, trials.confirm, made, keep)
-    write(chosen=best.key)
-    return Choice(tuple(from_dict(kept["candidates"]).values()), best.key, len(judge.parts[1]))
+    best = search(sides, kept["precisions"], trials.attempt, trials.confirm, made, keep, most)
+    write(chosen=best[0].key)
+    return Choice(tuple(from_dict(kept["candidates"]).values()), best[0].key, len(judge.parts[1]), best)
 
 
 def keep_decision(path: Path, choice: Choice) -> None:

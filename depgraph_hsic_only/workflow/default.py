@@ -93,8 +93,8 @@ class DefaultYoloPruner(SearchingPruner):
         done, trajectory, primary = Step(0, model), [self._point(0, model)], task_of(model.model).primary
         if sensitivity is not None and self.searches:
             choice = self._search(planner, model, unpruned, sensitivity)
-            if len(finalists := choice.finalists(self.config.finalists)) > 1:
-                choice, done = self._decide(choice, finalists, planner, model, unpruned, sensitivity)
+            if len(choice.finalists) > 1:
+                choice, done = self._decide(choice, planner, model, unpruned, sensitivity)
                 trajectory.append(self._point(1, done.model))
             else:
                 self._go_for(model, choice.best)

@@ -1,7 +1,6 @@
 """The search of a run for an image size and a precision, and the fine-tuning of the best few that it has found."""
 
 import copy
-from collections.abc import Sequence
 from dataclasses import replace
 
 from depgraph_hsic_only.axes.candidates import IMGSZ, PRECISION, Candidate
@@ -42,7 +41,8 @@ class SearchingPruner(CuttingPruner):
         unpruned = copy.deepcopy(model)
         unpruned.model.to(select_device(config.device))
         subject = Subject(planner, unpruned, scored.measured.scores, sensitivity, settings.recover)
-        choice = choose(subject, judge, settings.spent_on, self.folder.path / _SEARCH, self.folder.scratch / "search")
+        where = self.folder.path / _SEARCH, self.folder.scratch / "search"
+        choice = choose(subject, judge, settings.spent_on, *where, config.finalists)
         self.note(str(choice))
         return choice
 
@@ -52,22 +52,16 @@ class SearchingPruner(CuttingPruner):
         set_imgsz(model, candidate.imgsz)
 
     def _decide(
-        self,
-        choice: Choice,
-        finalists: Sequence[Candidate],
-        planner: Planner,
-        model: Yolo,
-        scored: Scored,
-        sensitivity: Sensitivity,
+        self, choice: Choice, planner: Planner, model: Yolo, scored: Scored, sensitivity: Sensitivity
     ) -> tuple[Choice, Step]:
-        """The best of some candidates once each was cut, recovered on all images, and fine-tuned; and its cut.
+        """The best of the finalists once each was cut, recovered on all images, and fine-tuned; and its cut.
 
         The fine-tuning of the best one is that of the run.
         """
         steps: dict[tuple[int, str], tuple[Step, list[str]]] = {}
         worth, kind, said = {}, task_of(model.model).primary, len(self._notes)
-        for number, one in enumerate(finalists, 1):
-            say(f"finalist {number} of {len(finalists)}: {one}")
+        for number, one in enumerate(choice.finalists, 1):
+            say(f"finalist {number} of {len(choice.finalists)}: {one}")
             own = copy.deepcopy(model)
             self._go_for(own, one)
             step = self._cut_once(own, planner.on(scored.network, *one.key), scored, sensitivity)
@@ -82,7 +76,7 @@ class SearchingPruner(CuttingPruner):
         step, notes = steps[choice.chosen]
         self._go_for(model, choice.best)
         self._write_plan(step.plan)
-        found = ", ".join(f"{one.imgsz} px, {one.precision} {worth[one.key]:.4f}" for one in finalists)
+        found = ", ".join(f"{one.imgsz} px, {one.precision} {worth[one.key]:.4f}" for one in choice.finalists)
         self.note(
             f"each fine-tuned, on the validation images, by which the best one is chosen: {kind} mAP50-95 {found}"
         )
