@@ -22,6 +22,7 @@ from ultralytics.utils import DEFAULT_CFG_DICT
 
 # of AdamW, for batches of 4: where nothing was lost of what was learnt elsewhere, and where everything was
 _LEAST_RATE, _MOST_RATE = 2e-5, 2e-3
+_MOST_OWN_RATE = 3e-4  # of a model that goes on as it was trained: for one class Ultralytics' own is twice that, too much
 _AUGMENTATION = (
     *("hsv_h", "hsv_s", "hsv_v", "degrees", "translate", "scale", "shear", "perspective", "flipud", "fliplr", "bgr"),
     *("mosaic", "mixup", "cutmix", "copy_paste", "copy_paste_mode"),
@@ -90,14 +91,13 @@ def continued(start: Start) -> dict[str, Any]:
 def _own_rate(trained_with: Mapping[str, Any], classes: int) -> float:
     """The rate of AdamW that a model was trained at, for batches of 4, by the square root of the batch.
 
-    Where it was another optimizer, the rate that Ultralytics' optimizer=auto gives AdamW in its place; and at most half
-    of that for random weights, which it no longer has.
+    Where it was another optimizer, the rate that Ultralytics' optimizer=auto gives AdamW in its place.
     """
     told = float(trained_with["lr0"])
     adam = str(trained_with["optimizer"]).lower().startswith("adam") and 0 < told < 1
     rate = told if adam else 0.002 * 5 / (4 + classes)
     at_once = max(trained_with["nbs"], trained_with["batch"], 1)
-    return min(max(rate * math.sqrt(_SMALLEST_BATCH / at_once), _LEAST_RATE), _MOST_RATE / 2)
+    return min(max(rate * math.sqrt(_SMALLEST_BATCH / at_once), _LEAST_RATE), _MOST_OWN_RATE)
 
 
 def taught(start: Start, teacher: Path, untouched: Sequence[int]) -> dict[str, Any]:
