@@ -4,7 +4,9 @@
 
 The checkpoint is trained on the data once. From there, for each seed: every cost is met by width alone and by all
 axes; beside it stand the unpruned model trained on for as many epochs (the control), the unpruned model at the image
-size of about equal cost trained on alike, and with --defaults the cut model trained by Ultralytics' own arguments.
+size of about equal cost trained on alike, and with --defaults the cut model trained by Ultralytics' own arguments. A
+cost such as latency=0.5 is of onnxruntime on one thread; there precision is among all axes, a result in int8 is worth
+what its file is, and no smaller image stands beside it.
 Every model is the better of what went into its training and the best epoch, on both sides. Each is a run folder:
 called again, what is finished is read and what was cut off goes on. Intervals are paired bootstrap ones over the
 validation images, of the mean over seeds.
@@ -21,17 +23,19 @@ from measure import Measured, measure, paired_interval
 
 from depgraph_hsic_only import DefaultYoloPruner, RunReport, load_model
 from depgraph_hsic_only.data.dataset import find_dataset
-from depgraph_hsic_only.evaluation.validation import Validation
+from depgraph_hsic_only.evaluation.bootstrap import DRAWS
+from depgraph_hsic_only.evaluation.validation import Validation, validate_file
 from depgraph_hsic_only.report.stages import EXPORTED, FINE_TUNED, PRUNED, TRAINED
 from depgraph_hsic_only.training.callbacks import Callbacks
 from depgraph_hsic_only.training.train import train_model
 from depgraph_hsic_only.workflow.record.rivals import sizes_of_equal_cost
+from depgraph_hsic_only.workflow.stages.exported import file_shape
 from depgraph_hsic_only.workflow.state import read_state
 from depgraph_hsic_only.yolo.cost import measure_cost
 from depgraph_hsic_only.yolo.tasks import task_of
 
 CONTROL = "unpruned"
-ALL = "width,depth,imgsz"
+ALL = {"gmacs": "width,depth,imgsz", "latency": "width,depth,imgsz,precision"}
 HEADINGS = (
     "model",
     "seed",
@@ -82,10 +86,13 @@ class OwnData:
         return result
 
     def measured(self, weights: Path, imgsz: int) -> Measured:
-        """A checkpoint on the validation images, of a side in pixels."""
-        known = weights.with_name(f"{weights.stem}-{imgsz}.json")
+        """A checkpoint, or the file in int8 beside it, on the validation images, of a side in pixels."""
+        known, int8 = weights.with_name(f"{weights.stem}-{imgsz}.json"), weights.with_name(f"{weights.stem}_int8.onnx")
         if not known.is_file():
             found = measure(load_model(weights), self.data, Validation(imgsz, 16))
+            if int8.is_file():
+                of_file = validate_file(int8, self.data, file_shape(int8), self.dataset.task, draws=DRAWS)
+                found = Measured(of_file["box"].map50_95, of_file.primary.map50_95, of_file.resampled)
             known.write_text(json.dumps([found.box, found.primary, found.samples]), encoding="utf-8")
         box, primary, samples = json.loads(known.read_text(encoding="utf-8"))
         return Measured(box, primary, tuple(samples))
@@ -114,7 +121,7 @@ def main() -> None:
     parser.add_argument("--imgsz", type=int, default=320)
     parser.add_argument("--train", type=int, default=15, help="epochs before everything; 0: the checkpoint is trained")
     parser.add_argument("--epochs", default=15, type=int, help="of every training after that; 0: none")
-    parser.add_argument("--costs", default="0.7,0.5", help="shares of the multiply-adds")
+    parser.add_argument("--costs", default="0.7,0.5", help="shares of the multiply-adds, or latency=0.5")
     parser.add_argument("--axes", default="width,all", help="width, all, or both: each cost is met by each")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--device", default="cpu")
@@ -137,12 +144,16 @@ def main() -> None:
     for seed in range(args.seeds):
         uncut(CONTROL, seed, args.imgsz)
         for cost in args.costs.split(","):
-            side = sizes_of_equal_cost(model.model, float(cost) * full, args.imgsz)[-1]
-            smaller = f"{CONTROL} at {side} px"
-            uncut(smaller, seed, side)
+            metric, _, share = cost.rpartition("=")
+            rivals = [CONTROL]
+            if (metric := metric or "gmacs") == "gmacs":
+                side = sizes_of_equal_cost(model.model, float(share) * full, args.imgsz)[-1]
+                rivals.append(f"{CONTROL} at {side} px")
+                uncut(rivals[-1], seed, side)
             for axes in args.axes.split(","):
-                given = {"prune.target": f"gmacs={cost}", "prune.axes": ALL if axes == "all" else axes}
+                given = {"prune.target": f"{metric}={share}", "prune.axes": ALL[metric] if axes == "all" else axes}
                 given |= {"prune.layers": "all", "train.epochs": 0, "fine_tune.epochs": args.epochs}
+                given |= {"latency.threads": 1} if metric == "latency" else {}
                 name, place = f"{cost} by {axes}", f"{cost}-{axes}-{seed}"
                 best, report = own.run(place, trained, seed, **given)
                 stages = {stage.name: stage for stage in report.stages}
@@ -151,7 +162,7 @@ def main() -> None:
                 imgsz, as_cut = cut.imgsz or args.imgsz, cut.details.get("as_cut", {}).get(f"map50_95_{kind}")
                 before = ["" if as_cut is None else f"{as_cut:.4f}", f"{cut.metrics[kind].map50_95:.4f}"]
                 own.add(name, seed, best, imgsz, before, [cut.seconds, tuned.seconds if tuned else 0])
-                pairs[name] = [CONTROL, smaller, *[f"{cost} by width"] * (axes == "all" and "width" in args.axes)]
+                pairs[name] = [*rivals, *[f"{cost} by width"] * (axes == "all" and "width" in args.axes)]
                 if args.defaults:
                     weights = own.by_default(best.with_name(PRUNED.weights), f"{place}-defaults", seed, imgsz)
                     own.add(f"{name}, defaults", seed, weights, imgsz, before, [cut.seconds])
