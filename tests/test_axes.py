@@ -186,6 +186,8 @@ def test_finalists_are_trained_once_and_the_run_takes_the_training_of_the_best(
     assert tuned.name == "fine_tuned" and tuned.imgsz == 96 and len(tuned.epochs) == 2
     assert tuned.gmacs <= 0.6 * report.before.gmacs and "selection" in tuned.details
     assert "fine-tuned, on" in str(report) and any("by which the best one" in note for note in report.stages[1].notes)
+    said = [[note for note in stage.notes if "trained" in note] for stage in report.stages[1:]]
+    assert not said[0] and said[1][0] == "trained as one of the finalists: the time is in that of the pruning"
     run = tmp_path / "run"
     assert (run / "finetune-64px-float").is_dir() and not (run / "finetune-96px-float").exists()
     assert (run / "finetune" / "results.csv").read_text().count("\n") == 3 and not (run / ".scratch").exists()

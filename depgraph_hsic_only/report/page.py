@@ -13,7 +13,7 @@ from depgraph_hsic_only.report.exported import exported_table, other_texts
 from depgraph_hsic_only.report.pruning_report import part_table
 from depgraph_hsic_only.report.rivals import rival_table
 from depgraph_hsic_only.report.run_report import RunReport
-from depgraph_hsic_only.report.search import search_table, searched
+from depgraph_hsic_only.report.search import how_chosen, search_table, searched
 from depgraph_hsic_only.report.stages import (
     TITLES,
     StageReport,
@@ -97,6 +97,7 @@ def render_html(report: RunReport, figures: Mapping[str, bytes], missing: Sequen
         files=exported_table(report.files, report.task),
         rivals=rival_table(after, report.worth, report.validation.imgsz, report.rivals),
         search=None if (search := searched(report.stages)) is None else search_table(search, after.primary),
+        how_chosen=None if search is None else how_chosen(search),
         figures={name: "data:image/png;base64," + base64.b64encode(png).decode() for name, png in figures.items()},
         examples=_pictures(report, "example"),
         differences=_pictures(report, "difference"),

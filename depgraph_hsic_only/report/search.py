@@ -37,3 +37,16 @@ def search_table(search: Mapping[str, Any], kind: str) -> Sheet:
     headings = ("px", "precision", "parameters", "GMACs", *maps, "time\ns", "")
     title = f"Candidates that meet the target, untrained, on {search['images']} training images that none was fitted to"
     return Sheet(title, headings, lines, f"rlrrrr{'r' * tuned}rt")
+
+
+def how_chosen(search: Mapping[str, Any]) -> str:
+    """By what images the candidate was chosen, in words."""
+    if any(row.get("tuned") is not None for row in search["candidates"]):
+        return (
+            "The finalists were cut, recovered on all calibration images and fine-tuned alike, and the best of them on "
+            "the validation images is what follows."
+        )
+    return (
+        "The validation images had no part in the choice. The best one was planned again for the target, recovered on "
+        "all calibration images, and is what follows."
+    )

@@ -138,6 +138,8 @@ def plot_trajectory(points: Sequence[Mapping[str, Any]]) -> Figure:
 def plot_search(search: Mapping[str, Any], kind: str) -> Figure:
     """What candidates for a target are worth by the size of their images; the one that was chosen has a ring.
 
+    Finalists have a second point, of what they are worth fine-tuned.
+
     Args:
         search: `details.search` of a stage of `report.json`.
         kind: Of prediction, whose mAP50-95 they were chosen by.
@@ -150,14 +152,20 @@ def plot_search(search: Mapping[str, Any], kind: str) -> Figure:
         axes.plot(*zip(*points, strict=True), color=color, marker="o", markersize=4, label=precision)
         for row, point in zip(shown, points, strict=True):
             text = f"{row['gmacs']:.2f} GMACs" if row["cut"] else "uncut"
-            axes.annotate(text, point, xytext=(0, 7), textcoords="offset points", ha="center", fontsize=8)
-            if row["chosen"]:
+            axes.annotate(text, point, xytext=(0, -14), textcoords="offset points", ha="center", fontsize=8)
+            if row["chosen"] and row.get("tuned") is None:
                 axes.plot(*point, **_RING)
+    finalists = [row for row in rows if row.get("tuned") is not None]
+    for number, row in enumerate(finalists):
+        label = None if number else "fine-tuned, on the validation images"
+        axes.plot(row["imgsz"], row["tuned"], color=GREY, marker="D", markersize=6, linestyle="none", label=label)
+        if row["chosen"]:
+            axes.plot(row["imgsz"], row["tuned"], **_RING)
     axes.set(title="What meets the target", xlabel="side of the images, pixels")
-    axes.set_ylabel(f"{kind} mAP50-95, untrained")
+    axes.set_ylabel(f"{kind} mAP50-95" if finalists else f"{kind} mAP50-95, untrained")
     axes.set_xticks(sorted({row["imgsz"] for row in rows}))
     axes.margins(x=0.12)
-    axes.set_ylim(0, 1.15 * max(row["score"] for row in rows) or 1)
+    axes.set_ylim(0, 1.3 * max(max(row["score"], row.get("tuned") or 0) for row in rows) or 1)
     add_legend(axes)
     return figure
 

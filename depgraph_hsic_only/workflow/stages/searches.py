@@ -65,12 +65,12 @@ class SearchingPruner(CuttingPruner):
             own = copy.deepcopy(model)
             self._go_for(own, one)
             step = self._cut_once(own, planner.on(scored.network, *one.key), scored, sensitivity)
+            steps[one.key] = step, self._notes[said:]
             self.tuning = replace(self._tuning(step), name=self._finalist_folder(own), last=False)
             tuned = self.fine_tune(copy.deepcopy(step.model))
             self.folder.rename(FINE_TUNED.folder, self.tuning.name)
             worth[one.key] = self.evaluate(tuned).primary.map50_95 - (one.lost or 0.0)
-            steps[one.key] = step, self._notes[said:]
-            del self._notes[said:]
+            del self._notes[said:]  # what it has to say of the training the next stage says
         choice = choice.decided(worth)
         keep_decision(self.folder.path / _SEARCH, choice)
         step, notes = steps[choice.chosen]

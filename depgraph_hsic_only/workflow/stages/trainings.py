@@ -57,6 +57,8 @@ class TrainingPruner(YoloPruner):
         tuning = self.tuning or self._resumed_tuning(model)
         settings = {**self.config.fine_tune, "epochs": tuning.epochs}
         self.folder.rename(tuning.name, FINE_TUNED.folder)  # of one that was finished, or is gone on with
+        if tuning.last and tuning.name != FINE_TUNED.folder:
+            self.note("trained as one of the finalists: the time is in that of the pruning")
         return self._trained(model, FINE_TUNED, settings, tuning)
 
     def _trained(self, model: Yolo, stage: Stage, given: dict[str, Any], tuning: FineTuning) -> Yolo:
