@@ -157,33 +157,39 @@ def test_finalists_are_trained_once_and_the_run_takes_the_training_of_the_best(
 
     def begin(trainer: Any) -> None:
         trained.append(trainer.args.imgsz)
-
-    def end(trainer: Any) -> None:
-        if trainer.args.imgsz in kill and trainer.epoch == 1:
+        if trainer.args.imgsz in kill:
             kill.clear()
             raise KeyboardInterrupt
+
+    def stop(trainer: Any) -> None:
+        trainer.stop = trainer.epoch == 1  # as by patience
 
     def pruner() -> DefaultYoloPruner:
         found = DefaultYoloPruner(checkpoint, **given)
         found.add_callback("on_train_start", begin)
-        found.add_callback("on_train_epoch_end", end)
+        found.add_callback("on_fit_epoch_end", stop)
         return found
 
     monkeypatch.setattr(trials, "validate_model", untrained)
     monkeypatch.setattr(Evaluations, "of", fine_tuned)
-    given = settings(tmp_path, shapes, **{"imgsz": 96, "train.epochs": 0, "fine_tune.epochs": 2, "prune.ratio": None})
-    given |= {"prune.target": "gmacs=0.6", "prune.axes": ["width", "imgsz"], "prune.layers": "all"}
+    given = settings(tmp_path, shapes, **{"imgsz": 96, "train.epochs": 0, "fine_tune.epochs": 4, "prune.ratio": None})
+    given |= {
+        "fine_tune.patience": 1,
+        "prune.target": "gmacs=0.6",
+        "prune.axes": ["width", "imgsz"],
+        "prune.layers": "all",
+    }
     given |= {"calibration.images": 4, "prune.criterion": "magnitude"}
     with pytest.raises(KeyboardInterrupt):
         pruner().run()
     report = pruner().run(resume=tmp_path / "run")
-    assert trained == [64, 96, 96]  # the last one from its second epoch on, and none for the result
+    assert trained == [64, 96, 96]  # the first one once, and none for the result, though all have stopped early
     rows = {row["imgsz"]: row for row in report.stages[1].details["search"]["candidates"]}
     assert {side: (row["tuned"] is None, row["chosen"]) for side, row in rows.items()} == {
         **{96: (False, True), 64: (False, False)}
     }
     tuned = report.after
-    assert tuned.name == "fine_tuned" and tuned.imgsz == 96 and len(tuned.epochs) == 2
+    assert tuned.name == "fine_tuned" and tuned.imgsz == 96 and len(tuned.epochs) == 2 < 4
     assert tuned.gmacs <= 0.6 * report.before.gmacs and "selection" in tuned.details
     assert "fine-tuned, on" in str(report) and any("by which the best one" in note for note in report.stages[1].notes)
     said = [[note for note in stage.notes if "trained" in note] for stage in report.stages[1:]]

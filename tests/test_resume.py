@@ -92,18 +92,18 @@ def test_killed_between_stages_a_moved_run_goes_on_to_the_same_weights(
 def test_killed_in_a_training_it_completes_all_epochs_to_the_same_weights(
     checkpoint: Path, shapes: Path, tmp_path: Path
 ) -> None:
-    more = ("train.epochs=3", "fine_tune.epochs=0")
+    more = ("train.epochs=0", "fine_tune.epochs=3")
     whole_and_cut(tmp_path, checkpoint, shapes, "epochs: 2 of 3", *more)
     run = tmp_path / "cut" / "run"
-    last = run / "train" / "weights" / "last.pt"
+    last = run / "finetune" / "weights" / "last.pt"
     last.write_bytes(last.read_bytes()[:1000])  # as a kill while it is written leaves it
-    with (run / "train" / "results.csv").open("a") as file:
+    with (run / "finetune" / "results.csv").open("a") as file:
         file.write("3,1.0,")  # and a row that was begun
     said = resumed(run)
     assert "going on after epoch 2 of 3" in said and "epochs: 3 of 3, mask mAP50-95 0.0000" in said
-    epochs = report(run)["stages"][1]["epochs"]
+    epochs = report(run)["stages"][-1]["epochs"]
     assert [epoch["epoch"] for epoch in epochs] == [1, 2, 3]
-    for name in ("train/weights/last.pt", "weights/best.pt"):
+    for name in ("finetune/weights/last.pt", "weights/best.pt"):
         assert same_weights(tmp_path / "whole" / "run" / name, run / name)
     assert not (run / "resume").exists()
 
@@ -154,11 +154,16 @@ def test_two_runs_never_write_one_folder(tmp_path: Path) -> None:
         assert RunFolder.create(tmp_path, "run").path != folder.path
 
 
-def test_what_may_differ_after_a_resume_is_where_it_runs() -> None:
+def test_what_may_differ_after_a_resume_is_where_it_runs(tmp_path: Path) -> None:
     state = RunState({"device": "0", "prune": {"ratio": 0.5}}, {"data": "a"})
     state.check_same({"device": "cpu", "name": "x", "prune": {"ratio": 0.5}}, {"data": "a"}, Path("run"))
     with pytest.raises(ConfigError, match=r"prune\.ratio=0\.4 instead of 0\.5; another data"):
         state.check_same({"prune": {"ratio": 0.4}}, {"data": "b"}, Path("run"))
+    (tmp_path / "args.yaml").write_text("prune: {ratio: 0.5}\nfine_tune: {lr0: 0.1}")  # with what a training has used
+    used = {"prune": {"ratio": 0.5}, "fine_tune": {"lr0": 0.1}}
+    state.check_same(used, {"data": "a"}, tmp_path)
+    with pytest.raises(ConfigError, match=r"fine_tune\.lr0=0\.1 instead of None"):
+        state.check_same(used, {"data": "a"}, tmp_path / "elsewhere")
 
 
 def test_a_damaged_or_hostile_snapshot_is_refused(tmp_path: Path) -> None:

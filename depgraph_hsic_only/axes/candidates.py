@@ -31,7 +31,8 @@ class Candidate:
         score: Its primary mAP50-95 on held-out training images, in [0, 1]; None where it can't meet the target.
         cut: Whether anything was cut from it, or its images and its precision alone meet the target.
         lost: Of the score by its precision, where it was measured on its file; None where it was not, or is float.
-        tuned: Primary mAP50-95 on the validation images once it was fine-tuned, in [0, 1]; None where it was not.
+        tuned: Primary mAP50-95 on the validation images once it was fine-tuned, in [0, 1], of its file where finalists
+            differ in precision; None where it was not.
         why: Why it can't meet the target; empty where it does.
         seconds: Time that it took.
     """

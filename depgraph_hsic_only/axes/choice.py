@@ -82,6 +82,8 @@ def choose(subject: Subject, judge: Judge, axes: Sequence[str], path: Path, fold
         own = [planner.deployment(network).precision]
         write(precisions=worthwhile_precisions(planner, network) if PRECISION in axes else own)
     sides, made = sides_of(planner, network, axes), from_dict(kept.get("candidates", []))
+    made = {key: replace(candidate, tuned=None) for key, candidate in made.items()}
+    keep(made)
     best = search(sides, kept["precisions"], trials.attempt, trials.confirm, made, keep, most)
     write(chosen=best[0].key)
     return Choice(tuple(from_dict(kept["candidates"]).values()), best[0].key, len(judge.parts[1]), best)

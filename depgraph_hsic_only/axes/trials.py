@@ -189,7 +189,8 @@ def worthwhile_precisions(planner: Planner, network: Network) -> list[str]:
     here, found = planner.deployment(network), [FLOAT]
     device = next(network.parameters()).device
     timed, sized = planner.amount.budget("latency"), planner.amount.budget("size")
-    for precision in [p for p in PRECISIONS if p != FLOAT] if timed or sized else ():
+    reduced = [p for p in PRECISIONS if p != FLOAT] if timed else [INT8] if sized else []
+    for precision in reduced:
         of = replace(here, precision=precision)
         try:
             of.on(device)

@@ -117,7 +117,8 @@ class Study:
         versions = {"depgraph_hsic_only": __version__, "ultralytics": metadata.version("ultralytics")}
         versions |= {"torch": torch.__version__}
         content = fingerprint(model.model) if model.ckpt else self.config.pretrained
-        own = {"imgsz": self.sides[0], "prune": prune, "axes": list(self.axes)}
+        own = {"imgsz": self.sides[0], "prune": prune}
+        own |= {"axes": list(self.axes)} if self.axes != (WIDTH,) else {}  # older ones don't say it
         found = {"checkpoint": content, "data set": dataset.digest(), "versions": versions, **kept, **own}
         plain: dict[str, Any] = json.loads(json.dumps(flattened(found), default=str))
         return plain

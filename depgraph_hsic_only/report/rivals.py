@@ -43,7 +43,7 @@ def rival_table(result: StageReport, worth: Mapping[str, float], imgsz: int, riv
     shown = (own, *rivals)
     lines = tuple(
         (
-            f"{r.name}, {r.epochs} epochs more" if r.epochs else r.name,
+            f"{r.name}, {r.epochs} epoch{'s' * (r.epochs > 1)} more" if r.epochs else r.name,
             f"{r.imgsz}",
             f"{r.parameters:,}",
             f"{r.gmacs:.3f}",

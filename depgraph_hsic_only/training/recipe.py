@@ -22,7 +22,7 @@ from ultralytics.utils import DEFAULT_CFG_DICT
 
 # of AdamW, for batches of 4: where nothing was lost of what was learnt elsewhere, and where everything was
 _LEAST_RATE, _MOST_RATE = 2e-5, 2e-3
-_MOST_OWN_RATE = 3e-4  # where it goes on as it was trained: for one class Ultralytics' own is twice that, too much
+_MOST_OWN_RATE = 3e-4  # where it goes on as it was trained: 5e-4, as Ultralytics has it for one class, is too much
 _AUGMENTATION = (
     *("hsv_h", "hsv_s", "hsv_v", "degrees", "translate", "scale", "shear", "perspective", "flipud", "fliplr", "bgr"),
     *("mosaic", "mixup", "cutmix", "copy_paste", "copy_paste_mode"),

@@ -124,7 +124,8 @@ def train_model(
         Exception: Whatever Ultralytics raises for arguments or data that it can't use (see `refusals.py`).
     """
     scratch.mkdir(parents=True, exist_ok=True)
-    column, state = map_column(TASKS[dataset.task].primary), scratch / "snapshot.pt"
+    column = map_column(TASKS[dataset.task].primary)
+    state, result = scratch / "snapshot.pt", scratch / "result.pt"
     best = KeepBest(scratch / "best.pt", column)
     callbacks = callbacks.with_others(
         [
@@ -139,14 +140,15 @@ def train_model(
     with patient_nms(), any_prototypes(), safe_load():
         if snapshot is None:
             best.file.unlink(missing_ok=True)
+            result.unlink(missing_ok=True)
             trainee = copy.deepcopy(model)
             callbacks.attach(trainee)
             trainee.train(**{**arguments, "project": str(folder.parent), "name": folder.name, "exist_ok": True})
-        else:
+        elif not result.is_file():  # a training that has stopped early, or by a limit of time, is over too
             _go_on(snapshot, folder, arguments, callbacks, best)
     scores = [epoch.get(column) for epoch in read_epochs(folder)]
     known = [score for score in scores if score is not None]
-    kept, result = best.file if known else folder / "weights" / "last.pt", scratch / "result.pt"
+    kept = best.file if known else folder / "weights" / "last.pt"
     with safe_load():
         YOLO(str(kept))  # refuses code in it, which the next line would run
     told = provenance(dataset, teacher_on_data=teacher_on_data)

@@ -24,7 +24,7 @@ from depgraph_hsic_only.workflow.fit import fitting_task, single_cls, take_class
 from depgraph_hsic_only.workflow.record.recorder import Recorder
 from depgraph_hsic_only.workflow.run_folder import Checkpoints, RunFolder
 from depgraph_hsic_only.workflow.stages.exported import Exported
-from depgraph_hsic_only.workflow.state import STATE, RunState, read_state, resource_errors_explained
+from depgraph_hsic_only.workflow.state import ARGS, STATE, RunState, read_state, resource_errors_explained
 from depgraph_hsic_only.yolo.device import check_device, set_seed
 from depgraph_hsic_only.yolo.input_shape import input_side
 from depgraph_hsic_only.yolo.load import load_model
@@ -67,7 +67,7 @@ class YoloPruner(abc.ABC):
         **overrides: Any,
     ) -> None:
         given = {} if pretrained_path is None else {"pretrained": str(pretrained_path)}
-        self.given: Config = load_config(cfg, {**overrides, **given})
+        self.given = load_config(cfg, {**overrides, **given})
         self.config = self.given
         self.callbacks = Callbacks()
         self._folder: RunFolder | None = None  # until it is made or taken
@@ -140,7 +140,7 @@ class YoloPruner(abc.ABC):
             try:
                 if resume is None:
                     folder.clear_scratch()
-                    folder.write_yaml("args.yaml", self.config.to_dict())
+                    folder.write_yaml(ARGS, self.config.to_dict())
                 folder.write_json(STATE, asdict(state))
                 if batch != self.config.batch:
                     self.note(f"batches of {self.config.batch} images from here on instead of {batch}")
@@ -161,7 +161,7 @@ class YoloPruner(abc.ABC):
             say("this run is complete")
             return RunReport.load(self.folder.path)
         if state.done:
-            before = read_yaml(self.folder.path / "args.yaml")
+            before = read_yaml(self.folder.path / ARGS)
             self._resolved = {s.block: before[s.block] for s in STAGES if s.block and s.name in state.done}
         validation = self.validation_of(model)
         given = self.config, state, validation, self.evaluate, getattr(self, "train_on", None)
@@ -220,7 +220,7 @@ class YoloPruner(abc.ABC):
     def resolve(self, block: str, settings: Mapping[str, Any]) -> None:
         """Write a block of settings as it was used into `args.yaml`, for a run that repeats this one."""
         self._resolved[block] = dict(settings)
-        self.folder.write_yaml("args.yaml", {**self.given.to_dict(), **self._resolved})
+        self.folder.write_yaml(ARGS, {**self.given.to_dict(), **self._resolved})
 
     @final
     def open_folder(self, path: str | Path | None = None) -> RunFolder:

@@ -5,7 +5,7 @@ from math import inf
 from pathlib import Path
 from typing import Any, Final
 
-from depgraph_hsic_only.axes.candidates import PRECISION, WIDTH, read_axes
+from depgraph_hsic_only.axes.candidates import IMGSZ, PRECISION, WIDTH, read_axes
 from depgraph_hsic_only.channels.amount import Amount
 from depgraph_hsic_only.channels.budgets import is_number
 from depgraph_hsic_only.channels.groups import check_layers
@@ -196,15 +196,18 @@ def _axes_faults(merged: Mapping[str, Any]) -> list[str]:
         axes = read_axes(prune["axes"])
     except PruningError as error:
         return [f"prune.{error}"]
+    several, faults = _at_least(2)(prune["finalists"]), []
+    if several and IMGSZ not in axes:
+        faults.append(
+            f"prune.finalists: expected imgsz among prune.axes, of which they are sizes, got {', '.join(axes)}; add it"
+        )
     if axes == (WIDTH,):
-        return []
-    faults = []
+        return faults
     if prune["target"] is None:
         faults.append(
             f"prune.axes: expected a target to meet by {', '.join(axes)}, got a ratio or a threshold; pass --target "
             "gmacs=0.5, say, or leave axes out"
         )
-    several = _at_least(2)(prune["finalists"])
     if several and (prune["steps"] != 1 or prune["max_map_drop"] is not None or merged["fine_tune"]["epochs"] == 0):
         faults.append(
             "prune.finalists: expected 1 with several steps, with max_map_drop, or without a fine-tuning, since each "

@@ -116,7 +116,6 @@ class DefaultYoloPruner(SearchingPruner):
             if number < settings.steps or reference is not None:
                 self.tuning = self._tuning(step, after=number)
                 step = replace(step, model=self.fine_tune(step.model))
-                self.folder.rename(FINE_TUNED.folder, self.tuning.name)
                 trajectory.append(self._point(number, step.model))
             if reference is not None:
                 change = self.evaluate(step.model).primary.map50_95 - reference
@@ -156,8 +155,8 @@ class DefaultYoloPruner(SearchingPruner):
         if (budget := self.config.prune.amount.budget("size")) is not None:
             got, full = exported.deployed.stat().st_size / 1e6, 1.0
             if not budget.absolute:
-                planner = self._planner(unpruned := self.checkpoints.load(TRAINED))
-                full = planner.file.weigh(unpruned.model, exported.shape)
+                unpruned, given = self.checkpoints.load(TRAINED), self.given  # of the model as it was asked for
+                full = given.file.weigh(unpruned.model, given.deployed(unpruned))
             missed = f", missed by {budget.figure(got - budget.limit(full), full)}" if got > budget.limit(full) else ""
             self.note(f"target {budget}: {exported.deployed.name} has {budget.said(got, full)}{missed}")
 

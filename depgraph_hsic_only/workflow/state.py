@@ -9,10 +9,11 @@ from typing import Any
 
 from depgraph_hsic_only.errors import ConfigError, ExportError, OutOfMemoryError, PruningError, StorageError, one_line
 from depgraph_hsic_only.support.resource_errors import out_of_memory, storage_reason
-from depgraph_hsic_only.support.yaml import flattened
+from depgraph_hsic_only.support.yaml import flattened, read_yaml
 from depgraph_hsic_only.workflow.run_folder import RunFolder
 
 STATE = "state.json"
+ARGS = "args.yaml"
 # Settings that may differ after a resume: where it runs and what fits there, and paths, whose content is compared.
 _FREE = ("project", "name", "exist_ok", "device", "workers", "batch", "trust", "verbose", "pretrained", "data")
 
@@ -28,10 +29,13 @@ class RunState:
     def check_same(self, settings: Mapping[str, Any], sources: Mapping[str, str], folder: Path) -> None:
         """Refuse to go on with other settings or on something else: a `ConfigError` names all differences."""
         before, now = flattened(self.settings), flattened(json.loads(json.dumps(settings)))
+        used = (
+            flattened(read_yaml(folder / ARGS)) if (folder / ARGS).is_file() else {}
+        )  # or as a training has used them
         changed = [
             f"{key}={now.get(key)!r} instead of {before.get(key)!r}"
             for key in dict.fromkeys((*before, *now))
-            if before.get(key) != now.get(key) and key.partition(".")[0] not in _FREE
+            if now.get(key) not in (before.get(key), used.get(key)) and key.partition(".")[0] not in _FREE
         ]
         changed += [f"another {name}" for name, digest in sources.items() if digest != self.sources.get(name)]
         if changed:

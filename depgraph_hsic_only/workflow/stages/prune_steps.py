@@ -53,14 +53,16 @@ class FineTuning:
     Attributes:
         epochs: To train for.
         teacher: The model before the cut; None where there is none.
-        name: Of the folder of what it goes on from when it is cut off, and of its training folder once others follow.
-        last: Whether its result may be the run's: none of those in the middle of a cut.
+        name: Of the folder of what it goes on from when it is cut off, and of its training folder until it is the last.
+        last: Whether it is the one after the cut, and in no other stage.
+        finalist: Whether it is that of one of several candidates.
     """
 
     epochs: int
     teacher: Teacher | None
     name: str = FINE_TUNED.folder
     last: bool = True
+    finalist: bool = False
 
 
 @dataclass(frozen=True, eq=False)

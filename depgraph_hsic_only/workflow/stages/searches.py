@@ -1,14 +1,19 @@
 """The search of a run for an image size and a precision, and the fine-tuning of the best few that it has found."""
 
 import copy
+import tempfile
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from depgraph_hsic_only.axes.candidates import IMGSZ, PRECISION, Candidate
 from depgraph_hsic_only.axes.choice import Choice, choose, chosen_in, keep_decision
 from depgraph_hsic_only.axes.trials import Judge, Subject
 from depgraph_hsic_only.budget.sensitivity import Sensitivity
+from depgraph_hsic_only.evaluation.deployed.deployment import FLOAT
+from depgraph_hsic_only.evaluation.validation import validate_file
 from depgraph_hsic_only.pruning.planner import Planner, Scored
-from depgraph_hsic_only.report.stages import FINE_TUNED, PRUNED, TRAINED, Stage
+from depgraph_hsic_only.report.stages import PRUNED, TRAINED, Stage
 from depgraph_hsic_only.support.progress import say
 from depgraph_hsic_only.workflow.stages.cuts import CuttingPruner
 from depgraph_hsic_only.workflow.stages.prune_steps import Step
@@ -31,7 +36,7 @@ class SearchingPruner(CuttingPruner):
 
     def take_up(self, stage: Stage) -> None:
         """The image size and precision that a search has chosen."""
-        if stage is PRUNED and (chosen := chosen_in(self.folder.path / _SEARCH)) is not None:
+        if stage is PRUNED and self.searches and (chosen := chosen_in(self.folder.path / _SEARCH)) is not None:
             self.config = self.given.deployed_as(self.checkpoints.load(TRAINED), *chosen)
 
     def _search(self, planner: Planner, model: Yolo, scored: Scored, sensitivity: Sensitivity) -> Choice:
@@ -59,6 +64,7 @@ class SearchingPruner(CuttingPruner):
         The fine-tuning of the best one is that of the run.
         """
         steps: dict[tuple[int, str], tuple[Step, list[str]]] = {}
+        in_files = any(one.precision != FLOAT for one in choice.finalists)
         worth, kind, said = {}, task_of(model.model).primary, len(self._notes)
         for number, one in enumerate(choice.finalists, 1):
             say(f"finalist {number} of {len(choice.finalists)}: {one}")
@@ -66,10 +72,9 @@ class SearchingPruner(CuttingPruner):
             self._go_for(own, one)
             step = self._cut_once(own, planner.on(scored.network, *one.key), scored, sensitivity)
             steps[one.key] = step, self._notes[said:]
-            self.tuning = replace(self._tuning(step), name=self._finalist_folder(own), last=False)
+            self.tuning = replace(self._tuning(step), name=self._finalist_folder(own), last=False, finalist=True)
             tuned = self.fine_tune(copy.deepcopy(step.model))
-            self.folder.rename(FINE_TUNED.folder, self.tuning.name)
-            worth[one.key] = self.evaluate(tuned).primary.map50_95 - (one.lost or 0.0)
+            worth[one.key] = self._worth(tuned, in_files=in_files)
             del self._notes[said:]  # what it has to say of the training the next stage says
         choice = choice.decided(worth)
         keep_decision(self.folder.path / _SEARCH, choice)
@@ -82,3 +87,15 @@ class SearchingPruner(CuttingPruner):
         )
         self._notes += notes
         return choice, step
+
+    def _worth(self, model: Yolo, *, in_files: bool) -> float:
+        """A fine-tuned finalist's primary mAP50-95 on the validation images, of its file where precisions differ."""
+        if not in_files:
+            return self.evaluate(model).primary.map50_95
+        deployment, images = self.config.deployment(model), self.dataset.images("train")
+        of: Any = {"task": self.dataset.task, "single_cls": self.validation_of(model).single_cls}
+        with tempfile.TemporaryDirectory() as folder:
+            file = deployment.write(model.model, Path(folder), images[: self.config.calibration["images"]])
+            return validate_file(
+                file, self.dataset.write_keys(self.folder.path), deployment.shape, **of
+            ).primary.map50_95

@@ -56,8 +56,8 @@ class TrainingPruner(YoloPruner):
         self.open_folder()
         tuning = self.tuning or self._resumed_tuning(model)
         settings = {**self.config.fine_tune, "epochs": tuning.epochs}
-        self.folder.rename(tuning.name, FINE_TUNED.folder)  # of one that was finished, or is gone on with
-        if tuning.last and tuning.name != FINE_TUNED.folder:
+        if tuning.last and tuning.finalist:
+            self.folder.rename(tuning.name, FINE_TUNED.folder)
             self.note("trained as one of the finalists: the time is in that of the pruning")
         return self._trained(model, FINE_TUNED, settings, tuning)
 
@@ -72,8 +72,9 @@ class TrainingPruner(YoloPruner):
         settings, arguments, callbacks = self._settled(model, given, scratch, tuning.teacher, works=works, cut=cut)
         # without the teacher, which another run has in its own folder
         used = {**given, **settings}
-        self.resolve(stage.block, {k: v for k, v in used.items() if k != "distill_model" or k in given})
-        place = self.folder.path / stage.folder
+        if not tuning.finalist:  # a run that repeats this one settles each of them by itself
+            self.resolve(stage.block, {k: v for k, v in used.items() if k != "distill_model" or k in given})
+        place = self.folder.path / (stage.folder if tuning.last else tuning.name)
         own = works and "distill_model" not in given and trained_on(model, self.dataset) is not None
         kept: Any = {"dataset": self.dataset, "scratch": scratch, "teacher_on_data": own}
         trained = train_model(model, place, arguments, callbacks, **kept)
@@ -99,7 +100,8 @@ class TrainingPruner(YoloPruner):
         if after is not None:
             return FineTuning(epochs, teacher, f"{FINE_TUNED.folder}-{after}", last=False)
         own = self._finalist_folder(step.model)
-        return FineTuning(epochs, teacher, own if (self.folder.scratch / own).is_dir() else FINE_TUNED.folder)
+        trained = (self.folder.scratch / own).is_dir()
+        return FineTuning(epochs, teacher, own if trained else FINE_TUNED.folder, finalist=trained)
 
     def _finalist_folder(self, model: Yolo) -> str:
         """Name of the folders of a fine-tuning (see `FineTuning.name`) of one of several candidates."""
@@ -140,7 +142,7 @@ class TrainingPruner(YoloPruner):
             callbacks = callbacks.with_others(recipe.callbacks)
             told = ", ".join(f"{key}={settings[key]}" for key in _TOLD if key in settings)
             taught = ", taught by the model as it was" if "distill_model" in recipe.arguments else ""
-            self.note(f"trained with {told}{taught}; every argument is in args.yaml")
+            self.note(f"trained with {told}{taught}; every argument is in the args.yaml of its folder")
         return settings, {**common, **settings, "data": self.dataset.write_keys(self.folder.path)}, callbacks
 
     def _recipe(
