@@ -127,7 +127,7 @@ def test_memory_that_ends_later_stops_the_run_and_smaller_batches_go_on(
 
     arguments = [*plain(checkpoint, shapes), "--project", str(tmp_path), "--name", "run"]
     with monkeypatch.context() as patched:
-        patched.setattr("depgraph_hsic_only.workflow.default.cut", gone)
+        patched.setattr("depgraph_hsic_only.workflow.stages.cuts.cut", gone)
         assert main(arguments) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert "(CUDA out of memory. Tried to allocate 2.00 GiB); what was done before is safe" in said

@@ -37,7 +37,7 @@ from depgraph_hsic_only.pruning.planner import Planner
 from depgraph_hsic_only.support.fingerprint import fingerprint
 from depgraph_hsic_only.utils.conversion import export_onnx, verify_onnx
 from depgraph_hsic_only.utils.plots import plot_metrics
-from depgraph_hsic_only.workflow import default
+from depgraph_hsic_only.workflow.stages import cuts
 from depgraph_hsic_only.yolo import architecture
 from depgraph_hsic_only.yolo.tasks import TASKS, map_column
 
@@ -226,8 +226,8 @@ def test_the_device_ranks_measures_and_re_fits_to_what_the_cpu_does(
 
     noted(Planner, "ranked", lambda args: args[1])
     noted(Planner, "sensitivity", lambda args: args[1].network)
-    noted(default, "recover", lambda args: args[0])
-    noted(default, "recover", lambda args: args[1])
+    noted(cuts, "recover", lambda args: args[0])
+    noted(cuts, "recover", lambda args: args[1])
     budget = {"train.epochs": 0, "fine_tune.epochs": 0, "prune.target": "gmacs=0.9", "prune.layers": [7, 8, 22]}
     for device, kind in (("cpu", "cpu"), (0, "cuda")):
         given = settings(tmp_path, shapes, **budget, **{"device": device, "name": kind})
@@ -304,7 +304,7 @@ def test_where_nothing_is_cut_nothing_is_read_scored_or_fitted(
     if "prune.threshold" not in amount:
         monkeypatch.setattr(HsicLasso, "measure", forbidden)
         monkeypatch.setattr("torch.utils.data.DataLoader.__iter__", forbidden)
-    monkeypatch.setattr("depgraph_hsic_only.workflow.default.recover", forbidden)
+    monkeypatch.setattr("depgraph_hsic_only.workflow.stages.cuts.recover", forbidden)
     steps = {"prune.criterion": "hsic_lasso", "train.epochs": 0, "fine_tune.epochs": 0, **amount}
     steps["prune.steps"] = 1 + ("prune.threshold" not in amount)
     pruner = DefaultYolov8SegPruner(checkpoint, **settings(tmp_path, shapes, **steps, **{"calibration.images": 4}))
