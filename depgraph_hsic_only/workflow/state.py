@@ -35,8 +35,7 @@ class RunState:
         changed = [
             f"{key}={now.get(key)!r} instead of {before.get(key)!r}"
             for key in dict.fromkeys((*before, *now))
-            if now.get(key) not in (before.get(key), used.get(key))
-            and key.partition(".")[0] not in _FREE
+            if now.get(key) not in (before.get(key), used.get(key)) and key.partition(".")[0] not in _FREE
         ]
         changed += [f"another {name}" for name, digest in sources.items() if digest != self.sources.get(name)]
         if changed:
