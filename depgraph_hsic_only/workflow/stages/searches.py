@@ -92,10 +92,9 @@ class SearchingPruner(CuttingPruner):
         """A fine-tuned finalist's primary mAP50-95 on the validation images, of its file where precisions differ."""
         if not in_files:
             return self.evaluate(model).primary.map50_95
-        deployment, images = self.config.deployment(model), self.dataset.images("train")
+        deployment, data = self.config.deployment(model), self.dataset.write_keys(self.folder.path)
+        images = self.dataset.images("train", self.config.calibration["images"])
         of: Any = {"task": self.dataset.task, "single_cls": self.validation_of(model).single_cls}
         with tempfile.TemporaryDirectory() as folder:
-            file = deployment.write(model.model, Path(folder), images[: self.config.calibration["images"]])
-            return validate_file(
-                file, self.dataset.write_keys(self.folder.path), deployment.shape, **of
-            ).primary.map50_95
+            file = deployment.write(model.model, Path(folder), images)
+            return validate_file(file, data, deployment.shape, **of).primary.map50_95
