@@ -280,6 +280,7 @@ def test_boxes_among_polygons(split: str, refused: Any, tmp_path: Path, checkpoi
 WRONG = {"text": "\n?", "list": [[]], "number": -1.5, "mapping": {"a": {"b": 1}}, "null": None, "nan": float("nan")}
 NO_MISTAKE = {  # what is right all the same
     *(("imgsz", "null"), ("device", "null"), ("device", "text"), ("prune.max_map_drop", "null")),
+    ("prune.finalists", "null"),
     *(("pretrained", "text"), ("data", "text"), ("project", "text"), ("name", "text"), ("prune.criterion", "null")),
     *(("prune.threshold", "null"), ("prune.threshold", "number"), ("prune.target", "null"), ("prune.recover", "null")),
     *(("rivals", "null"), ("latency.threads", "null"), ("latency.batch", "null"), ("latency.command", "null")),

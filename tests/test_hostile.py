@@ -174,7 +174,7 @@ def interrupted(checkpoint: Path, shapes: Path, tmp_path_factory: Any) -> dict[s
     settings |= {"plots": False, "name": "run", "prune.recover": "none", "fine_tune.epochs": 3}
     for name, before, more in (
         ("training", "args.yaml", {"train.epochs": 2}),
-        ("step", "finetune-1", {"train.epochs": 0, "prune.steps": 2, "prune.max_map_drop": 1.0}),
+        ("step", "finetune-2", {"train.epochs": 0, "prune.steps": 2, "prune.max_map_drop": 1.0}),
     ):
         folder = tmp_path_factory.mktemp(name) / "run"
 

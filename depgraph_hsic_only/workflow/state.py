@@ -10,6 +10,7 @@ from typing import Any
 from depgraph_hsic_only.errors import ConfigError, ExportError, OutOfMemoryError, PruningError, StorageError, one_line
 from depgraph_hsic_only.support.resource_errors import out_of_memory, storage_reason
 from depgraph_hsic_only.support.yaml import flattened, read_yaml
+from depgraph_hsic_only.workflow.config_checks import TRAININGS
 from depgraph_hsic_only.workflow.run_folder import RunFolder
 
 STATE = "state.json"
@@ -29,9 +30,9 @@ class RunState:
     def check_same(self, settings: Mapping[str, Any], sources: Mapping[str, str], folder: Path) -> None:
         """Refuse to go on with other settings or on something else: a `ConfigError` names all differences."""
         before, now = flattened(self.settings), flattened(json.loads(json.dumps(settings)))
-        used = (
-            flattened(read_yaml(folder / ARGS)) if (folder / ARGS).is_file() else {}
-        )  # or as a training has used them
+        args, used = folder / ARGS, before  # where the settings of trainings stand as they were used
+        if args.is_file():
+            used = before | {k: v for k, v in flattened(read_yaml(args)).items() if k.partition(".")[0] in TRAININGS}
         changed = [
             f"{key}={now.get(key)!r} instead of {before.get(key)!r}"
             for key in dict.fromkeys((*before, *now))
