@@ -136,29 +136,35 @@ def test_finalists_are_larger_and_the_best_of_them_is_what_training_makes_it() -
             load_config(None, {**settings, "prune.finalists": 2})
 
 
-def test_finalists_are_trained_once_and_the_run_takes_the_training_of_the_best(
+def test_a_run_is_of_the_finalist_that_training_makes_the_best_and_killed_it_repeats_nothing(
     checkpoint: Path, shapes: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    """Random weights are worth nothing, so it is said here what they are: untrained 64 px, fine-tuned 96 px is best."""
-    validate, evaluate = trials.validate_model, Evaluations.of
+    """Random weights are worth nothing, so it is said here what they are: untrained 64 px, fine-tuned 96 px is best.
+
+    The run is cut off in the search and in the second finalist's training.
+    """
+    measure, validate, evaluate = trials.Trials.attempt, trials.validate_model, Evaluations.of
+    tried: list[int] = []
+    trained: list[int] = []
+
+    def worth(found: Any, value: float) -> Any:
+        return replace(found, metrics={kind: replace(of, map50_95=value) for kind, of in found.metrics.items()})
+
+    def attempt(self: trials.Trials, imgsz: int, precision: str) -> Candidate:
+        tried.append(imgsz)
+        if tried == [128, 96]:
+            raise KeyboardInterrupt
+        return measure(self, imgsz, precision)
 
     def untrained(model: Any, data: str, validation: Any, **where: Any) -> Any:
         return worth(validate(model, data, validation, **where), 1 / (1 + abs(64 - validation.imgsz)))
 
     def fine_tuned(self: Evaluations, model: Any, validation: Any, *given: Any) -> Any:
-        found = evaluate(self, model, validation, *given)
-        return worth(found, validation.imgsz / 1000 + (model.ckpt or {}).get("epoch", 0) * 1e-9)
-
-    def worth(found: Any, value: float) -> Any:
-        return replace(found, metrics={kind: replace(of, map50_95=value) for kind, of in found.metrics.items()})
-
-    trained: list[int] = []
-    kill = [96]
+        return worth(evaluate(self, model, validation, *given), validation.imgsz / 1000)
 
     def begin(trainer: Any) -> None:
         trained.append(trainer.args.imgsz)
-        if trainer.args.imgsz in kill:
-            kill.clear()
+        if trained == [64, 96]:
             raise KeyboardInterrupt
 
     def stop(trainer: Any) -> None:
@@ -171,83 +177,42 @@ def test_finalists_are_trained_once_and_the_run_takes_the_training_of_the_best(
         return found
 
     monkeypatch.setattr(trials, "validate_model", untrained)
+    monkeypatch.setattr(trials.Trials, "attempt", attempt)
     monkeypatch.setattr(Evaluations, "of", fine_tuned)
-    given = settings(tmp_path, shapes, **{"imgsz": 96, "train.epochs": 0, "fine_tune.epochs": 4, "prune.ratio": None})
-    given |= {
-        "fine_tune.patience": 1,
-        "prune.target": "gmacs=0.6",
-        "prune.axes": ["width", "imgsz"],
-        "prune.layers": "all",
-    }
-    given |= {"calibration.images": 4, "prune.criterion": "magnitude"}
+    given = settings(tmp_path, shapes, **{"imgsz": 128, "train.epochs": 0, "fine_tune.epochs": 4, "prune.ratio": None})
+    given |= {"prune.target": "gmacs=0.5", "prune.axes": ["width", "imgsz"], "calibration.images": 4}
+    given |= {"prune.layers": [4, 6, 8]}  # which save too little at 128 px
+    run = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         pruner().run()
-    report = pruner().run(resume=tmp_path / "run")
+    kept = [(run / name).stat().st_mtime_ns for name in ("sensitivity.json", "scores.pt")]
+    with pytest.raises(KeyboardInterrupt):
+        pruner().run(resume=run)
+    report = pruner().run(resume=run)
+    assert [(run / name).stat().st_mtime_ns for name in ("sensitivity.json", "scores.pt")] == kept
+    assert tried == [128, 96, 96, 64]
     assert trained == [64, 96, 96]  # the first one once, and none for the result, though all have stopped early
-    rows = {row["imgsz"]: row for row in report.stages[1].details["search"]["candidates"]}
-    assert {side: (row["tuned"] is None, row["chosen"]) for side, row in rows.items()} == {
-        **{96: (False, True), 64: (False, False)}
-    }
-    tuned = report.after
-    assert tuned.name == "fine_tuned" and tuned.imgsz == 96 and len(tuned.epochs) == 2 < 4
-    assert tuned.gmacs <= 0.6 * report.before.gmacs and "selection" in tuned.details
-    assert "fine-tuned, on" in str(report) and any("by which the best one" in note for note in report.stages[1].notes)
+
+    before, after, search_ = report.before, report.after, report.stages[1].details["search"]
+    assert (before.imgsz, after.imgsz, report.validation.imgsz) == (128, 96, 96)
+    assert after.gmacs <= 0.5 * before.gmacs and after.metrics
+    rows = {row["imgsz"]: row for row in search_["candidates"]}
+    assert "can meet" in rows[128]["why"] and rows[96]["cut"] and not rows[64]["cut"] and search_["images"] == 8
+    assert [(row["tuned"], row["chosen"]) for row in rows.values()] == [(None, False), (0.096, True), (0.064, False)]
+    assert after.name == "fine_tuned" and len(after.epochs) == 2 < 4 and "selection" in after.details
     said = [[note for note in stage.notes if "trained" in note] for stage in report.stages[1:]]
     assert not said[0] and said[1][0] == "trained as one of the finalists: the time is in that of the pruning"
-    run = tmp_path / "run"
+    assert any("by which the best one" in note for note in report.stages[1].notes)
     assert (run / "finetune-64px-float").is_dir() and not (run / "finetune-96px-float").exists()
-    assert (run / "finetune" / "results.csv").read_text().count("\n") == 3 and not (run / ".scratch").exists()
-    assert YOLO(run / "weights" / "best.pt").overrides["imgsz"] == 96
-
-
-def test_a_run_is_of_the_chosen_size_and_killed_it_repeats_nothing(
-    checkpoint: Path, shapes: Path, tmp_path: Path, monkeypatch: Any
-) -> None:
-    """Random weights are worth nothing at any size, so what candidates are worth is said here."""
-    tried: list[int] = []
-    measure, validate = trials.Trials.attempt, trials.validate_model
-
-    def worth(model: Any, data: str, validation: Any, **where: Any) -> Any:
-        found = validate(model, data, validation, **where)
-        known = {kind: replace(of, map50_95=1 / (1 + abs(64 - validation.imgsz))) for kind, of in found.metrics.items()}
-        return replace(found, metrics=known)
-
-    def attempt(self: trials.Trials, imgsz: int, precision: str) -> Candidate:
-        if len(tried) == 1:
-            tried.append(0)
-            raise KeyboardInterrupt
-        tried.append(imgsz)
-        return measure(self, imgsz, precision)
-
-    monkeypatch.setattr(trials, "validate_model", worth)
-    monkeypatch.setattr(trials.Trials, "attempt", attempt)
-    given = settings(tmp_path, shapes, **{"imgsz": 96, "train.epochs": 0, "fine_tune.epochs": 1, "prune.ratio": None})
-    given |= {"prune.target": "gmacs=0.4", "prune.axes": ["width", "imgsz"], "calibration.images": 4}
-    given |= {"prune.layers": [4, 6, 8]}  # which save too little at 96 px
-    with pytest.raises(KeyboardInterrupt):
-        DefaultYoloPruner(checkpoint, **given).run()
-    scanned = (tmp_path / "run" / "sensitivity.json").stat().st_mtime_ns
-    scored = (tmp_path / "run" / "scores.pt").stat().st_mtime_ns
-    report = DefaultYoloPruner(checkpoint, **given).run(resume=tmp_path / "run")
-    assert tried == [96, 0, 64, 32]
-    assert (tmp_path / "run" / "sensitivity.json").stat().st_mtime_ns == scanned
-    assert (tmp_path / "run" / "scores.pt").stat().st_mtime_ns == scored
-
-    before, after = report.before, report.after
-    assert (before.imgsz, after.imgsz, report.validation.imgsz) == (96, 64, 64)
-    assert after.gmacs <= 0.4 * before.gmacs and after.metrics
-    search_ = report.stages[1].details["search"]
-    assert "can meet" in search_["candidates"][0]["why"] and search_["candidates"][1]["cut"]
-    assert search_["images"] == 8 and [row["imgsz"] for row in search_["candidates"] if row["chosen"]] == [64]
-    weights = tmp_path / "run" / "weights"
+    assert (run / "finetune" / "results.csv").read_text().count("\n") == 3
     for name in ("pruned.pt", "best.pt"):
-        assert torch.load(weights / name, weights_only=False)["train_args"]["imgsz"] == 64
-        assert YOLO(weights / name).overrides["imgsz"] == 64
-    assert onnx_input(open_session(weights / "best.onnx")).shape.size == (64, 64)
-    assert report.timed is not None and report.timed.input.size == (64, 64) and report.agreement is not None
-    kept = json.loads((tmp_path / "run" / "state.json").read_text())["settings"]
-    assert kept["imgsz"] == 96 and "imgsz: 96" in (tmp_path / "run" / "args.yaml").read_text()
-    assert {"search.png"} <= {path.name for path in (tmp_path / "run" / "plots").iterdir()}
-    assert "chosen" in str(report) and "What met the target" in (tmp_path / "run" / "report.html").read_text()
-    assert RunReport.load(tmp_path / "run").to_json() == report.to_json()
-    assert DefaultYoloPruner(checkpoint, **given).run(resume=tmp_path / "run").to_json() == report.to_json()
+        assert torch.load(run / "weights" / name, weights_only=False)["train_args"]["imgsz"] == 96
+        assert YOLO(run / "weights" / name).overrides["imgsz"] == 96
+    assert onnx_input(open_session(run / "weights" / "best.onnx")).shape.size == (96, 96)
+    assert report.timed is not None and report.timed.input.size == (96, 96) and report.agreement is not None
+    state = json.loads((run / "state.json").read_text())["settings"]
+    assert state["imgsz"] == 128 and "imgsz: 128" in (run / "args.yaml").read_text()
+    assert {"search.png"} <= {path.name for path in (run / "plots").iterdir()}
+    assert "fine-tuned, on" in str(report) and "The finalists were cut" in (run / "report.html").read_text()
+    assert RunReport.load(run).to_json() == report.to_json()
+    assert pruner().run(resume=run).to_json() == report.to_json()

@@ -512,6 +512,7 @@ def test_sizes_are_added_to_a_comparison(files: Path, whole: Comparison) -> None
     assert "Within gmacs=0.5: take" in found.summary() and "at 32 px" in found.summary()
 
 
+@pytest.mark.slow
 def test_blocks_are_left_out_by_a_comparison(files: Path, tmp_path: Path) -> None:
     """By depth alone nothing else can have met the target, and what is left is a stock model of fewer repeats."""
     found = compare(**settings(files, tmp_path, criteria="magnitude", targets="params=0.98", axes="depth"))

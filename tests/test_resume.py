@@ -46,11 +46,15 @@ def killed_at(arguments: list[str], line: str) -> str:
     return seen
 
 
-def whole_and_cut(folder: Path, checkpoint: Path, data: Path, line: str, *more: str) -> None:
-    """Two runs alike, `whole` and `cut`: the second one is killed when it prints a line."""
-    whole = subprocess.run(command(folder / "whole", checkpoint, data, *more), capture_output=True, check=False)
-    assert whole.returncode == 0
-    killed_at(command(folder / "cut", checkpoint, data, *more), line)
+MORE = ("train.epochs=0", "fine_tune.epochs=3")
+
+
+@pytest.fixture(scope="module")
+def whole(checkpoint: Path, shapes: Path, tmp_path_factory: Any) -> Path:
+    """A run that nothing has cut off."""
+    folder: Path = tmp_path_factory.mktemp("whole")
+    assert subprocess.run(command(folder, checkpoint, shapes, *MORE), capture_output=True, check=False).returncode == 0
+    return folder / "run"
 
 
 def resumed(folder: Path, *more: str) -> str:
@@ -71,29 +75,27 @@ def report(folder: Path) -> dict[str, Any]:
 
 
 def test_killed_between_stages_a_moved_run_goes_on_to_the_same_weights(
-    checkpoint: Path, shapes: Path, tmp_path: Path
+    whole: Path, checkpoint: Path, shapes: Path, tmp_path: Path
 ) -> None:
-    more = ("train.epochs=0", "fine_tune.epochs=1")
-    whole_and_cut(tmp_path, checkpoint, shapes, "fine-tuning (stage 3 of 6)", *more)
+    killed_at(command(tmp_path / "cut", checkpoint, shapes, *MORE), "fine-tuning (stage 3 of 6)")
     (tmp_path / "cut" / "run" / "weights" / ".best.pt.1.tmp").write_bytes(b"begun")  # as a kill while it is written
     moved = tmp_path / "elsewhere"
     (tmp_path / "cut" / "run").rename(moved)
     said = resumed(moved)
     assert said.count("done before") == 2
-    assert same_weights(tmp_path / "whole" / "run" / "weights" / "best.pt", moved / "weights" / "best.pt")
+    assert same_weights(whole / "weights" / "best.pt", moved / "weights" / "best.pt")
     for name in ("plan.json", "weights/pruned.yaml"):
-        assert (moved / name).read_text() == (tmp_path / "whole" / "run" / name).read_text()
-    stages = [[stage["name"] for stage in report(run)["stages"]] for run in (tmp_path / "whole" / "run", moved)]
+        assert (moved / name).read_text() == (whole / name).read_text()
+    stages = [[stage["name"] for stage in report(run)["stages"]] for run in (whole, moved)]
     assert stages[0] == stages[1]
     assert not (moved / "resume").exists() and not list(moved.rglob("*.tmp"))
     assert "this run is complete" in resumed(moved)
 
 
 def test_killed_in_a_training_it_completes_all_epochs_to_the_same_weights(
-    checkpoint: Path, shapes: Path, tmp_path: Path
+    whole: Path, checkpoint: Path, shapes: Path, tmp_path: Path
 ) -> None:
-    more = ("train.epochs=0", "fine_tune.epochs=3")
-    whole_and_cut(tmp_path, checkpoint, shapes, "epochs: 2 of 3", *more)
+    killed_at(command(tmp_path / "cut", checkpoint, shapes, *MORE), "epochs: 2 of 3")
     run = tmp_path / "cut" / "run"
     last = run / "finetune" / "weights" / "last.pt"
     last.write_bytes(last.read_bytes()[:1000])  # as a kill while it is written leaves it
@@ -104,7 +106,7 @@ def test_killed_in_a_training_it_completes_all_epochs_to_the_same_weights(
     epochs = report(run)["stages"][-1]["epochs"]
     assert [epoch["epoch"] for epoch in epochs] == [1, 2, 3]
     for name in ("finetune/weights/last.pt", "weights/best.pt"):
-        assert same_weights(tmp_path / "whole" / "run" / name, run / name)
+        assert same_weights(whole / name, run / name)
     assert not (run / "resume").exists()
 
 

@@ -11,6 +11,7 @@ def minus_distance(x: torch.Tensor) -> torch.Tensor:
     return -torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
 
 
+@pytest.mark.slow  # numba compiles dcor
 @pytest.mark.filterwarnings("ignore")
 def test_with_the_distance_as_kernel_it_is_the_distance_correlation() -> None:
     dcor = pytest.importorskip("dcor", reason="dcor is not installed")
