@@ -32,6 +32,7 @@ from depgraph_hsic_only.criteria.hsic_lasso import HsicLasso
 from depgraph_hsic_only.evaluation.agreement import measure_agreement
 from depgraph_hsic_only.recovery.samples import Samples, gather_samples
 from depgraph_hsic_only.utils.plots import plot_lasso_path, plot_scores
+from depgraph_hsic_only.yolo.input_shape import InputShape
 
 
 def random_images(n: int = 6, side: int = 64) -> torch.Tensor:
@@ -322,7 +323,9 @@ def test_nothing_given_the_real_model_still_finds_what_it_found(real_yolo: Any, 
     with pytest.warns(UserWarning, match="2 calibration images are few"):
         report = HsicLassoPruner(imgsz=320).prune(real_yolo)
     assert report.after.parameters < report.before.parameters and report.elsewhere is not None
-    found, _ = measure_agreement(load_model(real_weights), real_yolo, files, imgsz=320, device="cpu")
+    found, _ = measure_agreement(
+        load_model(real_weights), real_yolo, files, shape=InputShape.of(real_yolo, 320), device="cpu"
+    )
     assert found.agreement is not None and found.agreement > 0.7
 
 
