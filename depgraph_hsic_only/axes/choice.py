@@ -73,7 +73,7 @@ def choose(subject: Subject, judge: Judge, axes: Sequence[str], path: Path, fold
 
     def write(**found: object) -> None:
         kept.update(found)
-        write_text_atomically(path, json.dumps(kept, indent=1, allow_nan=False) + "\n")
+        _write(path, kept)
 
     def keep(found: Candidates) -> None:
         write(candidates=to_dict(list(found.values())))
@@ -91,8 +91,7 @@ def choose(subject: Subject, judge: Judge, axes: Sequence[str], path: Path, fold
 
 def keep_decision(path: Path, choice: Choice) -> None:
     """Put a choice that was decided by fine-tuning into the file of the search."""
-    kept = _read(path) | {"chosen": choice.chosen, "candidates": to_dict(choice.candidates)}
-    write_text_atomically(path, json.dumps(kept, indent=1, allow_nan=False) + "\n")
+    _write(path, _read(path) | {"chosen": choice.chosen, "candidates": to_dict(choice.candidates)})
 
 
 def chosen_in(path: Path) -> tuple[int, str] | None:
@@ -105,3 +104,8 @@ def _read(path: Path) -> dict[str, Any]:
     """What the file of a search holds; nothing where there is none."""
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return found
+
+
+def _write(path: Path, kept: Mapping[str, Any]) -> None:
+    """The inverse."""
+    write_text_atomically(path, json.dumps(kept, indent=1, allow_nan=False) + "\n")
