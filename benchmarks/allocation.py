@@ -127,7 +127,8 @@ def perturbed(damage: Sensitivity, generator: torch.Generator) -> Sensitivity:
 def reference(bench: Bench, ratio: float) -> Any:
     """A `YOLO` that torch-pruning's own pruner has cut."""
     model = load_model(bench.weights)
-    split: Any = split_c2f(copy.deepcopy(model.model)).float().requires_grad_(True)
+    network: Any = copy.deepcopy(model.model)
+    split: Any = split_c2f(network).float().requires_grad_(True)
     kept = [m for layer in split.model[10:] for m in layer.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))]
     tp.pruner.BasePruner(
         _RawOutputs(split),

@@ -153,9 +153,8 @@ class Bench:
         model, plan = load_model(self.weights), self.plan(widths, criterion)
         apply_plan(model, plan)
         done = recover(model, self.original, plan, self.images, method=method, seed=self.seed)
-        return Row(
-            self.share(widths, "params"), self.share(widths, "gmacs"), done.seconds, self.validated(model), done.after
-        )
+        shares = self.share(widths, "params"), self.share(widths, "gmacs")
+        return Row(*shares, done.seconds, self.validated(model), done.divergence[1])
 
     def validated(self, model: Any) -> Measured:
         """mAP of a live `YOLO` on the validation split."""
