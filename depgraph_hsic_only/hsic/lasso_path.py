@@ -172,7 +172,7 @@ def nonnegative_lasso_path(
             blocked[k] = True
         else:
             leaving = _exchange(S, alpha, k, lam)
-            outside[[leaving, k]] = True, False
+            outside[leaving], outside[k] = True, False
             coefs[-1] = alpha.copy()
             blocked[:] = False
     else:
@@ -216,29 +216,30 @@ def _entries(lambdas: Array, coefs: Array, waiting: np.ndarray) -> Array:
     return np.where(waiting & (entry == 0), lambdas[-1], entry)
 
 
-def _exchange(S: ActiveSet, alpha: Array, k: int, lam: float) -> int:
-    """Let k, which depends on S but would overtake λ (b outside the range of A), take the place of one of S; which.
+def _exchange(S: ActiveSet, alpha: Array, k: int, lam: float) -> list[int]:
+    """Let k, which depends on S but would overtake λ (b outside the range of A), take the place of some of S; which.
 
-    With c = A_SS⁻¹ A_Sk the move (−c, 1) changes no g: it goes on until the first α_i with c_i > 0 is 0.
+    With c = A_SS⁻¹ A_Sk the move (−c, 1) changes no g: it goes on until the first α_i with c_i > 0 is 0. Among near
+    duplicates k may depend on the rest of S too; then the move goes on from there.
     """
-    c, _ = S.solve(S.rows[:, k].copy())
-    members = np.array(S.members, dtype=np.intp)
-    falling = c > 1e-6 * np.abs(c).max(initial=0.0)  # less, and k would still depend on the rest
-    if not falling.any():
-        raise ValueError(
-            f"Expected b in the range of A, got no minimum below λ = {lam:.6g}: feature {k} gains without end; "
-            "pass min_lambda above that, or inner products of the same features and target."
-        )
-    ratio = np.where(falling, alpha[members] / np.where(falling, c, 1.0), np.inf)
-    i = int(np.argmin(ratio))
-    alpha[members] = np.maximum(alpha[members] - ratio[i] * c, 0.0)
-    alpha[k], alpha[members[i]] = ratio[i], 0.0
-    S.remove(int(members[i]))
-    if not S.append(k):
-        raise ArithmeticError(
-            f"A is too nearly singular around feature {k} at λ = {lam:.6g}; merge near duplicates first."
-        )
-    return int(members[i])
+    leaving: list[int] = []
+    while not leaving or not S.append(k):
+        c, _ = S.solve(S.rows[:, k].copy())
+        members = np.array(S.members, dtype=np.intp)
+        falling = c > 1e-6 * np.abs(c).max(initial=0.0)  # less, and k would still depend on the rest
+        if not falling.any():
+            raise ValueError(
+                f"Expected b in the range of A, got no minimum below λ = {lam:.6g}: feature {k} gains without end; "
+                "pass min_lambda above that, or inner products of the same features and target."
+            )
+        ratio = np.where(falling, alpha[members] / np.where(falling, c, 1.0), np.inf)
+        i = int(np.argmin(ratio))
+        alpha[members] = np.maximum(alpha[members] - ratio[i] * c, 0.0)
+        alpha[k] += ratio[i]
+        leaving.append(int(members[i]))
+        alpha[leaving[-1]] = 0.0
+        S.remove(leaving[-1])
+    return leaving
 
 
 def _steps(S: ActiveSet, v: Array, q: Array, g: Array, alpha: Array, lam: float, candidate: np.ndarray) -> Array:

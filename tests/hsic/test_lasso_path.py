@@ -207,3 +207,17 @@ def test_a_target_outside_the_range_is_still_solved_where_there_is_a_minimum() -
         b = rng.standard_normal(7)
         path = nonnegative_lasso_path(Z.T @ Z, b)
         assert path.kkt_violation < 1e-9
+
+
+def test_near_duplicates_in_a_rounded_system_take_each_others_place() -> None:
+    """Few images give dependent features, and float32 puts b a little outside A's range."""
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        Z = np.abs(rng.standard_normal((rng.integers(1, 8), rng.integers(2, 20)))).repeat(2, axis=1)
+        Z[:, 1::2] *= 1 + 1e-6 * rng.standard_normal(Z[:, 1::2].shape)
+        Z = (Z / np.linalg.norm(Z, axis=0)).astype(np.float32)
+        A, b = system(Z, np.abs(rng.standard_normal(len(Z))).astype(np.float32))
+        path = nonnegative_lasso_path(A, b)
+        g = b - path.coefs @ A.astype(float)
+        assert (g - path.lambdas[:, None]).max() < 1e-5 * path.lambdas[0] and path.lambdas[-1] == 0
+        assert path.kkt_violation < 1e-5 * path.lambdas[0] and len(path.select(3)) <= 3
