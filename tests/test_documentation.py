@@ -252,7 +252,7 @@ def test_code_names_what_there_is(page: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def place(files: Path, checkpoint: Path) -> Path:
+def furnished(files: Path, checkpoint: Path) -> Path:
     """The same with checkpoints, and a run that is over."""
     (files / "runs" / "segment" / "train" / "weights").mkdir(parents=True)
     for name in ("best.pt", "small.pt", "yolov8n-seg.pt", "runs/segment/train/weights/best.pt"):
@@ -261,6 +261,13 @@ def place(files: Path, checkpoint: Path) -> Path:
         patch.chdir(files)
         assert main(["--pretrained", "best.pt", "train.epochs=0", "fine_tune.epochs=0", "prune.recover=none"]) == 0
     return files
+
+
+@pytest.fixture
+def place(furnished: Path, tmp_path: Path) -> Iterator[Path]:
+    """A copy of it, so that no page's commands meet what another page's have left."""
+    yield Path(shutil.copytree(furnished, tmp_path / "here"))
+    shutil.rmtree(tmp_path / "here")
 
 
 def tiny(given: list[str]) -> list[str]:
