@@ -33,9 +33,9 @@ class OnnxParity:
         images: Number of images compared.
         detections: Number of objects that PyTorch found in them, at confidence 0.25.
         max_abs_diff: Largest difference of any raw output: coordinates of boxes and keypoints in units of the image's
-            width or height, class scores, visibilities, angles in radians, mask coefficients and prototypes in units of
-            the image's largest one, at least 1. Of an end-to-end file, of its detections, whatever their order (see
-            `match_detections`).
+            width or height (of the farthest keypoint, if that is beyond it), class scores, visibilities, angles in
+            radians, mask coefficients and prototypes in units of the image's largest one, at least 1. Of an end-to-end
+            file, of its detections, whatever their order (see `match_detections`).
         mask_iou: Smallest IoU of the two final masks of an object that either finds; 1 where neither finds any; None
             for a model without masks.
         tolerance: Largest `max_abs_diff` that passes.
@@ -224,8 +224,9 @@ def _units(network: Any, size: Size, extras: torch.Tensor) -> torch.Tensor:
     units = torch.ones(4 + len(extras))
     units[:4] = torch.tensor([width, height, width, height])
     if task == "pose":
-        keypoints = units[4:].view(tuple(network.model[-1].kpt_shape))
-        keypoints[:, 0], keypoints[:, 1] = width, height
+        shape = tuple(network.model[-1].kpt_shape)
+        farthest = extras.abs().amax(1).view(shape).amax(0)
+        units[4:].view(shape)[:, :2] = torch.maximum(farthest[:2], units[:2])
     if task == "segment":
         units[4:] = _largest(extras)
     return units
