@@ -64,8 +64,8 @@ Candidates = Mapping[tuple[int, str], Candidate]
 """By side and precision."""
 
 
-def read_axes(value: object) -> tuple[str, ...]:
-    """Axes as they are written: "width,imgsz" or a list of them, in the order of `AXES`.
+def read_axes(value: object, asked: Sequence[str] = AXES) -> tuple[str, ...]:
+    """Axes as they are written: "width,imgsz" or a list of them, in the order of `AXES`; where some are asked for.
 
     Raises:
         ConfigError: One is unknown, or there is none.
@@ -74,8 +74,8 @@ def read_axes(value: object) -> tuple[str, ...]:
     named = [str(word).strip() for word in words] if isinstance(words, Sequence) else []
     wrong = [word for word in named if word not in AXES]
     if wrong or not named:
-        got = f"{wrong[0]!r}{nearest(wrong[0], AXES)}" if wrong else repr(value)
-        raise ConfigError(f"axes: expected one or several of {', '.join(AXES)}, got {got}")
+        got = f"{wrong[0]!r}{nearest(wrong[0], asked)}" if wrong else repr(value)
+        raise ConfigError(f"axes: expected one or several of {', '.join(asked)}, got {got}")
     return tuple(axis for axis in AXES if axis in named)
 
 

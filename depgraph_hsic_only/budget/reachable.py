@@ -49,10 +49,11 @@ def check_reachable(
             full, least = cost(graph.full), cost(smallest)
             bounds[budget.metric] = Bound(cost, budget.limit(full))
             if least > budget.limit(full):
+                least_of = "every width at its smallest" if limits.channels else "as few repeats as there can be"
                 raise OutOfReach(
-                    f"target: expected one that the chosen layers can meet, got {target}, but with every width at its "
-                    f"smallest {budget.said(least, full)} are left; ask for more than that, loosen min_channels and "
-                    "max_ratio, or choose layers=all"
+                    f"target: expected one that the chosen layers can meet, got {target}, but with {least_of} "
+                    f"{budget.said(least, full)} are left; ask for more than that, loosen min_channels and max_ratio, "
+                    "or choose layers=all"
                 )
     return bounds
 

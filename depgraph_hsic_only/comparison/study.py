@@ -137,7 +137,7 @@ def make_study(
     axes: object = WIDTH,
 ) -> Study:
     """A study from what a user gives: see `run.compare`, whose arguments go over those of the file `cfg`."""
-    sides, precisions, spent_on = read_sides(imgsz), read_precisions(precision), read_axes(axes)
+    sides, precisions, spent_on = read_sides(imgsz), read_precisions(precision), read_axes(axes, (WIDTH, DEPTH))
     if elsewhere := {IMGSZ, PRECISION}.intersection(spent_on):
         raise ConfigError(
             f"axes: expected {WIDTH}, {DEPTH} or both, got {', '.join(sorted(elsewhere))}; what is compared at several "
