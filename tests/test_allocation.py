@@ -18,7 +18,7 @@ from depgraph_hsic_only import ConfigError, DataError, HsicLassoPruner, apply_pl
 from depgraph_hsic_only.budget.allocation import allocate
 from depgraph_hsic_only.budget.cost_model import CostModel
 from depgraph_hsic_only.budget.reachable import check_latency, check_target, smallest_widths
-from depgraph_hsic_only.budget.sensitivity import Sensitivity, measure_sensitivity, split_images
+from depgraph_hsic_only.budget.sensitivity import _RIDGE, Sensitivity, measure_sensitivity, split_images
 from depgraph_hsic_only.channels.amount import Amount
 from depgraph_hsic_only.channels.cut import cut
 from depgraph_hsic_only.channels.groups import ChannelGraph, trace_channels
@@ -82,7 +82,7 @@ def test_damage_is_that_of_cutting_and_recovering_the_width_alone() -> None:
         widths = follow_ties(graph, {w.name: w.channels for w in graph.widths} | {name: channels})
         plan = make_plan(graph, scores, widths, criterion="test", reasons=dict.fromkeys(widths, ""))
         alone, (fitted, held) = cut(model, plan).network, split_images(images)
-        recover(alone, model, plan, fitted, positions=100, mosaics=0)
+        recover(alone, model, plan, fitted, positions=100, ridge=_RIDGE, mosaics=0)
         with evaluating(alone), evaluating(model), torch.no_grad():
             wanted = float(divergence(raw_predictions(alone, held), raw_predictions(model, held)).total)
         assert found.damage[name][channels] == pytest.approx(wanted, rel=0.02)
@@ -96,6 +96,7 @@ def test_damage_between_and_past_what_was_measured() -> None:
         steps = [found.at(name, c) for c in range(full, 0, -1)]
         assert steps[0] == 0 and steps == sorted(steps)
     assert [found.at("w", c) for c in (25, 50, 75)] == pytest.approx([4.0, 1.0, 0.5])
+    assert found.at("w", 5) > 5 * found.at("w", 25) and found.at("one", 10) > 5 * found.at("one", 50)
 
 
 @pytest.mark.parametrize("criterion", ["magnitude", "hsic_lasso"])

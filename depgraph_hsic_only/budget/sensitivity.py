@@ -35,8 +35,9 @@ _QUICK_SHARES = (0.5,)
 _IMAGES = 48  # of which the scan reads at most so many, evenly spaced
 _HELD = 3  # one image of so many is held out
 _POSITIONS = 100  # of each image: half the weights of a convolution have to be told apart, not its last digit
-_RIDGE = 1e-3
+_RIDGE = 3e-2  # so few positions leave weights of a wide convolution open: less, and the damage is that of the fit
 _EXPONENT = 1.5  # of the share cut, where one size alone was measured
+_BELOW = 1.25  # of 1 / the channels left, below the sizes that were measured; in YOLOv8n-seg 0.5 to 1.4 by width
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,11 @@ class Sensitivity:
     quick: bool = False  # a scan of fewer images, one size for each width
 
     def at(self, name: str, channels: float) -> float:
-        """Damage at any number of channels: between measured ones and past them by a power law of the share cut."""
+        """Damage at any number of channels: between measured ones and past them by a power law of the share cut.
+
+        Below the fewest that were measured it grows at least as fast as the channels dwindle: a law of the share cut
+        hardly tells the last few apart, of which each is worth more than the one before.
+        """
         full, points = self.full[name], self.damage[name]
         if channels == full or not points:
             return 0.0 if channels == full else math.inf
@@ -62,15 +67,16 @@ class Sensitivity:
         known: list[tuple[float, float]] = []
         for share, d in cut:  # more of a cut never hurts less, and logarithms need something
             known.append((math.log(share), math.log(max(d, 1e-9, *(math.exp(k[1]) for k in known)))))
-        x = math.log(1 - channels / full)
+        x, fewest = math.log(1 - channels / full), min(points)
+        least = points[fewest] * (fewest / channels) ** _BELOW if channels < fewest else 0.0
         if len(known) == 1:
-            return math.exp(known[0][1] + _EXPONENT * (x - known[0][0]))
+            return max(math.exp(known[0][1] + _EXPONENT * (x - known[0][0])), least)
         k = min(max(1, sum(x > a for a, _ in known)), len(known) - 1)
         (x0, y0), (x1, y1) = known[k - 1], known[k]
         slope = (y1 - y0) / (x1 - x0)
         if x < x0:
             slope = min(max(slope, 1.0), 2.0)  # small cuts: between linear and quadratic
-        return math.exp(y0 + slope * (x - x0))
+        return max(math.exp(y0 + slope * (x - x0)), least)
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain dicts, strings and numbers."""
