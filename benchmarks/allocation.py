@@ -8,7 +8,7 @@ reference is torch-pruning's own pruner as it is published for YOLOv8 (C2f split
 layer), which has no recovery without training: as cut, and with BatchNorm re-estimated on the same images.
 
 With --random the widths for each target are compared with so many random ones that meet it: what the search finds where
-the damage of each width is multiplied by exp(x), x of a standard normal distribution.
+the damage of each width is multiplied by exp(x), x of a normal distribution of mean 0 and deviation 0.5.
 """
 
 import copy
@@ -119,7 +119,7 @@ def compare_with_random(bench: Bench, targets: list[str], criterion: str, count:
 
 def perturbed(damage: Sensitivity, generator: torch.Generator) -> Sensitivity:
     """The damage of every width, at all its sizes multiplied by a factor of its own."""
-    factors = torch.randn(len(damage.damage), generator=generator).exp().tolist()
+    factors = (torch.randn(len(damage.damage), generator=generator) / 2).exp().tolist()
     rows = zip(damage.damage.items(), factors, strict=True)
     return replace(damage, damage={name: {c: by * d for c, d in points.items()} for (name, points), by in rows})
 
