@@ -139,6 +139,8 @@ def test_what_was_trained_on_this_very_data_goes_on_as_it_was_trained(checkpoint
     ):
         model.ckpt["train_args"] = told | other
         assert trained_on(model, data) is None
+    batches = [continued(Start(images, 16, 15, trained_with=known))["batch"] for images in (100, 256, 600, 2000)]
+    assert batches == [4, 4, 9, 16]  # a thousand steps
     start = Start(200, 4, 3, kept=0.9, trained_with=known, classes=5)
     recipe = make_recipe(model.model, start, Teacher(checkpoint))
     found = recipe.arguments

@@ -29,6 +29,7 @@ _AUGMENTATION = (
 )
 _SMALLEST_BATCH = 4
 _STEPS = 200  # that a training should have, if smaller batches can give it them
+_OWN_STEPS = 1000  # the same of a model that goes on as it was trained
 _LONG = 2000  # steps of a training in which nothing needs to be held still
 _MOSAIC_EPOCHS = 20  # shorter trainings see whole images only
 _SETTLED = 0.25  # share of the accuracy: from there on BatchNorm's statistics are those to keep
@@ -62,7 +63,8 @@ class Start:
 
 def continued(start: Start) -> dict[str, Any]:
     """Train arguments for a model that works, to be put under the user's own."""
-    fitting = max(_SMALLEST_BATCH, start.images * start.epochs // _STEPS)
+    steps = _STEPS if start.trained_with is None else _OWN_STEPS
+    fitting = max(_SMALLEST_BATCH, start.images * start.epochs // steps)
     batch = start.batch if start.own_batch else min(start.batch, fitting)
     lost = 1 - min(max(start.kept, 0.0), 1.0)
     if start.trained_with is None:
@@ -71,7 +73,7 @@ def continued(start: Start) -> dict[str, Any]:
         least, share = _own_rate(start.trained_with, start.classes), lost  # all of it can be learnt again here
     rate = least * (_MOST_RATE / least) ** share * math.sqrt(batch / _SMALLEST_BATCH)
     rate = min(rate, _MOST_RATE)  # that of a training from random weights, whatever the batch
-    steps = math.ceil(start.images / batch)
+    an_epoch = math.ceil(start.images / batch)  # steps
     known = start.trained_with or {}
     own = {key: known[key] for key in _AUGMENTATION if known.get(key, DEFAULT_CFG_DICT[key]) != DEFAULT_CFG_DICT[key]}
     mosaic = own.get("mosaic", 1.0) if start.epochs >= _MOSAIC_EPOCHS else 0.0
@@ -81,7 +83,7 @@ def continued(start: Start) -> dict[str, Any]:
         "optimizer": "AdamW",
         "lr0": float(f"{rate:.2g}"),
         "cos_lr": True,
-        "warmup_epochs": round(min(0.3, 100 / steps), 4),
+        "warmup_epochs": round(min(0.3, 100 / an_epoch), 4),
         "warmup_bias_lr": 0.0,
         "mosaic": mosaic,
         "close_mosaic": start.epochs // 2,
