@@ -4,9 +4,10 @@
 
 The checkpoint is trained on the data once. From there, for each seed: every cost is met by width alone and by all
 axes; beside it stand the unpruned model trained on for as many epochs (the control), the unpruned model at the image
-size of about equal cost trained on alike, and with --defaults the cut model trained by Ultralytics' own arguments. A
-cost such as latency=0.5 is of onnxruntime on one thread; there precision is among all axes, a result in int8 is worth
-what its file is, and no smaller image stands beside it.
+size of about equal cost trained on alike, and with --defaults the cut model trained by Ultralytics' own arguments. With
+--before, so many of the epochs of a cut model are those of the unpruned one. A cost such as latency=0.5 is of
+onnxruntime on one thread; there precision is among all axes, a result in int8 is worth what its file is, and no smaller
+image stands beside it.
 Every model is the better of what went into its training and the best epoch, on both sides. Each is a run folder:
 called again, what is finished is read and what was cut off goes on. Intervals are paired bootstrap ones over the
 validation images, of the mean over seeds.
@@ -79,7 +80,8 @@ class OwnData:
         """The best epoch of a cut model's training by Ultralytics' own arguments."""
         folder = self.folder / name
         if not (result := folder / "result.pt").is_file():
-            given = {"data": self.data, "epochs": self.args.epochs, "imgsz": imgsz, "seed": seed, "workers": 0}
+            left = self.args.epochs - self.args.before
+            given = {"data": self.data, "epochs": left, "imgsz": imgsz, "seed": seed, "workers": 0}
             given |= {"plots": False, "device": self.args.device}
             kept: Any = {"dataset": self.dataset, "scratch": folder / "scratch"}
             train_model(load_model(cut), folder / "train", given, Callbacks(), **kept).model.save(result)
@@ -121,6 +123,7 @@ def main() -> None:
     parser.add_argument("--imgsz", type=int, default=320)
     parser.add_argument("--train", type=int, default=15, help="epochs before everything; 0: the checkpoint is trained")
     parser.add_argument("--epochs", default=15, type=int, help="of every training after that; 0: none")
+    parser.add_argument("--before", default=0, type=int, help="so many of them come before the cut")
     parser.add_argument("--costs", default="0.7,0.5", help="shares of the multiply-adds, or latency=0.5")
     parser.add_argument("--axes", default="width,all", help="width, all, or both: each cost is met by each")
     parser.add_argument("--seeds", type=int, default=1)
@@ -152,16 +155,18 @@ def main() -> None:
                 uncut(rivals[-1], seed, side)
             for axes in args.axes.split(","):
                 given = {"prune.target": f"{metric}={share}", "prune.axes": ALL[metric] if axes == "all" else axes}
-                given |= {"prune.layers": "all", "train.epochs": 0, "fine_tune.epochs": args.epochs}
+                given |= {"train.epochs": args.before, "fine_tune.epochs": args.epochs - args.before}
+                given["prune.layers"] = "all"
                 given |= {"latency.threads": 1} if metric == "latency" else {}
-                name, place = f"{cost} by {axes}", f"{cost}-{axes}-{seed}"
+                name = f"{cost} by {axes}"
+                place = f"{cost}-{axes}-{seed}" + (f"-{args.before}" if args.before else "")
                 best, report = own.run(place, trained, seed, **given)
                 stages = {stage.name: stage for stage in report.stages}
                 cut = stages[PRUNED.name]
-                tuned = stages.get(FINE_TUNED.name)  # none without epochs
+                trainings = [stages[it.name].seconds for it in (TRAINED, FINE_TUNED) if it.name in stages]
                 imgsz, as_cut = cut.imgsz or args.imgsz, cut.details.get("as_cut", {}).get(f"map50_95_{kind}")
                 before = ["" if as_cut is None else f"{as_cut:.4f}", f"{cut.metrics[kind].map50_95:.4f}"]
-                own.add(name, seed, best, imgsz, before, [cut.seconds, tuned.seconds if tuned else 0])
+                own.add(name, seed, best, imgsz, before, [cut.seconds, sum(trainings)])
                 pairs[name] = [*rivals, *[f"{cost} by width"] * (axes == "all" and "width" in args.axes)]
                 if args.defaults:
                     weights = own.by_default(best.with_name(PRUNED.weights), f"{place}-defaults", seed, imgsz)
