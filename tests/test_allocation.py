@@ -96,6 +96,7 @@ def test_damage_between_and_past_what_was_measured() -> None:
         steps = [found.at(name, c) for c in range(full, 0, -1)]
         assert steps[0] == 0 and steps == sorted(steps)
     assert [found.at("w", c) for c in (25, 50, 75)] == pytest.approx([4.0, 1.0, 0.5])
+    assert Sensitivity({"d": {1: 0.5}}, {"d": 2}, 1, 0.0, True).at("d", 0) > 0.5  # no repeat at all
     assert found.at("w", 5) > 5 * found.at("w", 25) and found.at("one", 10) > 5 * found.at("one", 50)
 
 

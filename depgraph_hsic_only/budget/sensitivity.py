@@ -68,7 +68,7 @@ class Sensitivity:
         for share, d in cut:  # more of a cut never hurts less, and logarithms need something
             known.append((math.log(share), math.log(max(d, 1e-9, *(math.exp(k[1]) for k in known)))))
         x, fewest = math.log(1 - channels / full), min(points)
-        least = points[fewest] * (fewest / channels) ** _BELOW if channels < fewest else 0.0
+        least = points[fewest] * (fewest / channels) ** _BELOW if 0 < channels < fewest else 0.0  # repeats may be none
         if len(known) == 1:
             return max(math.exp(known[0][1] + _EXPONENT * (x - known[0][0])), least)
         k = min(max(1, sum(x > a for a, _ in known)), len(known) - 1)

@@ -165,7 +165,7 @@ def _weighted(
 def _path(A: NDArray[np.float64], b: NDArray[np.float64]) -> LassoPath:
     try:
         return nonnegative_lasso_path(A, b, min_lambda=_FLOOR * max(float(b.max()), 0.0))
-    except ArithmeticError as error:  # from a few tiny images, whose channels can't be told apart
+    except (ArithmeticError, ValueError) as error:  # from a few tiny images, whose channels can't be told apart
         raise DataError(
             f"expected images that tell the channels of a layer apart, but {one_line(error)}; pass more or larger ones"
         ) from error
