@@ -241,6 +241,7 @@ def test_dry_run_for_a_target_says_that_its_scan_is_quick(
     assert list(tmp_path.iterdir()) == [] and sorted(files.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_the_demo_for_a_target_of_latency(shapes: Path, tmp_path: Path, capsys: Any) -> None:
     """End to end, by the clock of a command that sleeps by the size of its file; what is given goes over the demo's."""
     judge = tmp_path / "judge of files.sh"

@@ -241,6 +241,7 @@ def test_the_device_ranks_measures_and_re_fits_to_what_the_cpu_does(
         assert found[1][name] == pytest.approx(damage, rel=0.05, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_max_map_drop_keeps_the_last_good_step_and_says_so(
     checkpoint: Path, shapes: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
