@@ -65,7 +65,7 @@ Candidates = Mapping[tuple[int, str], Candidate]
 
 
 def read_axes(value: object, asked: Sequence[str] = AXES) -> tuple[str, ...]:
-    """Axes as they are written: "width,imgsz" or a list of them, in the order of `AXES`; where some are asked for.
+    """Axes as they are written: "width,imgsz" or a list of them, in the order of `AXES`; errors name those `asked` for.
 
     Raises:
         ConfigError: One is unknown, or there is none.

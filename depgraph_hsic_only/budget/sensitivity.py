@@ -69,13 +69,14 @@ class Sensitivity:
             known.append((math.log(share), math.log(max(d, 1e-9, *(math.exp(k[1]) for k in known)))))
         x, fewest = math.log(1 - channels / full), min(points)
         least = points[fewest] * (fewest / channels) ** _BELOW if 0 < channels < fewest else 0.0  # repeats may be none
-        if len(known) == 1:
-            return max(math.exp(known[0][1] + _EXPONENT * (x - known[0][0])), least)
-        k = min(max(1, sum(x > a for a, _ in known)), len(known) - 1)
-        (x0, y0), (x1, y1) = known[k - 1], known[k]
-        slope = (y1 - y0) / (x1 - x0)
-        if x < x0:
-            slope = min(max(slope, 1.0), 2.0)  # small cuts: between linear and quadratic
+        x0, y0 = known[0]
+        slope = _EXPONENT
+        if len(known) > 1:
+            k = min(max(1, sum(x > a for a, _ in known)), len(known) - 1)
+            (x0, y0), (x1, y1) = known[k - 1], known[k]
+            slope = (y1 - y0) / (x1 - x0)
+            if x < x0:
+                slope = min(max(slope, 1.0), 2.0)  # small cuts: between linear and quadratic
         return max(math.exp(y0 + slope * (x - x0)), least)
 
     def to_dict(self) -> dict[str, Any]:
