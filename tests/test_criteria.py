@@ -55,7 +55,7 @@ def test_weight_criteria_are_those_of_their_papers(group: str) -> None:
 
 
 def test_weight_criteria_are_torch_prunings_own_on_every_group() -> None:
-    for group in trace_channels(build(nc=3), "all").groups:
+    for group in trace_channels(build(nc=3), "all").ranked.groups:
         for name, its in {
             "magnitude": tp.importance.GroupMagnitudeImportance(p=2, normalizer=None),
             "l1": tp.importance.GroupMagnitudeImportance(p=1, normalizer=None),

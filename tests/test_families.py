@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import enliven
+from torch import nn
 from ultralytics.nn.tasks import guess_model_task, yaml_model_load
 
 from depgraph_hsic_only import PlanError, PruningPlan, UnsupportedModelError, apply_plan, plan_pruning, prune
@@ -104,8 +105,13 @@ def masked(original: Any, plan: PruningPlan) -> Any:
     """A second implementation: the full model in which every removed channel is zero wherever it is read.
 
     What removed attention heads put out is zero where it is projected, and so is what removed inner blocks put out.
+    Removed bins have no probability.
     """
     model = copy.deepcopy(original)
+    for bins in (width.after for width in plan.widths if width.name == "reg_max" and width.after < width.before):
+        for scale in model.model[-1].cv2:
+            far = torch.arange(scale[2].out_channels) % model.model[-1].reg_max >= bins
+            scale[2].register_forward_hook(lambda _, __, out, far=far: out.masked_fill(far[None, :, None, None], -1e9))
     for width in plan.widths:
         for block in model.model[width.layer].m[width.after :] if width.name == f"d{width.layer}" else ():
             block.register_forward_hook(lambda _, __, output: output * 0)
@@ -128,6 +134,17 @@ def masked(original: Any, plan: PruningPlan) -> Any:
     return model
 
 
+def assert_same(cut: Any, full: Any, image: torch.Tensor) -> None:
+    """All outputs are those of the full model, but for the logits of bins that its removed ones don't have."""
+    bins, before = (network.model[-1].reg_max for network in (cut, full))
+    for a, b in zip(predicted(cut, image), predicted(full, image), strict=True):
+        if b.shape[1] == 4 * before and bins < before:
+            assert a.shape[1] == 4 * bins
+            b = b.unflatten(1, (4, before))[:, :, :bins].flatten(1, 2)
+        if b.shape[1:2] != (300,):  # an end-to-end head's choice of the best, in an order that rounding changes
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
+
+
 @pytest.mark.parametrize("name", EACH)
 def test_does_what_the_full_model_does_without_the_removed_channels(name: str) -> None:
     original = build(name)
@@ -137,9 +154,32 @@ def test_does_what_the_full_model_does_without_the_removed_channels(name: str) -
     graph = trace_channels(original, "all")
     assert_costs(graph, CostModel(original, graph), report)
     image = torch.rand(2, 3, 64, 64) if "p6" in name else torch.rand(2, 3, 64, 96)
-    for a, b in zip(predicted(cut, image), predicted(masked(original, report.plan), image), strict=True):
-        if a.shape[1:2] != (300,):  # an end-to-end head's choice of the best, in an order that rounding changes
-            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
+    assert_same(cut, masked(original, report.plan), image)
+
+
+@pytest.mark.parametrize("task", ["", "-seg", "-pose", "-obb"])
+@pytest.mark.parametrize("family", ["yolov8n", "yolo11n"])
+def test_does_what_the_full_model_does_without_the_removed_bins(family: str, task: str) -> None:
+    """With logits that tell distances apart, in a branch for the boxes that gets narrower too."""
+    original = build(family + task)
+    for scale in original.model[-1].cv2:
+        nn.init.normal_(scale[2].weight, 0, 0.3)
+        nn.init.normal_(scale[2].bias, 0, 2)
+    cut, image = copy.deepcopy(original), torch.rand(2, 3, 64, 96)
+    graph = trace_channels(original, "all")
+    widths = follow_ties(graph, graph.full | {"reg_max": 8})
+    scores = {group.name: torch.rand(group.channels) for group in graph.groups}
+    plan = make_plan(graph, scores, widths, criterion="test", reasons=dict.fromkeys(widths, ""))
+    report, head = apply_plan(cut, PruningPlan.from_dict(plan.to_dict())), cut.model[-1]
+    assert {name for name, n in plan.after.items() if n < plan.before[name]} == {"reg_max", "box"}
+    assert (head.reg_max, head.no, plan.after["box"], cut.yaml["reg_max"]) == (8, head.nc + 32, 32, 8)
+    assert type(cut)(copy.deepcopy(cut.yaml), verbose=False).model[-1].reg_max == 8
+    assert_stock(original, cut, plan)
+    full = masked(original, plan)
+    assert_same(cut, full, image)
+    boxes, farther = (predicted(network, image)[0][:, :4] for network in (full, original))
+    assert float((boxes - farther).abs().max()) > 1  # pixels
+    assert_costs(graph, CostModel(original, graph), report)
 
 
 DEEP = (1.0, 0.25, 512)  # of many repeats, and narrow
@@ -174,10 +214,7 @@ def test_does_what_the_full_model_does_without_the_removed_blocks(name: str, sca
     assert report.widths_after == {name: has.get(name, 0) for name in report.widths_before}
     told = ", ".join(f"layer {n[1:]}: {before} -> {after}" for n, (before, after) in repeats.items() if n in fewer)
     assert f"Repeats of {told}" in " ".join(str(report).split())
-    image = torch.rand(1, 3, 64, 96)
-    for a, b in zip(predicted(cut, image), predicted(masked(original, plan), image), strict=True):
-        if a.shape[1:2] != (300,):
-            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-3)
+    assert_same(cut, masked(original, plan), torch.rand(1, 3, 64, 96))
 
 
 def test_cuts_of_repeats_one_after_the_other_are_one_cut() -> None:

@@ -229,7 +229,8 @@ def test_keep_sets_of_any_architecture(budget: int) -> None:
         for group in graph.widths:
             if group.tie is None:
                 step = OUTPUT_MULTIPLE if group.is_output else 1
-                free[group.name] = step * choices.draw(st.integers(1, group.channels // step))
+                least = -(-group.least // step)
+                free[group.name] = step * choices.draw(st.integers(least, group.channels // step))
         widths = follow_ties(graph, free)
         generator = torch.Generator().manual_seed(choices.draw(st.integers(0, 99)))
         scores = {group.name: torch.rand(group.channels, generator=generator) for group in graph.groups}

@@ -16,6 +16,7 @@ from ultralytics.nn.tasks import DetectionModel, SegmentationModel
 from depgraph_hsic_only import ConfigError, ModelInfo, UnsupportedModelError, apply_plan, describe, load_model, prune
 from depgraph_hsic_only.channels.groups import trace_channels
 from depgraph_hsic_only.channels.plan import make_plan
+from depgraph_hsic_only.channels.widths import follow_ties
 from depgraph_hsic_only.cli import main
 from depgraph_hsic_only.yolo.architecture import layer_widths
 from depgraph_hsic_only.yolo.cost import measure_cost
@@ -121,6 +122,22 @@ def test_a_cut_model_for_other_classes_is_held_against_the_stock_model_of_those(
     }
     del moved.yaml["pruned"]["widths"]["w0"]
     assert describe(moved).pruned is None
+
+
+def test_what_it_was_cut_from_is_known_of_checkpoints_from_before_bins_were_cut() -> None:
+    network = build(nc=10)
+    before, widths = measure_cost(network), layer_widths(network)
+    prune(network, 0.3)
+    assert network.yaml["pruned"]["widths"].pop("reg_max") == 16 and "reg_max" not in network.yaml
+    for reg_max in (16, 8):  # after another cut, of bins, too
+        info = describe(network)
+        assert info.pruned and (info.origins[0].widths, info.origins[0].cost) == (widths, before)
+        assert info.widths["reg_max"] == reg_max and f"{count(network) / before.parameters:.1%} of its" in info.verdict
+        graph = trace_channels(network, [22])
+        fewer = follow_ties(graph, graph.full | {"reg_max": 8})
+        scores = {group.name: torch.zeros(group.channels) for group in graph.groups}
+        apply_plan(network, make_plan(graph, scores, fewer, criterion="test", reasons=dict.fromkeys(fewer, "")))
+    assert network.yaml["pruned"]["widths"] == widths
 
 
 def test_narrow_by_design_is_not_pruned() -> None:

@@ -60,6 +60,34 @@ def test_repeats_are_a_width_that_targets_and_limits_alone_are_of() -> None:
             make_plan(graph, scores, graph.full | {"d4": wrong}, criterion="test", reasons={})  # type: ignore[dict-item]
 
 
+def test_bins_are_a_width_that_targets_alone_are_of() -> None:
+    """The nearest stay, whatever a criterion says, and the branch for the boxes is as wide as Ultralytics makes it."""
+    model = build()
+    graph = trace_channels(model, "all")
+    (bins,) = (w for w in graph.widths if w.name == "reg_max")
+    limits = Limits(), Limits(round_to=32, min_channels=32), Limits(min_channels=99), Limits(max_ratio={"reg_max": 0})
+    assert [limit.smallest(bins) for limit in limits] == [4, 8, 16, 16]
+    assert [Limits(max_ratio=share).smallest(bins) for share in (0.3, {22: 0.5}, 1.0)] == [12, 8, 4]
+    scores = {group.name: torch.arange(group.channels) / group.channels for group in graph.groups}  # the last best
+    assert graph.ranked.groups == tuple(group for group in graph.groups if group.width != "reg_max")
+    ranked = {group.name: scores[group.name] for group in graph.ranked.groups}
+    for widths in (uniform_widths(graph, 0.9), threshold_widths(graph, ranked, 2.0)):
+        assert (widths["reg_max"], widths["box"]) == (16, 64) and widths["w15"] < 64 > widths["npr"]
+    for amount in ({"ratio": 0.5}, {"threshold": 2.0}):
+        plan = plan_pruning(model, **amount, layers="all", criterion="random")
+        (kept,) = (w for w in plan.widths if w.name == "reg_max")
+        assert kept.after == kept.before == 16 and kept.reason == "bins are cut for a target alone"
+    for changes, box in (({}, 64), ({"w15": 8}, 64), ({"reg_max": 8}, 32), ({"reg_max": 4, "w15": 8}, 16)):
+        widths = follow_ties(graph, graph.full | changes)
+        assert widths["box"] == box == max(widths["w15"] // 4, 16, 4 * widths["reg_max"])
+        plan = make_plan(graph, scores, widths, criterion="test", reasons=dict.fromkeys(widths, ""))
+        kept = {group.keep for group in plan.groups if group.width == "reg_max"}
+        assert kept == {tuple(range(widths["reg_max"]))}
+    for wrong in (3, 17):
+        with pytest.raises(PlanError, match=r"width reg_max: expected an integer in \[4, 16\], got"):
+            make_plan(graph, scores, graph.full | {"reg_max": wrong}, criterion="test", reasons={})
+
+
 @pytest.mark.parametrize("score", ["ties", "zeros", "two values", "descending"])
 def test_exactly_the_planned_channels_whatever_the_scores(score: str) -> None:
     graph = GRAPHS["n"]

@@ -20,9 +20,9 @@ from ultralytics.nn.tasks import SegmentationModel, guess_model_task, yaml_model
 from ultralytics.utils import ROOT, YAML
 
 from depgraph_hsic_only import apply_plan, load_model, prune
-from depgraph_hsic_only.channels.groups import trace_channels
+from depgraph_hsic_only.channels.groups import ChannelGraph, trace_channels
 from depgraph_hsic_only.channels.plan import make_plan
-from depgraph_hsic_only.channels.widths import uniform_widths
+from depgraph_hsic_only.channels.widths import follow_ties, uniform_widths
 from depgraph_hsic_only.data.shapes import shapes_dataset
 from depgraph_hsic_only.yolo.patches import ensure_nms
 from depgraph_hsic_only.yolo.tasks import TASKS
@@ -157,7 +157,17 @@ def test_ultralytics_alone_goes_on_from_it(nc: int, tmp_path: Path) -> None:
     yolo.model.args, yolo.model.task = {"imgsz": 64, "task": "segment"}, "segment"
     parameters = prune(yolo, 0.5).after.parameters
     assert parameters == 2_397_448 or nc != 80
+    if nc == 80:
+        graph = trace_channels(yolo.model, [22])
+        parameters = cut_to(yolo, graph, graph.full | {"reg_max": 8})
     assert_ultralytics_alone_goes_on_from(yolo, parameters, tmp_path / "data.yaml", tmp_path)
+
+
+def cut_to(yolo: Any, graph: ChannelGraph, widths: dict[str, int]) -> int:
+    """Cut to widths, tied ones following, which leave so many parameters."""
+    widths, scores = follow_ties(graph, widths), {g.name: torch.zeros(g.channels) for g in graph.groups}
+    plan = make_plan(graph, scores, widths, criterion="test", reasons=dict.fromkeys(widths, ""))
+    return apply_plan(yolo, plan).after.parameters
 
 
 @pytest.mark.slow
@@ -170,14 +180,14 @@ def test_ultralytics_alone_goes_on_from_every_family_and_task(name: str, tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["yolo26n-pose", *DEEP])
 def test_ultralytics_alone_goes_on_from_fewer_blocks(name: str, tmp_path: Path) -> None:
-    """Where all widths and all repeats were cut by half; of one, none is left."""
+    """Where all widths, bins too, and all repeats were cut by half; of one, none is left."""
     yolo, data = untrained(name, tmp_path)
     graph = trace_channels(yolo.model, "all", depth=True)
-    fewer = {width.name: width.channels // 2 for width in graph.widths if width.is_repeats and width.least == 0}
-    widths, scores = uniform_widths(graph, 0.5) | fewer, {g.name: torch.zeros(g.channels) for g in graph.groups}
-    plan = make_plan(graph, scores, widths, criterion="test", reasons=dict.fromkeys(widths, ""))
-    parameters = apply_plan(yolo, plan).after.parameters
-    assert {f"d{i}": len(yolo.model.model[i].m) for i in (2, 4, 6, 8)}.items() <= plan.after.items()
+    half = (w for w in graph.widths if w.bins or (w.is_repeats and w.least == 0))
+    fewer = {width.name: width.channels // 2 for width in half}
+    parameters = cut_to(yolo, graph, uniform_widths(graph, 0.5) | fewer)
+    assert {f"d{i}": len(yolo.model.model[i].m) for i in (2, 4, 6, 8) if f"d{i}" in fewer}.items() <= fewer.items()
+    assert yolo.model.model[-1].reg_max == fewer.get("reg_max", 1)
     assert_ultralytics_alone_goes_on_from(yolo, parameters, data, tmp_path)
 
 

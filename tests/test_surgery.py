@@ -1,6 +1,7 @@
 """A cut model is a stock Ultralytics model, and does what the full one does without the removed channels."""
 
 import copy
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -36,6 +37,9 @@ def widths_of(model: Any) -> dict[str, int]:
         if any(True for _ in layer.parameters()):
             widths[f"w{i}"] = (layer if i in (0, 1, 3, 5, 7, 16, 19) else layer.cv2).conv.out_channels
     head = model.model[-1]
+    widths["reg_max"] = head.dfl.conv.in_channels
+    assert {scale[2].out_channels for scale in head.cv2} == {4 * widths["reg_max"]}
+    assert (head.reg_max, head.no) == (widths["reg_max"], head.nc + 4 * widths["reg_max"])
     for name, branch in {"box": head.cv2, "class": head.cv3, "mask": getattr(head, "cv4", ())}.items():
         for scale in branch:
             hidden = {conv.conv.out_channels for conv in scale[:2]}
@@ -73,11 +77,16 @@ def assert_invariants(original: Any, pruned: Any, plan: PruningPlan) -> None:
     w15, full = after["w15"], before["w15"]
     needed = before["class"] if w15 == full else max(w15, min(pruned.model[-1].nc, 100))
     assert after["class"] == min(before["class"], needed)
+    box = before["box"] if w15 == full and plan.after.get("reg_max", 16) == before["reg_max"] else max(w15 // 4, 16)
+    assert after["box"] == min(before["box"], max(box, 4 * after["reg_max"]))
     assert layer_widths(pruned) == after
 
 
 def masked(original: Any, plan: PruningPlan) -> Any:
-    """A second implementation: the full model in which every removed channel is zero wherever it is read."""
+    """A second implementation: the full model in which every removed channel is zero wherever it is read.
+
+    Removed bins have no probability.
+    """
     model = copy.deepcopy(original)
     for cut in plan.groups:
         mask = torch.zeros(cut.channels)
@@ -93,6 +102,10 @@ def masked(original: Any, plan: PruningPlan) -> Any:
             for bottleneck in layer.m:
                 if bottleneck.add:
                     bottleneck.register_forward_hook(multiply(mask))
+        elif cut.width == "reg_max":
+            far = mask.repeat(4)[None, :, None, None] == 0
+            hook = functools.partial(lambda far, _, __, output: output.masked_fill(far, -1e9), far)
+            model.get_submodule(cut.name).register_forward_hook(hook)
         else:
             model.get_submodule(cut.name).register_forward_hook(multiply(mask))
     return model
@@ -221,8 +234,8 @@ def test_detection_models_too(layers: str) -> None:
     original = DetectionModel("yolov8n.yaml", nc=4, verbose=False).eval()
     cut = copy.deepcopy(original)
     assert_invariants(original, cut, prune(cut, 0.5, layers=layers).plan)
-    with pytest.raises(ConfigError, match="got 22 in"):
-        prune(cut, 0.5, layers=[21, 22])
+    with pytest.raises(ConfigError, match="got 20 in"):
+        prune(cut, 0.5, layers=[20, 21])
 
 
 def test_mode_device_format_and_frozen_parameters_stay() -> None:

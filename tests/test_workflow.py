@@ -181,10 +181,21 @@ def test_steps_reach_the_same_widths(checkpoint: Path, shapes: Path, tmp_path: P
     assert all(torch.equal(a, b) for a, b in zip(other.model.parameters(), model.model.parameters(), strict=True))
 
 
-def test_a_target_is_met_step_by_step_and_its_scan_is_kept(checkpoint: Path, shapes: Path, tmp_path: Path) -> None:
+def test_a_target_is_met_step_by_step_and_its_scan_is_kept(
+    checkpoint: Path, shapes: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    planned: list[tuple[dict[str, int], dict[str, int]]] = []  # what was measured, what is there
+
+    def plan(self: Planner, scored: Any, sensitivity: Any, *rest: Any) -> PruningPlan:
+        planned.append((sensitivity.full, scored.graph.full))
+        return original(self, scored, sensitivity, *rest)
+
+    original = Planner.plan
+    monkeypatch.setattr(Planner, "plan", plan)
     budget = {"train.epochs": 0, "fine_tune.epochs": 0, "prune.target": "gmacs=0.8", "prune.layers": [7, 8, 15, 22]}
     budget["imgsz"] = 32  # which is the result's own then, without any training too
     DefaultYolov8SegPruner(checkpoint, **settings(tmp_path, shapes, **budget, **{"prune.steps": 2})).run()
+    assert all(full.items() <= there.items() for full, there in planned) and planned[0][1] != planned[1][1]
     run = tmp_path / "run"
     assert YOLO(run / "weights" / "best.pt").overrides["imgsz"] == 32
     data = json.loads((run / "report.json").read_text())

@@ -95,14 +95,15 @@ def _latency_widths(
     A bound of multiply-adds is sought by the line through the two trials nearest to the budget; where no trial meets
     it, more are spread over all bounds.
     """
-    full, least = cost(search.full), cost(search.smallest) / cost(search.full)
+    full, smallest = cost(search.full), cost(search.smallest)
+    least = smallest / full
     found: dict[tuple[int, ...], tuple[float, dict[str, int], TimeShare]] = {}
 
     def good() -> list[tuple[float, dict[str, int], TimeShare]]:
         return [trial for trial in found.values() if taken(budget, trial[2])[0] <= budget.value]
 
     def latency_at(share: float) -> float:
-        widths = search.within([*bounds, Bound(cost, share * full)])
+        widths = search.within([*bounds, Bound(cost, max(share * full, smallest))])  # which rounding may miss
         key = tuple(widths.values())
         if key not in found:
             found[key] = cost(widths), widths, latency(widths)
@@ -149,11 +150,14 @@ def _next_trial(times: Mapping[float, float], budget: float, low: float, high: f
 
 
 def _reason(width: WidthGroup, widths: Widths, sensitivity: Sensitivity, cost: CostOf, what: str) -> str:
-    """Why a width is what it is, by its damage alone and what it saves, the others being what they are."""
-    now = widths[width.name]
+    """Why a width is what it is, by its damage alone and what it saves, the others being what they are.
+
+    That is against what the sensitivity was measured on, of which an earlier step may have left less than all.
+    """
+    now, full = widths[width.name], sensitivity.full[width.name]
     total = cost(widths)
-    if now < width.channels:
-        saved = cost({**widths, width.name: width.channels}) - total
+    if now < full:
+        saved = cost({**widths, width.name: full}) - total
         return f"costs {sensitivity.at(width.name, now):.2g} alone, saves {saved / total:.1%} of the {what}"
     points = sensitivity.damage[width.name]
     if not points:

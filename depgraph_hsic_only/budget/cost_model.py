@@ -13,7 +13,7 @@ from typing import Any, cast
 from torch import nn
 
 from depgraph_hsic_only.channels.groups import ChannelGraph
-from depgraph_hsic_only.yolo.blocks import block_of, inner_block, output_convolution, stock_rows
+from depgraph_hsic_only.yolo.blocks import block_of, inner_block, is_constant, output_convolution, stock_rows
 from depgraph_hsic_only.yolo.cost import count_macs
 from depgraph_hsic_only.yolo.input_shape import rounded_up
 from depgraph_hsic_only.yolo.types import Network
@@ -101,6 +101,9 @@ class CostModel:
             if depth is not None:
                 reader = found[output_convolution(network, width.layer)]
                 reader.inputs.repeated = depth.slots, name, width.channels
+        for width in (w for w in graph.widths if w.bins):
+            for path in filter(is_constant, found):
+                found[path].inputs.give(width.name, width.channels, width.channels)
         for group in graph.groups:
             if group.name in heads:
                 heads[group.name].macs.give(group.width, macs[group.name], group.channels)

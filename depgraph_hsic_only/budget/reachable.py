@@ -53,7 +53,7 @@ def check_reachable(
                 raise OutOfReach(
                     f"target: expected one that the chosen layers can meet, got {target}, but with {least_of} "
                     f"{budget.said(least, full)} are left; ask for more than that, loosen min_channels and max_ratio, "
-                    "or choose layers=all"
+                    "or choose more layers, up to layers=all"
                 )
     return bounds
 
@@ -123,7 +123,10 @@ def check_latency(
         warnings.warn(f"target {target}: at the edge of what can be reached: {reach}", UserWarning, stacklevel=2)
         return best
     left = costs.gmacs(widths) / costs.gmacs(graph.full)
-    why = "the chosen layers and limits leave no more to save; choose layers=all, or loosen min_channels and max_ratio"
+    why = (
+        "the chosen layers and limits leave no more to save; choose more layers, up to layers=all, or loosen "
+        "min_channels and max_ratio"
+    )
     if best.median > left + _OVERHEAD:
         why = (
             f"with {left:.3f} of the multiply-adds left, most of that goes to launching operations and moving data, "

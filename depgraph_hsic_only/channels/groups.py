@@ -4,9 +4,10 @@ A *channel group* is a set of channels that must be cut together: for a convolut
 inputs of every convolution that reads it. A *width group* is a set of channel groups that must keep the same number of
 channels for the network to stay a stock Ultralytics model: `w3` is what layer 3 puts out, `h4` is the hidden width of
 the C2f at layer 4 (both halves, every bottleneck), `h9` is the hidden width of the SPPF at layer 9, `npr` is the number
-of prototypes. Some follow from others as Ultralytics builds them: `h9` from `w8`, and the hidden widths of the head's
-branches, `box`, `class` and `mask`, from `w15`. Which widths a layer has stands in `yolo.blocks`. Where depth is asked
-for, the repeats of a layer are a width group too, `d6`: a number that is chosen as a width is, of no channel group.
+of prototypes, `reg_max` that of the bins of a box's distances. Some follow from others as Ultralytics builds them:
+`h9` from `w8`, the hidden widths of the head's branches, `box`, `class` and `mask`, from `w15`, and `box` from
+`reg_max` too. Which widths a layer has stands in `yolo.blocks`. Where depth is asked for, the repeats of a layer are a
+width group too, `d6`: a number that is chosen as a width is, of no channel group.
 """
 
 import copy
@@ -69,7 +70,7 @@ class ChannelGroup:
         name: Path of the convolution that makes the channels, such as "model.2.cv1.first" or "model.3".
         width: Name of the width group it belongs to, such as "h2" or "w3".
         layer: Index of the layer that makes the channels.
-        channels: C, the number of channels; of attention heads, each of which is several channels of its modules.
+        channels: C, the number of channels; of attention heads or bins, each of which is several of its modules.
         members: Every module that the channels pass through as parameters.
         dependencies: torch-pruning's own groups over all C channels, for its importance measures and its cut: one, or
             of attention heads one for their queries and keys and one for their values.
@@ -81,12 +82,14 @@ class ChannelGroup:
     channels: int
     members: tuple[Member, ...]
     dependencies: tuple[Any, ...]
+    bins: bool = False  # as in `yolo.blocks.Width`
 
     def cut(self, removed: Sequence[int]) -> None:
         """Cut channels, in place, by their indices in [0, C); uses the group up."""
         for coupled in self.dependencies:
             each = coupled[0].dep.target.module.out_channels // self.channels
-            coupled.prune([each * k + j for k in removed for j in range(each)])
+            place = (1, self.channels) if self.bins else (each, 1)  # of the next channel, and of the next in it
+            coupled.prune(sorted(place[0] * k + place[1] * j for k in removed for j in range(each)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +103,8 @@ class WidthGroup:
     groups: tuple[ChannelGroup, ...]
     tie: Tie | None = None  # None where it is free
     needs: int = 1  # what Ultralytics alone needs it to be a multiple of
-    least: int = 1  # the fewest that Ultralytics builds
+    least: int = 1  # as in `yolo.blocks.Width`
+    bins: bool = False  # likewise
 
     @property
     def is_repeats(self) -> bool:
@@ -112,10 +116,11 @@ class WidthGroup:
         """Whether Ultralytics needs a multiple of 8: the output of a block, or the prototypes."""
         return self.tie is None and self.needs == OUTPUT_MULTIPLE
 
-    def tied(self, full: int, to: int) -> int:
-        """The width where the one that it is tied to goes from `full` to `to` channels; uncut with that one."""
+    def tied(self, widths: Mapping[str, int]) -> int:
+        """The width where others are as told: those that it is tied to, and uncut where these are, or not told of."""
         assert self.tie is not None
-        return self.channels if to == full else min(self.channels, self.tie.rule(to))
+        to = tuple(widths.get(name, now) for name, now in zip(self.tie.to, self.tie.now, strict=True))
+        return self.channels if to == self.tie.now else min(self.channels, self.tie.rule(*to))
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +141,11 @@ class ChannelGraph:
         return tuple(group for width in self.widths for group in width.groups)
 
     @property
+    def ranked(self) -> "ChannelGraph":
+        """The same without what no criterion ranks, since which of it stays is settled."""
+        return replace(self, widths=tuple(width for width in self.widths if not width.bins))
+
+    @property
     def full(self) -> dict[str, int]:
         """The number of channels of every width group."""
         return {width.name: width.channels for width in self.widths}
@@ -149,7 +159,7 @@ class ChannelGraph:
     def of_layer(self, layer: int) -> "ChannelGraph":
         """The same groups as far as they belong to one layer, and to what follows from its width."""
         free = {width.name for width in self.widths if width.layer == layer and width.tie is None}
-        widths = (w for w in self.widths if (w.tie.to if w.tie else w.name) in free)
+        widths = (w for w in self.widths if not free.isdisjoint(w.tie.to if w.tie else (w.name,)))
         return replace(self, layers=(layer,), widths=tuple(widths))
 
     def without_left_out(self, widths: Mapping[str, int]) -> "ChannelGraph":
@@ -213,7 +223,7 @@ def chosen_widths(network: Network, layers: Sequence[int], depth: bool = False) 
     """
     there = widths_of(network)
     free = {width.name for i, width in there if i in layers and width.tie is None}
-    chosen = [(i, width) for i, width in there if (width.tie.to if width.tie else width.name) in free]
+    chosen = [(i, width) for i, width in there if not free.isdisjoint(width.tie.to if width.tie else (width.name,))]
     repeats = [(i, width) for i, width in repeats_of(network) if depth and i in layers]
     return sorted([*chosen, *repeats], key=lambda found: found[0])
 
@@ -260,19 +270,19 @@ def _width_group(graph: Any, split: Network, layer: int, width: Width) -> WidthG
                 graph.get_pruning_group(root, tp.prune_conv_out_channels, list(range(root.out_channels)))
                 for root in roots
             )
-            members = tuple(member for group in coupled for member in _members(graph, group, width.channels))
+            members = tuple(member for group in coupled for member in _members(graph, group, width))
             name = members[0].name.removesuffix(".conv") if len(roots) == 1 else f"model.{layer}.{path}"
-            groups.append(ChannelGroup(name, width.name, layer, width.channels, members, coupled))
+            groups.append(ChannelGroup(name, width.name, layer, width.channels, members, coupled, width.bins))
     given = width.name, layer, width.channels, width.multiple, tuple(groups)
-    return WidthGroup(*given, width.tie, width.needs, width.least)
+    return WidthGroup(*given, width.tie, width.needs, width.least, width.bins)
 
 
-def _members(graph: Any, dependencies: Any, channels: int) -> Iterable[Member]:
+def _members(graph: Any, dependencies: Any, width: Width) -> Iterable[Member]:
     """The modules with parameters in torch-pruning's group: concatenations and additions have none.
 
-    The group is of so many channels, or of heads of as many channels each.
+    The group is of the channels of a width, or of its heads of as many channels each, or of its bins.
     """
-    each = dependencies[0].dep.target.module.out_channels // channels
+    each = dependencies[0].dep.target.module.out_channels // width.channels
     seen: set[nn.Module] = set()
     for item in dependencies:
         module, role = item.dep.target.module, "norm"
@@ -284,5 +294,6 @@ def _members(graph: Any, dependencies: Any, channels: int) -> Iterable[Member]:
             seen.add(module)
         elif not isinstance(module, nn.BatchNorm2d):
             continue
-        index, channel = torch.tensor(item.idxs), torch.tensor(item.root_idxs) // each
+        index, roots = torch.tensor(item.idxs), torch.tensor(item.root_idxs)
+        channel = roots % width.channels if width.bins else roots // each
         yield Member(graph._module2name[module], module, cast(Role, role), index, channel)

@@ -64,7 +64,8 @@ class Limits:
             return max(width.least, left)
         if not self.channels:
             return width.channels
-        return min(width.channels, max(step, math.ceil(self.min_channels / step) * step, left))
+        least = math.ceil(self.min_channels / (4 if width.bins else 1) / step) * step  # a bin of each of four sides
+        return min(width.channels, max(step, width.least, least, left))
 
     def _share(self, width: WidthGroup) -> Fraction:
         if not isinstance(self.max_ratio, Mapping):

@@ -192,7 +192,7 @@ def make_plan(
 ) -> PruningPlan:
     """Keep the highest-scoring channels of every group; of equal scores the lower index stays.
 
-    A group that is not cut needs no scores.
+    A group that is not cut needs no scores, and of bins the first ones stay.
     Of the widths, outputs are multiples of 8, and ties are kept (see `follow_ties`); the `criterion` is what made the
     scores, and the `reasons` tell why each free width was chosen. Widths of nothing but inner blocks that are left out
     are not needed.
@@ -226,7 +226,7 @@ def selection_stability(plan: PruningPlan, halves: tuple[Scores, Scores] | None)
         return None
     shared = either = 0
     for group in plan.groups:
-        if len(group.keep) < group.channels:
+        if len(group.keep) < group.channels and all(group.name in half for half in halves):
             a, b = (set(_top(half[group.name], len(group.keep))) for half in halves)
             shared, either = shared + len(a & b), either + len(a | b)
     return shared / either if either else None
@@ -234,7 +234,7 @@ def selection_stability(plan: PruningPlan, halves: tuple[Scores, Scores] | None)
 
 def _highest(group: ChannelGroup, scores: Scores, width: int, criterion: str) -> tuple[int, ...]:
     score = scores.get(group.name)
-    if score is None and width == group.channels:
+    if group.bins or (score is None and width == group.channels):
         return tuple(range(width))
     if score is None or tuple(score.shape) != (group.channels,) or not bool(torch.isfinite(score).all()):
         got = "nothing" if score is None else f"shape {tuple(score.shape)}, finite: {bool(torch.isfinite(score).all())}"

@@ -22,7 +22,7 @@ _NO_LIMITS = Limits()
 
 
 def uniform_widths(graph: ChannelGraph, ratio: float, limits: Limits = _NO_LIMITS) -> dict[str, int]:
-    """The widths left by cutting the same share of every width group; repeats stay.
+    """The widths left by cutting the same share of every width group; repeats and bins stay.
 
     Widths are rounded to the nearest multiple of what `limits` say, hidden ones of 4, ties up, and none grows. Tied
     widths follow. A ratio, the share of the channels to cut in [0, 1), of 0 changes nothing.
@@ -31,28 +31,27 @@ def uniform_widths(graph: ChannelGraph, ratio: float, limits: Limits = _NO_LIMIT
     limits.check_names((w.layer, w.name) for w in graph.widths)
     if not share:
         return graph.full
-    left = {w: w.channels * (1 if w.is_repeats else 1 - share) for w in graph.widths}
+    left = {w: w.channels * (1 if w.is_repeats or w.bins else 1 - share) for w in graph.widths}
     return _rounded(graph, limits, lambda w, multiple: math.floor(left[w] / multiple + Fraction(1, 2)))
 
 
 def threshold_widths(
     graph: ChannelGraph, scores: Scores, threshold: float, limits: Limits = _NO_LIMITS
 ) -> dict[str, int]:
-    """The smallest widths at which no channel that scores `threshold` or more is cut; repeats stay.
+    """The smallest widths at which no channel that scores `threshold` or more is cut; repeats and bins stay.
 
     A shared width is the largest that one of its groups needs. Widths are rounded up to a multiple of what `limits`
     say, hidden ones of 4.
     """
     least = Amount.threshold(threshold).value
     limits.check_names((w.layer, w.name) for w in graph.widths)
-    found = ((w, [int((scores[g.name] >= least).sum()) for g in w.groups]) for w in graph.widths)
+    found = ((w, [int((scores[g.name] >= least).sum()) for g in w.groups if not g.bins]) for w in graph.widths)
     needed = {w.name: max(counts, default=w.channels) for w, counts in found}
     full = graph.full
     for width in graph.widths:
-        if width.tie is not None and width.tie.to in full:
-            to = width.tie.to
+        if width.tie is not None and (to := width.tie.to[0]) in full:
             cuts = range(OUTPUT_MULTIPLE, full[to], OUTPUT_MULTIPLE)
-            enough = (w for w in cuts if width.tied(full[to], w) >= needed[width.name])
+            enough = (w for w in cuts if width.tied({to: w}) >= needed[width.name])
             needed[to] = max(needed[to], next(enough, full[to]))
     return _rounded(graph, limits, lambda w, multiple: math.ceil(needed[w.name] / multiple))
 
@@ -73,8 +72,7 @@ def _rounded(graph: ChannelGraph, limits: Limits, steps: Callable[[WidthGroup, i
 
 def follow_ties(graph: ChannelGraph, widths: Widths) -> dict[str, int]:
     """`widths` of the free width groups with those of the tied ones added, in the order of the network."""
-    full = graph.full
-    return {w.name: w.tied(full[w.tie.to], widths[w.tie.to]) if w.tie else widths[w.name] for w in graph.widths}
+    return {w.name: w.tied(widths) if w.tie else widths[w.name] for w in graph.widths}
 
 
 def check_widths(graph: ChannelGraph, widths: Widths) -> None:

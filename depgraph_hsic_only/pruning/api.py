@@ -178,4 +178,4 @@ def score_channels(
     scorer, network = create_criterion(criterion, **options), network_of(model)
     if batches is not None:
         batches = fitting_batches(batches, network, labelled=scorer.needs_labels)
-    return scorer.score(trace_channels(network, layers), batches)
+    return scorer.score(trace_channels(network, layers).ranked, batches)

@@ -141,7 +141,9 @@ class Planner:
             DataError: There are too few.
         """
         if not self.amount.is_nothing:
-            self.scorer.check_images(lambda: trace_channels(network, self.layers, self.depth), images, self.imgsz)
+            self.scorer.check_images(
+                lambda: trace_channels(network, self.layers, self.depth).ranked, images, self.imgsz
+            )
 
     def _measuring(self, network: Network, graph: ChannelGraph) -> tuple[Clock, Scale]:
         """What measures the latency and the file of an unpruned network's widths, where the target is of it."""
@@ -157,7 +159,7 @@ class Planner:
     def score(self, network: Network, batches: Batches | None = None) -> Scored:
         """Find the channel groups of a checked network, and rank their channels by `batches`, where it takes any."""
         graph = trace_channels(network, self.layers, self.depth)
-        return Scored(network, graph, CostModel(network, graph, self.imgsz), self.scorer.measure(graph, batches))
+        return Scored(network, graph, CostModel(network, graph, self.imgsz), self.scorer.measure(graph.ranked, batches))
 
     def ranked(self, network: Network, batches: Batches | None = None) -> Scored:
         """As `score`, for the cut: where the amount is nothing, no channel is ranked."""
@@ -196,14 +198,15 @@ class Planner:
 
         Args:
             scored: The network that is cut.
-            sensitivity: What the widths of the unpruned network do, for a target.
+            sensitivity: What the widths of the network that is cut do, or those of the unpruned one, for a target.
             share: Of the way from the unpruned network to the amount.
             unpruned: The unpruned network, whose widths the amount is of; None for the one that is cut.
         """
         scores, whole = scored.measured.scores, unpruned or scored
         measuring = self._measuring(whole.network, whole.graph)
         amount = self.amount.partly(share, lambda m: unpruned_cost(whole.graph, whole.costs, m, *measuring))
-        stay = {w.name: "repeats are cut for a target alone" for w in scored.graph.widths if w.is_repeats}
+        unranked = (w for w in scored.graph.widths if w.is_repeats or w.bins)
+        stay = {w.name: f"{'bins' if w.bins else 'repeats'} are cut for a target alone" for w in unranked}
         if amount.kind == "ratio":
             widths = uniform_widths(whole.graph, amount.value, self.limits)
             reasons = dict.fromkeys(widths, f"uniform, ratio {amount.value:g}") | stay

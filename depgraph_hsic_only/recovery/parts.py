@@ -73,8 +73,22 @@ def _boxes(student: Outputs, teacher: Outputs, w: torch.Tensor) -> torch.Tensor:
         each = _shifted(student["boxes"] - teacher["boxes"], _side_scales(teacher))
     else:
         log_q, log_p = (_by_side(t["boxes"]).log_softmax(2) for t in (student, teacher))
-        each = (log_p.exp() * (log_p - log_q)).flatten(1, 2)
+        each, bins = torch.zeros_like(log_p[:, :, 0]), log_q.shape[2]
+        if bins < log_p.shape[2]:  # what is beyond the student's last bin is out of its reach, and moves to it
+            far = _mean_bin(log_p) - _mean_bin(log_p := _gathered(log_p, bins))
+            each = _shifted(far, _side_scales(teacher))
+        each = each + (log_p.exp() * (log_p - log_q)).sum(2)
     return (each.sum(1) * w).sum() / objects(w)
+
+
+def _gathered(log_p: torch.Tensor, bins: int) -> torch.Tensor:
+    """Logarithms of distributions (B, 4, r, A) over so many bins, the last of which has all that is beyond it."""
+    return torch.cat([log_p[:, :, : bins - 1], log_p[:, :, bins - 1 :].logsumexp(2, keepdim=True)], 2)
+
+
+def _mean_bin(log_p: torch.Tensor) -> torch.Tensor:
+    """Means (B, 4, A) of distributions over bins, from their logarithms (B, 4, r, A)."""
+    return torch.einsum("bsra,r->bsa", log_p.exp(), torch.arange(log_p.shape[2]).to(log_p))
 
 
 def _sampled_boxes(outputs: Outputs, w: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -192,8 +206,7 @@ def _sizes(outputs: Outputs) -> tuple[torch.Tensor, torch.Tensor]:
     """Widths and heights (B, A) of boxes, at least 0, in units of the stride, without gradients."""
     boxes = outputs["boxes"].detach()
     if not _is_plain(boxes):
-        p = _by_side(boxes).softmax(2)
-        boxes = torch.einsum("bsra,r->bsa", p, torch.arange(p.shape[2]).to(p))
+        boxes = _mean_bin(_by_side(boxes).log_softmax(2))
     width, height = (boxes[:, :2] + boxes[:, 2:]).clamp_min(0).unbind(1)
     return width, height
 

@@ -9,7 +9,7 @@ from depgraph_hsic_only.channels.cut import Kept
 from depgraph_hsic_only.recovery.layerwise import LayerwisePass
 from depgraph_hsic_only.recovery.least_squares import FittedLayer, fit_layer, recorded
 from depgraph_hsic_only.recovery.positions import SampledPositions
-from depgraph_hsic_only.yolo.blocks import output_convolution
+from depgraph_hsic_only.yolo.blocks import is_constant, output_convolution
 from depgraph_hsic_only.yolo.types import Network
 
 Targets = Callable[[int, Mapping[str, SampledPositions]], Mapping[str, Sequence[torch.Tensor]]]
@@ -55,9 +55,11 @@ def _of_layer(sampled: Mapping[str, SampledPositions], layer: int) -> dict[str, 
 
 
 def touched_convolutions(pruned: Network, original: Network) -> list[str]:
-    """Paths of the convolutions that are still there and have lost inputs or outputs."""
+    """Paths of the convolutions that are still there and have lost inputs or outputs; a constant one is none."""
     shapes = {
-        name: m.weight.shape for name, m in pruned.named_modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d))
+        name: m.weight.shape
+        for name, m in pruned.named_modules()
+        if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)) and not is_constant(name)
     }
     return [name for name, shape in shapes.items() if original.get_parameter(f"{name}.weight").shape != shape]
 

@@ -175,8 +175,7 @@ class YoloPruner(abc.ABC):
     def _stage(self, stage: Stage, run: Callable[[Yolo], Yolo], model: Yolo, recorder: Recorder) -> Yolo:
         """Run a stage, and record what it has led to.
 
-        Every stage has the same random state at its start, and takes the model as the file before it holds it, so that
-        a run that was cut off between two stages goes on to the same result.
+        Each begins with the same random state and with the model in the file before it, as in a run that goes on.
         """
         begin_stage(stage.activity)
         if stage.name in recorder.state.done:
@@ -262,10 +261,7 @@ class YoloPruner(abc.ABC):
 
     @cached_property
     def dataset(self) -> Dataset:
-        """The data set for the task of the loaded model, found and checked when it is first asked for.
-
-        Before one is loaded it is for the task of the checkpoint that the configuration names.
-        """
+        """The data set for the task of the loaded model, or of that to load, found and checked when needed."""
         if self._task is None:
             self.take_task(load_model(self.config.pretrained, trust=self.config.trust))
         return find_dataset(self.config.data, cast(Task, self._task).name)

@@ -14,6 +14,7 @@ from depgraph_hsic_only.training.arguments import check_training
 from depgraph_hsic_only.workflow.base import Yolov8SegPruner
 from depgraph_hsic_only.workflow.config import DEFAULTS
 from depgraph_hsic_only.workflow.record.rivals import check_rivals
+from depgraph_hsic_only.workflow.stages.cuts import stacked
 from depgraph_hsic_only.workflow.stages.exported import (
     Exported,
     export_result,
@@ -74,8 +75,11 @@ class DefaultYoloPruner(SearchingPruner):
     def prune(self, model: Yolo) -> Yolo:
         """Cut in `prune.steps` steps towards the final widths, with `fine_tune` in between.
 
-        All widths are planned from the unpruned ones, so that roundings don't add up. With `prune.max_map_drop` the
-        last step is fine-tuned and measured too, and the last step within the allowed loss is what is returned.
+        All widths are planned from the unpruned ones, so that roundings don't add up; for a target what they do is
+        measured again at each step, since it doesn't add up either, and a training changes it.
+
+        With `prune.max_map_drop` the last step is fine-tuned and measured too, and the last step within the allowed
+        loss is what is returned.
 
         Where a search over axes has several finalists (`prune.finalists`), they are cut and fine-tuned here, and the
         stage after this one takes the training of the best.
@@ -108,6 +112,8 @@ class DefaultYoloPruner(SearchingPruner):
         for number in range(done.number + 1, settings.steps + 1):
             said = len(self._notes)
             scored = unpruned if number == 1 else planner.ranked(self._at_work(done.model), batches)
+            if number > 1 and sensitivity is not None:
+                sensitivity = planner.sensitivity(scored, stacked(batches))
             plan = planner.plan(scored, sensitivity, Fraction(number, settings.steps), unpruned)
             last_good = done if reference is None else replace(done, model=copy.deepcopy(done.model))
             step = self._cut(done, plan, scored, batches)

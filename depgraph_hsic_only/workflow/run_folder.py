@@ -94,7 +94,7 @@ class RunFolder:
 
     def rename(self, name: str, new: str) -> None:
         """Give a folder in the run folder another name, where there is one; what had that name is replaced."""
-        if name != new and (self.path / name).is_dir():
+        if (self.path / name).is_dir():
             shutil.rmtree(self.path / new, ignore_errors=True)
             (self.path / name).rename(self.path / new)
 

@@ -98,10 +98,9 @@ def _check_attributes(model: Network, expected: str) -> None:
 
 def _check_widths(model: Network, expected: str) -> None:
     """Refuse a model one of whose layers reads several at once where it has to read one width."""
-    widths = widths_of(model)
-    names = {width.name for _, width in widths}
-    for i, width in widths:
-        if width.tie is not None and width.tie.to not in names:
+    names = {width.name for _, width in widths_of(model)}
+    for i, width in widths_of(model):
+        if width.tie is not None and not names.issuperset(width.tie.to):
             raise UnsupportedModelError(
                 f"{expected}, but layer {i} ({type(model.model[i]).__name__}) reads several layers at once, which none "
                 "of a stock model does; put a Conv between"
@@ -152,7 +151,7 @@ def _module_types(layers: nn.Module) -> dict[str, str]:
 def skeleton(yaml: dict[str, Any]) -> tuple[nn.Sequential, list[int]]:
     """The layers that Ultralytics builds from a YAML dict, shapes without memory or random numbers.
 
-    With them come the indices of those whose outputs later ones read, as Ultralytics' models keep them.
+    With them come the indices of those that later ones read, as Ultralytics' models keep them.
 
     Raises:
         UnsupportedModelError: It would be far larger than any YOLO, and not end within time or memory.
@@ -192,8 +191,9 @@ def stock_yaml(model: Network) -> dict[str, Any]:
         [row[0], block_of(layer).repeats(layer), row[2], block_of(layer).row(layer, row[3])]
         for row, layer in zip(rows, model.model, strict=True)
     ]
-    split = len(yaml["backbone"])
-    return yaml | {"backbone": explicit[:split], "head": explicit[split:]}
+    split, bins = len(yaml["backbone"]), model.model[-1].reg_max
+    own = {"reg_max": bins} if bins != yaml.get("reg_max", 16) else {}
+    return yaml | own | {"backbone": explicit[:split], "head": explicit[split:]}
 
 
 def is_written_out(yaml: Mapping[str, Any]) -> bool:
@@ -207,8 +207,7 @@ def is_written_out(yaml: Mapping[str, Any]) -> bool:
 def record_origin(yaml: Mapping[str, Any], original: Network) -> dict[str, Any]:
     """The YAML dict of a cut network with what it was cut from under "pruned", which Ultralytics ignores.
 
-    Where `original`, the network before the cut, was cut itself, what it was cut from counts; where it may have been,
-    and doesn't say, neither does the result.
+    Where `original` was cut itself, what it was cut from counts; where it may have been, and doesn't say, nothing is.
     """
     file, known = original.yaml.get("yaml_file"), origin_of(original)
     if known is None and is_written_out(original.yaml):
@@ -238,8 +237,10 @@ def origin_of(model: Network) -> dict[str, Any] | None:
     repeats = layer_repeats(model)
     own = told.get("repeats", repeats)
     emptied = {name[1:] for name, number in repeats.items() if not number and own.get(name)}
-    gone = {name for name in told["widths"].keys() - layer_widths(model).keys() if name[1:] in emptied}
-    fits = told["widths"].keys() - gone == layer_widths(model).keys() and own.keys() == repeats.keys()
+    known = layer_widths(model)
+    told["widths"] = {n: c for n, c in known.items() if n == "reg_max"} | told["widths"]  # which was not cut once
+    gone = {name for name in told["widths"].keys() - known.keys() if name[1:] in emptied}
+    fits = told["widths"].keys() - gone == known.keys() and own.keys() == repeats.keys()
     return told if fits and told["parameters"] > 0 else None
 
 
@@ -250,8 +251,8 @@ def with_classes_of(model: Network, widths: Mapping[str, int]) -> dict[str, int]
     """
     now = {width.name: width for _, width in widths_of(model)}
     tie = now["class"].tie
-    built = tie is not None and tie.rule(now[tie.to].channels) == now["class"].channels
-    return {**widths, "class": tie.rule(widths[tie.to])} if tie and built else dict(widths)
+    built = tie is not None and tie.rule(*tie.now) == now["class"].channels
+    return {**widths, "class": tie.rule(*(widths[name] for name in tie.to))} if tie and built else dict(widths)
 
 
 def backbone_layers(model: Network) -> range:
@@ -295,5 +296,5 @@ def layer_widths(model: Network) -> dict[str, int]:
 
 
 def layer_repeats(model: Network) -> dict[str, int]:
-    """The repeats of the layers that some can be left out of, by name, such as "d6", in the order of the network."""
+    """Repeats of the layers that some can be left out of, by name, such as "d6", in the order of the network."""
     return {width.name: width.channels for _, width in repeats_of(model)}

@@ -45,7 +45,8 @@ def plot_network(before: Mapping[str, int], after: Mapping[str, int], layers: Se
     parts = [name for name in _HEAD if name in before]
     for k, name in enumerate(parts):
         place, label = (3, first + (last - first) * k / (len(parts) - 1)), "channels" if name == "npr" else "hidden"
-        _box(axes, place, _HEAD[name], {name: label}, before, after)
+        bins = {"reg_max": "bins"} if name == "box" and "reg_max" in before else {}
+        _box(axes, place, _HEAD[name], {name: label} | bins, before, after)
     left = 3 * _STEP - _WIDTH / 2 - 0.2
     axes.add_patch(Rectangle((left, first - 0.6), _WIDTH + 0.4, last - first + 1.2, fc="none", ec=GREY, ls=":"))
     for column, row in scales:

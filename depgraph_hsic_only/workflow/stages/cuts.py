@@ -38,7 +38,7 @@ class CuttingPruner(TrainingPruner):
 
     def _sensitivity(self, planner: Planner, scored: Scored, batches: Sequence[Mapping[str, Any]]) -> Sensitivity:
         """How much each width hurts: from the run folder where it was measured before on the same, else measured."""
-        found, known = kept_sensitivity(self.folder, planner, scored, _images(batches))
+        found, known = kept_sensitivity(self.folder, planner, scored, stacked(batches))
         measured = f"measured on {found.images} images in {found.seconds:.0f} s"
         self.note(f"sensitivity of the widths: {'taken from the run folder, where it was ' * known}{measured}")
         return found
@@ -67,7 +67,7 @@ class CuttingPruner(TrainingPruner):
             if works_on(model, self.dataset, self.config):
                 details["as_cut"] = self._as_cut(model)
             given: Any = {"method": settings.recover, "seed": self.config.seed}
-            recovery = recover(model.model, original, found.kept, _images(batches), **given)
+            recovery = recover(model.model, original, found.kept, stacked(batches), **given)
             details["recovery"] = recovery.to_dict()
             self.note(f"recovered by {recovery}")
             report = replace(report, recovery=recovery)
@@ -101,7 +101,7 @@ class CuttingPruner(TrainingPruner):
         return {"step": step, "parameters": _parameters(model), f"map50_95_{task_of(model.model).primary}": worth}
 
 
-def _images(batches: Sequence[Mapping[str, Any]]) -> torch.Tensor:
+def stacked(batches: Sequence[Mapping[str, Any]]) -> torch.Tensor:
     """The images of batches, (n, c, h, w), float in [0, 1]."""
     return torch.cat([batch["img"] for batch in batches])
 

@@ -23,7 +23,7 @@ from depgraph_hsic_only.yolo.blocks.block import (
     is_left_out,
     repeats_name,
 )
-from depgraph_hsic_only.yolo.blocks.heads import HEADS, auxiliary, idle, is_end_to_end, prototypes
+from depgraph_hsic_only.yolo.blocks.heads import HEADS, auxiliary, idle, is_constant, is_end_to_end, prototypes
 from depgraph_hsic_only.yolo.blocks.layers import LAYERS
 from depgraph_hsic_only.yolo.blocks.split import merge_blocks, split_blocks, stock_rows
 from depgraph_hsic_only.yolo.types import Network
@@ -40,6 +40,7 @@ __all__ = [
     "block_of",
     "idle",
     "inner_block",
+    "is_constant",
     "is_end_to_end",
     "is_left_out",
     "merge_blocks",
@@ -78,7 +79,7 @@ def widths_of(network: Network) -> list[tuple[int, Width]]:
     for i, layer in enumerate(network.model):
         block, read = block_of(layer), [outputs[j] for j in sources(layer, i)]
         for width in block.widths(layer, i, read):
-            width = _freely_tied(width, by_name)
+            width = width if width.tie is None else replace(width, tie=_freely(width.tie, by_name))
             by_name[width.name] = width
             found.append((i, width))
         if block.residual(layer) or block.passes:
@@ -94,13 +95,15 @@ def repeats_of(network: Network) -> list[tuple[int, Width]]:
     return [(i, Width(repeats_name(i), len(layer.m), 1, (), least=d.least)) for i, layer, d in depths if d is not None]
 
 
-def _freely_tied(width: Width, by_name: dict[str, Width]) -> Width:
-    """The width, tied to a free one where it is tied to one that is tied itself."""
-    tie = width.tie
-    above = by_name[tie.to].tie if tie is not None and tie.to in by_name else None
-    if tie is None or above is None:
-        return width
-    return replace(width, tie=Tie(above.to, lambda w: tie.rule(above.rule(w)), tie.text))
+def _freely(tie: Tie, by_name: dict[str, Width]) -> Tie:
+    """A tie to free widths alone, for one to widths some of which may be tied to a free one themselves."""
+    above = [by_name[name].tie if name in by_name else None for name in tie.to]
+    to = tuple(name if up is None else up.to[0] for name, up in zip(tie.to, above, strict=True))
+
+    def rule(*widths: int) -> int:
+        return tie.rule(*(w if up is None else up.rule(w) for w, up in zip(widths, above, strict=True)))
+
+    return Tie(to, rule, tie.text, tuple(by_name[name].channels if name in by_name else 0 for name in to))
 
 
 def output_convolution(network: Network, index: int) -> str:

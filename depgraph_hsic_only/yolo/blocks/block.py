@@ -14,11 +14,12 @@ _INNER = re.compile(r"model\.(\d+)\.m\.(\d+)\.")
 
 @dataclass(frozen=True, eq=False)
 class Tie:
-    """How a width follows from another one, as Ultralytics builds it."""
+    """How a width follows from others, as Ultralytics builds it."""
 
-    to: str  # name of the width that it follows
-    rule: Callable[[int], int]  # the width that Ultralytics builds, from that of `to`
+    to: tuple[str, ...]  # names of the widths that it follows
+    rule: Callable[..., int]  # the width that Ultralytics builds, from those of `to`
     text: str  # the rule, for people
+    now: tuple[int, ...] = ()  # those of `to` as they are, known of a whole network (see `widths_of`)
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +28,8 @@ class Width:
 
     It is named "w<layer>" for the layer's output, "h<layer>" for a hidden width, "b<layer>" and "f<layer>" for those of
     bottlenecks and feed-forward parts within, "a<layer>" for attention heads, "npr" for the prototypes, and "box",
-    "class", "mask", "keypoint", "angle" for the hidden widths of a head's branches. "d<layer>" are the layer's repeats,
-    which no convolution makes.
+    "class", "mask", "keypoint", "angle" for the hidden widths of a head's branches, "reg_max" for the bins of the
+    distributions of a box's distances. "d<layer>" are the layer's repeats, which no convolution makes.
     """
 
     name: str
@@ -37,7 +38,10 @@ class Width:
     makers: tuple[str, ...]  # paths within the layer, in split form, of the convolutions or attentions that make them
     tie: Tie | None = None  # None where it is free
     needs: int = 1  # what Ultralytics alone needs it to be a multiple of
-    least: int = 1  # the fewest that Ultralytics builds
+    least: int = 1  # the fewest that Ultralytics builds, or that make sense
+    # Whether they are bins: distances of 0, 1, 2 ... strides. The first ones stay, whatever a criterion says, and the
+    # outputs of a convolution are runs of as many.
+    bins: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from ultralytics.nn.modules import OBB, Detect, Pose, Segment
+from ultralytics.nn.modules import DFL, OBB, Detect, Pose, Segment
 from ultralytics.nn.modules.head import OBB26, Pose26, Segment26
 
 from depgraph_hsic_only.yolo.blocks.block import HIDDEN_MULTIPLE, OUTPUT_MULTIPLE, Block, Tie, Width
 
 ONE_TO_ONE = "one2one_"  # before the names of an end-to-end head's second branches
+_BINS, _LEAST_BINS, _BIN_MULTIPLE = "reg_max", 4, 2  # fewer don't make the branch narrower; by two that is by 8
 
 
 def is_end_to_end(head: Any) -> bool:
@@ -26,6 +27,11 @@ def idle(head: Any) -> tuple[str, ...]:
     unused = first if head.end2end else {ONE_TO_ONE + name for name in first}
     own = {"flow_model", "proto.semseg", "cv4_sigma", f"{ONE_TO_ONE}cv4_sigma"}
     return tuple(name for name in (*names, "proto.semseg") if name in unused | own)
+
+
+def is_constant(path: str) -> bool:
+    """Whether a convolution, by its path, is the mean over a distribution's bins, which Ultralytics writes as one."""
+    return path.endswith(".dfl.conv")
 
 
 def auxiliary(head: Any) -> tuple[Any, ...]:
@@ -48,11 +54,23 @@ def _branch(head: Any, name: str, child: str, tie: Tie) -> Width:
     return Width(name, head.get_submodule(paths[0]).out_channels, HIDDEN_MULTIPLE, paths, tie)
 
 
+def _bins(head: Any) -> Iterator[Width]:
+    """The bins of the distributions of a box's four distances, where there are distributions."""
+    if head.reg_max > 1:
+        children = ["cv2", *([f"{ONE_TO_ONE}cv2"] if is_end_to_end(head) else [])]
+        paths = tuple(f"{child}.{k}.2" for child in children for k in range(head.nl))
+        yield Width(_BINS, head.reg_max, _BIN_MULTIPLE, paths, least=min(head.reg_max, _LEAST_BINS), bins=True)
+
+
 def _detect_widths(head: Any, index: int, read: Sequence[str]) -> tuple[Width, ...]:
-    to, boxes, classes = read[0], max(16, 4 * head.reg_max), min(head.nc, 100)
+    to, bins, classes = read[0], tuple(_bins(head)), min(head.nc, 100)
+    boxes = Tie((to,), lambda w: max(w // 4, 16), f"max({to} / 4, 16)")
+    if bins:
+        boxes = Tie((to, _BINS), lambda w, r: max(w // 4, 16, 4 * r), f"max({to} / 4, 16, 4 {_BINS})")
     return (
-        _branch(head, "box", "cv2", Tie(to, lambda w: max(w // 4, boxes), f"max({to} / 4, {boxes})")),
-        _branch(head, "class", "cv3", Tie(to, lambda w: max(w, classes), f"max({to}, {classes})")),
+        *bins,
+        _branch(head, "box", "cv2", boxes),
+        _branch(head, "class", "cv3", Tie((to,), lambda w: max(w, classes), f"max({to}, {classes})")),
     )
 
 
@@ -61,7 +79,7 @@ def _with_third(name: str, least: Callable[[Any], int]) -> Callable[[Any, int, S
 
     def widths(head: Any, index: int, read: Sequence[str]) -> tuple[Width, ...]:
         to, channels = read[0], least(head)
-        tie = Tie(to, lambda w: max(w // 4, channels), f"max({to} / 4, {channels})")
+        tie = Tie((to,), lambda w: max(w // 4, channels), f"max({to} / 4, {channels})")
         return *_detect_widths(head, index, read), _branch(head, name, "cv4", tie)
 
     return widths
@@ -86,7 +104,14 @@ def _segment_row(head: Any, args: list[Any]) -> list[Any]:
     return [args[0], head.nm, head.proto.cv1.conv.out_channels]
 
 
-def _keep_prototypes(head: Any) -> None:
+def _keep_bins(head: Any) -> None:
+    if (bins := head.cv2[0][2].out_channels // 4) != head.reg_max:
+        head.reg_max, head.no = bins, head.nc + 4 * bins
+        head.dfl = DFL(bins).to(head.dfl.conv.weight).train(head.dfl.training)
+
+
+def _keep_bins_and_prototypes(head: Any) -> None:
+    _keep_bins(head)
     head.npr = head.proto.cv1.conv.out_channels
 
 
@@ -123,7 +148,14 @@ def _head(
 ) -> Block:
     found = _BRANCHES | ({"cv4": third} if third else {}) | own.pop("branches", {})
     branches = found | {ONE_TO_ONE + name: part for name, part in found.items() if name.startswith("cv")}
-    return Block(kind, widths, branches=branches, part=_head_part, **{"integer": _INTEGER} | own)
+    return Block(
+        kind,
+        widths,
+        branches=branches,
+        part=_head_part,
+        measure=own.pop("measure", _keep_bins),
+        **{"integer": _INTEGER} | own,
+    )
 
 
 def _segment(kind: Any) -> Block:
@@ -132,7 +164,7 @@ def _segment(kind: Any) -> Block:
         _segment_widths,
         "masks",
         row=_segment_row,
-        measure=_keep_prototypes,
+        measure=_keep_bins_and_prototypes,
         branches={"proto": "prototypes"},
         integer=f"{_INTEGER}|proto",
     )

@@ -56,14 +56,14 @@ def _inner(layer: Any, index: int, hidden: int, own: Sequence[str], multiple: in
     to, tied = f"h{index}", dict[str, tuple[int, Tie]]()
     if "b" in makers:
         inside = layer.get_submodule(makers["b"][0]).out_channels
-        tied["b"] = inside, Tie(to, lambda w: w // 2, f"half of {to}")
+        tied["b"] = inside, Tie((to,), lambda w: w // 2, f"half of {to}")
     if "a" in makers:
         attention = layer.get_submodule(makers["a"][0])
         each = multiple = needs = attention.head_dim
-        tied["a"] = attention.num_heads, Tie(to, lambda w: w // each, f"{to} / {each}")
+        tied["a"] = attention.num_heads, Tie((to,), lambda w: w // each, f"{to} / {each}")
         inside = layer.get_submodule(makers["f"][0]).out_channels
         ratio = _share(inside, hidden)
-        tied["f"] = inside, Tie(to, lambda w: int(w * ratio), f"{inside / hidden:.3g} {to}")
+        tied["f"] = inside, Tie((to,), lambda w: int(w * ratio), f"{inside / hidden:.3g} {to}")
     widths = [Width(to, hidden, multiple, tuple(makers["h"]), None, needs)]
     return widths + [Width(f"{k}{index}", channels, 1, tuple(makers[k]), tie) for k, (channels, tie) in tied.items()]
 
@@ -79,7 +79,7 @@ def _halved(multiple: int) -> Any:
 
 
 def _c2psa_widths(layer: Any, index: int, read: Sequence[str]) -> list[Width]:
-    tie = Tie(read[0], lambda w: w, f"equal to {read[0]}")
+    tie = Tie((read[0],), lambda w: w, f"equal to {read[0]}")
     hidden = _inner(layer, index, layer.c, ("first.conv", "second.conv"), HIDDEN_MULTIPLE)
     return [*hidden, _output(index, layer.cv2.conv, "cv2.conv", tie)]
 
@@ -90,7 +90,7 @@ def _a2c2f_widths(layer: Any, index: int, read: Sequence[str]) -> list[Width]:
 
 
 def _sppf_widths(layer: Any, index: int, read: Sequence[str]) -> list[Width]:
-    tie = Tie(read[0], lambda width: width // 2, f"half of {read[0]}")
+    tie = Tie((read[0],), lambda width: width // 2, f"half of {read[0]}")
     hidden = Width(f"h{index}", layer.cv1.conv.out_channels, HIDDEN_MULTIPLE, ("cv1.conv",), tie)
     return [hidden] if _adds(layer) else [hidden, _output(index, layer.cv2.conv, "cv2.conv")]
 
