@@ -1,4 +1,4 @@
-"""The divergence of predictions: curvature against the Hessian, Ultralytics' own measures of similarity, plain loops."""
+"""The divergence of predictions: against the Hessian, Ultralytics' own measures of similarity, and plain loops."""
 
 import itertools
 import math

@@ -83,6 +83,20 @@ def test_bins_are_a_width_that_targets_alone_are_of() -> None:
         plan = make_plan(graph, scores, widths, criterion="test", reasons=dict.fromkeys(widths, ""))
         kept = {group.keep for group in plan.groups if group.width == "reg_max"}
         assert kept == {tuple(range(widths["reg_max"]))}
+    whole = plan_pruning(model, 0.5, layers="all", criterion="random").to_dict()
+    earlier = {key: [it for it in whole[key] if "reg_max" not in it.values()] for key in ("widths", "groups")}
+    assert [len(whole[key]) - len(earlier[key]) for key in earlier] == [1, 1]
+    states = []
+    for data in (whole, whole | earlier):
+        cut = copy.deepcopy(model)
+        apply_plan(cut, PruningPlan.from_dict(data))
+        states.append(cut.state_dict())
+    assert all(torch.equal(states[0][name], tensor) for name, tensor in states[1].items())
+    far = plan.to_dict()
+    for group in far["groups"]:
+        group["keep"] = [k + (12 if group["width"] == "reg_max" else 0) for k in group["keep"]]
+    with pytest.raises(PlanError, match=r"expected the first bins to stay, got \[12, 13, 14, 15\]"):
+        apply_plan(copy.deepcopy(model), PruningPlan.from_dict(far))
     for wrong in (3, 17):
         with pytest.raises(PlanError, match=r"width reg_max: expected an integer in \[4, 16\], got"):
             make_plan(graph, scores, graph.full | {"reg_max": wrong}, criterion="test", reasons={})

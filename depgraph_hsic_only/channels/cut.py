@@ -114,6 +114,9 @@ def _what_is_left(plan: PruningPlan, graph: ChannelGraph) -> ChannelGraph:
             f"expected the model that the plan was made for, got one that differs in {name} ({has.get(name)} channels, "
             f"the plan has {wants.get(name)}); make the plan anew for this model"
         )
+    for chosen, group in zip(plan.groups, graph.groups, strict=True):
+        if group.bins and chosen.keep != tuple(range(len(chosen.keep))):
+            raise PlanError(f"group {group.name}: expected the first bins to stay, got {list(chosen.keep)}")
     listed = [(width.name, width.layer, width.before) for width in plan.widths]
     if listed != [(width.name, width.layer, width.channels) for width in graph.widths]:
         raise PlanError(

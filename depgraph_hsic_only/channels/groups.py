@@ -165,17 +165,18 @@ class ChannelGraph:
     def without_left_out(self, widths: Mapping[str, int]) -> "ChannelGraph":
         """The same without what is in inner blocks beyond the repeats among some widths.
 
-        Such groups, widths of such groups alone, and such members of other groups are gone.
+        Such groups, widths of such groups alone, and such members of other groups are gone. So are bins that are not
+        told of: by a plan from before these were cut.
         """
-        left = []
-        for width in self.widths:
+        left, told = [], [width for width in self.widths if width.name in widths or not width.bins]
+        for width in told:
             groups = (
                 replace(group, members=tuple(m for m in group.members if not is_left_out(m.name, widths)))
                 for group in width.groups
                 if not is_left_out(group.name, widths)
             )
             left.append(replace(width, groups=tuple(groups)))
-        there = (new for new, old in zip(left, self.widths, strict=True) if new.groups or old.is_repeats)
+        there = (new for new, old in zip(left, told, strict=True) if new.groups or old.is_repeats)
         return replace(self, widths=tuple(there))
 
 

@@ -123,9 +123,11 @@ def kept_scores(folder: RunFolder, planner: Planner, network: Network, batches: 
     if planner.amount.is_nothing or not planner.scorer.needs_batches:
         return planner.ranked(network, batches)
     settings = repr((planner.criterion, planner.options, planner.layers, planner.seed))
-    key = fingerprint(network, [batch["img"] for batch in batches], settings)
+    unranked = planner.with_scores(network, {})
+    groups = [group.name for group in unranked.graph.ranked.groups]
+    key = fingerprint(network, [batch["img"] for batch in batches], settings, repr(groups))
     if path.is_file() and (kept := torch.load(path, weights_only=True))["key"] == key:
-        return replace(planner.with_scores(network, {}), measured=Measured(kept["scores"], kept["halves"]))
+        return replace(unranked, measured=Measured(kept["scores"], kept["halves"]))
     scored = planner.ranked(network, batches)
     kept = {"key": key, "scores": scored.measured.scores, "halves": scored.measured.halves}
     write_atomically(path, lambda file: torch.save(kept, file))
@@ -136,9 +138,8 @@ def kept_sensitivity(
     folder: RunFolder, planner: Planner, scored: Scored, images: torch.Tensor
 ) -> tuple[Sensitivity, bool]:
     """How much each width hurts, and whether that was in the run folder, where it was measured before on the same."""
-    key = fingerprint(
-        scored.network, list(scored.measured.scores.values()), [images], repr((planner.limits, planner.depth))
-    )
+    settings = repr((planner.limits, planner.depth, scored.graph.full))
+    key = fingerprint(scored.network, list(scored.measured.scores.values()), [images], settings)
     path = folder.path / _SENSITIVITY
     if path.is_file() and (found := json.loads(path.read_text(encoding="utf-8"))).get("key") == key:
         return Sensitivity.from_dict(found), True
