@@ -157,11 +157,16 @@ def test_does_what_the_full_model_does_without_the_removed_channels(name: str) -
     assert_same(cut, masked(original, report.plan), image)
 
 
-@pytest.mark.parametrize("task", ["", "-seg", "-pose", "-obb"])
-@pytest.mark.parametrize("family", ["yolov8n", "yolo11n"])
-def test_does_what_the_full_model_does_without_the_removed_bins(family: str, task: str) -> None:
+_WITH_BINS = [family + task for family in ("yolov8n", "yolo11n") for task in ("-seg", "", "-pose", "-obb")]
+_FIRST = ("yolov8n-seg", "yolo11n-pose")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in _FIRST)) for name in _WITH_BINS]
+)
+def test_does_what_the_full_model_does_without_the_removed_bins(name: str) -> None:
     """With logits that tell distances apart, in a branch for the boxes that gets narrower too."""
-    original = build(family + task)
+    original = build(name)
     for scale in original.model[-1].cv2:
         nn.init.normal_(scale[2].weight, 0, 0.3)
         nn.init.normal_(scale[2].bias, 0, 2)
