@@ -116,7 +116,8 @@ def _what_is_left(plan: PruningPlan, graph: ChannelGraph) -> ChannelGraph:
         )
     for chosen, group in zip(plan.groups, graph.groups, strict=True):
         if group.bins and chosen.keep != tuple(range(len(chosen.keep))):
-            raise PlanError(f"group {group.name}: expected the first bins to stay, got {list(chosen.keep)}")
+            kept = list(chosen.keep)
+            raise PlanError(f"group {group.name}: expected the first bins to stay, got {kept}; make the plan anew")
     listed = [(width.name, width.layer, width.before) for width in plan.widths]
     if listed != [(width.name, width.layer, width.channels) for width in graph.widths]:
         raise PlanError(

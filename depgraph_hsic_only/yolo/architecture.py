@@ -207,7 +207,7 @@ def is_written_out(yaml: Mapping[str, Any]) -> bool:
 def record_origin(yaml: Mapping[str, Any], original: Network) -> dict[str, Any]:
     """The YAML dict of a cut network with what it was cut from under "pruned", which Ultralytics ignores.
 
-    Where `original` was cut itself, what it was cut from counts; where it may have been, and doesn't say, nothing is.
+    Where `original` was cut itself, what that was cut from counts; where this can't be told, the result doesn't say.
     """
     file, known = original.yaml.get("yaml_file"), origin_of(original)
     if known is None and is_written_out(original.yaml):
@@ -238,7 +238,7 @@ def origin_of(model: Network) -> dict[str, Any] | None:
     own = told.get("repeats", repeats)
     emptied = {name[1:] for name, number in repeats.items() if not number and own.get(name)}
     known = layer_widths(model)
-    told["widths"] = {n: c for n, c in known.items() if n == "reg_max"} | told["widths"]  # which was not cut once
+    told["widths"] = {n: c for n, c in known.items() if n == "reg_max"} | told["widths"]  # older ones lack it
     gone = {name for name in told["widths"].keys() - known.keys() if name[1:] in emptied}
     fits = told["widths"].keys() - gone == known.keys() and own.keys() == repeats.keys()
     return told if fits and told["parameters"] > 0 else None
