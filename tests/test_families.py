@@ -13,7 +13,15 @@ from conftest import enliven
 from torch import nn
 from ultralytics.nn.tasks import guess_model_task, yaml_model_load
 
-from depgraph_hsic_only import PlanError, PruningPlan, UnsupportedModelError, apply_plan, plan_pruning, prune
+from depgraph_hsic_only import (
+    ConfigError,
+    PlanError,
+    PruningPlan,
+    UnsupportedModelError,
+    apply_plan,
+    plan_pruning,
+    prune,
+)
 from depgraph_hsic_only.budget.cost_model import CostModel
 from depgraph_hsic_only.channels.cut import cut
 from depgraph_hsic_only.channels.groups import ChannelGraph, trace_channels
@@ -317,6 +325,13 @@ def test_names_and_parts_of_other_families() -> None:
         found = describe(cut)
         assert found.pruned and [origin.name for origin in found.origins] == [name]
         assert sum(part.parameters for part in found.cost.parts) <= found.cost.parameters
+
+
+def test_layers_whose_widths_an_amount_leaves_as_they_are_are_refused() -> None:
+    """What a detection head has of its own are bins, for targets alone; SPPF with a shortcut follows what it reads."""
+    for name, layer in (("yolov8n", 22), ("yolo26n", 9)):
+        with pytest.raises(ConfigError, match=rf"a width that a ratio cuts, got \[{layer}\]"):
+            plan_pruning(build(name), 0.5, layers=[layer], criterion="magnitude")
 
 
 def test_what_is_not_in_the_table_is_refused_by_name() -> None:

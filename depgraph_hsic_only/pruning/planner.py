@@ -17,7 +17,7 @@ from depgraph_hsic_only.channels.limits import Limits
 from depgraph_hsic_only.channels.plan import PruningPlan, make_plan, selection_stability
 from depgraph_hsic_only.channels.widths import Scores, threshold_widths, uniform_widths
 from depgraph_hsic_only.criteria.registry import Batches, Criterion, Measured, create_criterion, option_names
-from depgraph_hsic_only.errors import DataError
+from depgraph_hsic_only.errors import ConfigError, DataError
 from depgraph_hsic_only.evaluation.deployed.deployment import INT8, Deployment
 from depgraph_hsic_only.evaluation.file_size import FileKind, file_sizes
 from depgraph_hsic_only.evaluation.relative_latency import relative_latency
@@ -124,10 +124,17 @@ class Planner:
         for one of size it and the unpruned one are exported.
 
         Raises:
-            ConfigError: There are no such layers or widths, or the target is out of reach or met already.
+            ConfigError: There are no such layers or widths, or none that is cut so, or the target is out of reach or
+                met already.
         """
-        there = chosen_widths(network, choose_layers(network, self.layers), self.depth)
+        layers = choose_layers(network, self.layers)
+        there = chosen_widths(network, layers, self.depth)
         self.limits.check_names((layer, width.name) for layer, width in there)
+        free = [width for _, width in there if width.tie is None]
+        if not (self.amount.is_nothing or self.amount.is_target or any(w.makers and not w.bins for w in free)):
+            raise ConfigError(
+                f"layers: expected some with a width that a {self.amount.kind} cuts, got {list(layers)}; add others"
+            )
         if self.amount.is_target and not self.amount.is_nothing:
             graph = trace_channels(network, self.layers, self.depth)
             given = graph, CostModel(network, graph, self.imgsz), self.amount, self.limits
