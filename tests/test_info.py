@@ -124,6 +124,15 @@ def test_a_cut_model_for_other_classes_is_held_against_the_stock_model_of_those(
     assert describe(moved).pruned is None
 
 
+def test_a_cut_model_is_held_against_the_one_that_it_was_cut_from_with_its_class_branch() -> None:
+    """Transferred from 80 classes, that is wider than Ultralytics builds it for five."""
+    network = build(nc=5, transferred=True)
+    before, widths = measure_cost(network), layer_widths(network)
+    prune(network, 0.5, layers="all", criterion="magnitude")
+    info = describe(network)
+    assert widths["class"] == 80 and (info.origins[0].widths, info.origins[0].cost) == (widths, before)
+
+
 def test_what_it_was_cut_from_is_known_of_checkpoints_from_before_bins_were_cut() -> None:
     network = build(nc=10)
     before, widths = measure_cost(network), layer_widths(network)

@@ -11,17 +11,11 @@ from rich.text import Text
 from depgraph_hsic_only.report.pruning_report import repeats_text
 from depgraph_hsic_only.report.tables import Sheet, to_text
 from depgraph_hsic_only.support.visible import visible
-from depgraph_hsic_only.yolo.architecture import (
-    is_written_out,
-    layer_repeats,
-    layer_widths,
-    origin_of,
-    with_classes_of,
-)
+from depgraph_hsic_only.yolo.architecture import is_written_out, layer_repeats, layer_widths, origin_of
 from depgraph_hsic_only.yolo.cost import Cost, measure_cost
 from depgraph_hsic_only.yolo.input_shape import input_side
 from depgraph_hsic_only.yolo.load import network_of
-from depgraph_hsic_only.yolo.scales import StockModel, stock_model
+from depgraph_hsic_only.yolo.scales import StockModel, stock_model, with_classes_of
 from depgraph_hsic_only.yolo.tasks import TASKS, task_of
 from depgraph_hsic_only.yolo.types import Network, Yolo
 
@@ -159,7 +153,7 @@ def describe(model: Yolo | Network, imgsz: int | None = None) -> ModelInfo:
     widths, repeats = layer_widths(network), layer_repeats(network)
     before = widths, repeats
     if known is not None:
-        before = with_classes_of(network, known["widths"]), known.get("repeats", repeats)
+        before = with_classes_of(network, known), known.get("repeats", repeats)
     stock = stock_model(network, *before, imgsz=side)
     pruned = None if known is None and is_written_out(network.yaml) else before != (widths, repeats)
     classes, origins = tuple(map(str, network.names.values())), () if stock is None else (stock,)

@@ -244,17 +244,6 @@ def origin_of(model: Network) -> dict[str, Any] | None:
     return told if fits and told["parameters"] > 0 else None
 
 
-def with_classes_of(model: Network, widths: Mapping[str, int]) -> dict[str, int]:
-    """The widths of a network of the rows of `model` had Ultralytics built it for the class count of `model`.
-
-    The branch for the classes is as wide as that asks for, unless that of `model` was taken over from one of more.
-    """
-    now = {width.name: width for _, width in widths_of(model)}
-    tie = now["class"].tie
-    built = tie is not None and tie.rule(*tie.now) == now["class"].channels
-    return {**widths, "class": tie.rule(*(widths[name] for name in tie.to))} if tie and built else dict(widths)
-
-
 def backbone_layers(model: Network) -> range:
     """Indices of the layers that the model's YAML calls its backbone."""
     yaml = getattr(model, "yaml", None)  # a checkpoint may hold anything

@@ -10,7 +10,7 @@ from torch import nn
 from ultralytics.utils import ROOT, YAML
 
 from depgraph_hsic_only.yolo.architecture import layer_repeats, layer_widths, skeleton
-from depgraph_hsic_only.yolo.blocks import block_of, is_end_to_end
+from depgraph_hsic_only.yolo.blocks import block_of, is_end_to_end, widths_of
 from depgraph_hsic_only.yolo.blocks.heads import ONE_TO_ONE
 from depgraph_hsic_only.yolo.cost import Cost, measure_cost, on_meta
 from depgraph_hsic_only.yolo.tasks import task_of
@@ -58,6 +58,21 @@ def stock_model(
                     name = f"{family}{scale}{suffix}{variant}"
                     return StockModel(name, scale, dict(widths), measure_cost(stock, imgsz), dict(repeats))
     return None
+
+
+def with_classes_of(model: Network, origin: Mapping[str, Any]) -> dict[str, int]:
+    """The widths of what `model` was cut from (see `architecture.origin_of`), for the class count of `model`.
+
+    Of another count, the branch for the classes is as wide as Ultralytics builds it for that of `model`, unless the
+    branch of `model` was taken over from one of more.
+    """
+    widths: dict[str, int] = dict(origin["widths"])
+    now = {width.name: width for _, width in widths_of(model)}
+    tie = now["class"].tie
+    built = tie is not None and tie.rule(*tie.now) == now["class"].channels
+    if tie is None or not built or origin["classes"] == model.model[-1].nc:
+        return widths
+    return {**widths, "class": tie.rule(*(widths[name] for name in tie.to))}
 
 
 @functools.cache
