@@ -201,9 +201,9 @@ def _resolved(source: str, name: str) -> dict[str, Any]:
         own = "://" in name or any(Path(f"{source}{ending}").exists() for ending in ("", ".yaml", ".yml"))
         keys: dict[str, Any] = check_det_dataset(source, autodownload=not own)
     except Exception as error:  # Ultralytics raises many kinds for malformed YAML, missing paths and failed downloads
+        remedy = "correct its path, train, val or names" if Path(source).is_file() else "pass the path of its data.yaml"
         raise DataError(
-            f"{name}: expected a data set in Ultralytics' format, but it can't be used ({one_line(error)}); pass "
-            "the path of its data.yaml"
+            f"{name}: expected a data set in Ultralytics' format, but it can't be used ({one_line(error)}); {remedy}"
         ) from error
     missing = [split for split in _SPLITS if not keys.get(split)]
     if missing:
