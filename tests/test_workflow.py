@@ -35,6 +35,7 @@ from depgraph_hsic_only.data.shapes import shapes_dataset
 from depgraph_hsic_only.evaluation.validation import Accuracy, Metrics
 from depgraph_hsic_only.pruning.planner import Planner
 from depgraph_hsic_only.support.fingerprint import fingerprint
+from depgraph_hsic_only.training.callbacks import read_epochs
 from depgraph_hsic_only.utils.conversion import export_onnx, verify_onnx
 from depgraph_hsic_only.utils.plots import plot_metrics
 from depgraph_hsic_only.workflow.stages import cuts
@@ -217,6 +218,20 @@ def test_a_target_is_met_step_by_step_and_its_scan_is_kept(
     assert report.stages[-1].parameters <= 0.9 * report.stages[0].parameters
     assert 11e6 < (run / "weights" / "best.onnx").stat().st_size <= 11.5e6
     assert any(note.startswith("target size=11.5MB: best.onnx has 11.") for note in report.notes)
+
+
+@pytest.mark.slow
+def test_rivals_are_trained_as_long_as_the_result_and_anew_in_a_run_begun_anew(
+    checkpoint: Path, shapes: Path, tmp_path: Path
+) -> None:
+    given = {"train.epochs": 0, "train_rivals": True, "prune.criterion": "magnitude", "prune.ratio": 0.5}
+    for epochs in (2, 1):
+        own = settings(tmp_path, shapes, **given, **{"fine_tune.epochs": epochs, "exist_ok": True})
+        report = DefaultYolov8SegPruner(checkpoint, **own).run()
+        trained = [rival for rival in report.rivals if rival.epochs]
+        assert [(rival.imgsz, rival.epochs) for rival in trained] == [(32, epochs)]
+        (table,) = (report.folder / "rivals").rglob("results.csv")
+        assert len(read_epochs(table.parent)) == epochs
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -139,7 +139,7 @@ class YoloPruner(abc.ABC):
         ):
             try:
                 if resume is None:
-                    folder.clear_scratch()
+                    folder.begin_anew()
                     folder.write_yaml(ARGS, self.config.to_dict())
                 folder.write_json(STATE, asdict(state))
                 if batch != self.config.batch:

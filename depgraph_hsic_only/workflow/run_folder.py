@@ -43,6 +43,11 @@ class RunFolder:
         """Folder of what an unfinished stage goes on from; not there when a run is complete."""
         return self.path / "resume"
 
+    @property
+    def rivals(self) -> Path:
+        """Folder of the trainings of rivals, which a run that goes on takes as they are."""
+        return self.path / "rivals"
+
     @classmethod
     def planned(cls, project: str | Path, name: str, *, exist_ok: bool = False) -> "RunFolder":
         """The folder that `create` would make now."""
@@ -83,6 +88,11 @@ class RunFolder:
             yield
         finally:
             lock.release()
+
+    def begin_anew(self) -> None:
+        """Remove what an earlier run has left there that a run would go on from."""
+        self.clear_scratch()
+        shutil.rmtree(self.rivals, ignore_errors=True)
 
     def clear_scratch(self, but: Sequence[str] = ()) -> None:
         """Remove what unfinished stages left, but for some folders in it, and the folder itself if that was all."""

@@ -85,7 +85,7 @@ class TrainingPruner(YoloPruner):
     def train_on(self, model: Yolo, imgsz: int) -> Yolo:
         """A model trained on, on images of a side in pixels, by the settings of the fine-tuning."""
         tuning = {key: value for key, value in self.given.fine_tune.items() if key != "quantize"}
-        place = {"project": str(self.folder.path / "rivals"), "name": f"{imgsz}", "exist_ok": True}
+        place = {"project": str(self.folder.rivals), "name": f"{imgsz}", "exist_ok": True}
         own: Any = {**self.given.to_dict(), **place, "imgsz": imgsz, "train": tuning}
         return type(self)(cfg=own).train(copy.deepcopy(model))
 
