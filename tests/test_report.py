@@ -246,7 +246,7 @@ def test_an_installed_font_is_taken_for_what_matplotlib_has_not(tmp_path: Path) 
 @pytest.fixture(scope="module")
 def run(checkpoint: Path, shapes: Path, tmp_path_factory: Any) -> RunReport:
     """A small run to the end."""
-    given = {"train.epochs": 0, "fine_tune.epochs": 1, "prune.ratio": 0.5}
+    given = {"train.epochs": 0, "fine_tune.epochs": 1, "prune.ratio": 0.5, "rivals": []}
     return DefaultYolov8SegPruner(checkpoint, **settings(tmp_path_factory.mktemp("run"), shapes, **given)).run()
 
 
