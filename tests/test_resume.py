@@ -28,16 +28,8 @@ def command(project: Path, checkpoint: Path, data: Path, *more: str) -> list[str
     return [
         *(sys.executable, "-m", "depgraph_hsic_only", "--pretrained", str(checkpoint), "--data", str(data)),
         *("--imgsz", "64", "--batch", "8", "--workers", "0", "--device", "cpu", "--project", str(project)),
-        *(
-            "--name",
-            "run",
-            "plots=false",
-            "calibration.images=8",
-            "prune.ratio=0.25",
-            "export.images=2",
-            "rivals=null",
-            *more,
-        ),
+        *("--name", "run", "plots=false", "calibration.images=8", "prune.ratio=0.25", "export.images=2"),
+        *("rivals=null", *more),
     ]
 
 

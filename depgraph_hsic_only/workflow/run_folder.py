@@ -92,7 +92,8 @@ class RunFolder:
     def begin_anew(self) -> None:
         """Remove what an earlier run has left there that a run would go on from."""
         self.clear_scratch()
-        shutil.rmtree(self.rivals, ignore_errors=True)
+        if self.rivals.is_dir():
+            shutil.rmtree(self.rivals)
 
     def clear_scratch(self, but: Sequence[str] = ()) -> None:
         """Remove what unfinished stages left, but for some folders in it, and the folder itself if that was all."""

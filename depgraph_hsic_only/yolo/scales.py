@@ -67,12 +67,12 @@ def with_classes_of(model: Network, origin: Mapping[str, Any]) -> dict[str, int]
     branch of `model` was taken over from one of more.
     """
     widths: dict[str, int] = dict(origin["widths"])
+    if origin["classes"] == model.model[-1].nc:
+        return widths
     now = {width.name: width for _, width in widths_of(model)}
     tie = now["class"].tie
     built = tie is not None and tie.rule(*tie.now) == now["class"].channels
-    if tie is None or not built or origin["classes"] == model.model[-1].nc:
-        return widths
-    return {**widths, "class": tie.rule(*(widths[name] for name in tie.to))}
+    return {**widths, "class": tie.rule(*(widths[name] for name in tie.to))} if tie and built else widths
 
 
 @functools.cache
