@@ -23,6 +23,8 @@ from depgraph_hsic_only.workflow.run_folder import RunFolder
 from depgraph_hsic_only.workflow.state import RunState
 from depgraph_hsic_only.yolo.patches import ensure_nms, patient_nms
 
+pytestmark = pytest.mark.xdist_group("resume")  # one process, which makes its fixtures once
+
 
 def command(project: Path, checkpoint: Path, data: Path, *more: str) -> list[str]:
     return [

@@ -15,11 +15,14 @@ GREY: Final = "#999999"
 
 
 def open_figure(
-    width: float, height: float, columns: int = 1, rows: int = 1, **shared: Any
+    width: float, height: float, columns: int = 1, rows: int = 1, *, fitted: bool = True, **subplots: Any
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of a size in inches and its panels, row by row, without the two lines that say nothing."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    panels = list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
+    """A figure of a size in inches and its panels, row by row, without the two lines that say nothing.
+
+    Its margins are `fitted` to what stands in them, or given as `gridspec_kw`.
+    """
+    figure = Figure(figsize=(width, height), layout="constrained" if fitted else None)
+    panels = list(figure.subplots(rows, columns, squeeze=False, **subplots).flat)
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
     return figure, panels
