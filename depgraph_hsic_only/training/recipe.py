@@ -69,8 +69,9 @@ def continued(start: Start) -> dict[str, Any]:
     lost = 1 - min(max(start.kept, 0.0), 1.0)
     if start.trained_with is None:
         least, share = _LEAST_RATE, lost**2
-    else:
-        least, share = _own_rate(start.trained_with, start.classes), lost  # all of it can be learnt again here
+    else:  # all of it can be learnt again here, and faster from labels that still teach than from what it was
+        least = _own_rate(start.trained_with, start.classes)
+        share = lost if start.needs_teacher else lost ** (1 / 3)
     rate = least * (_MOST_RATE / least) ** share * math.sqrt(batch / _SMALLEST_BATCH)
     rate = min(rate, _MOST_RATE)  # that of a training from random weights, whatever the batch
     an_epoch = math.ceil(start.images / batch)  # steps
