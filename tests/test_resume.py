@@ -23,8 +23,6 @@ from depgraph_hsic_only.workflow.run_folder import RunFolder
 from depgraph_hsic_only.workflow.state import RunState
 from depgraph_hsic_only.yolo.patches import ensure_nms, patient_nms
 
-pytestmark = pytest.mark.xdist_group("resume")  # one process, which makes its fixtures once
-
 
 def command(project: Path, checkpoint: Path, data: Path, *more: str) -> list[str]:
     return [
@@ -52,14 +50,6 @@ def killed_at(arguments: list[str], line: str) -> str:
 MORE = ("train.epochs=0", "fine_tune.epochs=3")
 
 
-@pytest.fixture(scope="module")
-def whole(checkpoint: Path, shapes: Path, tmp_path_factory: Any) -> Path:
-    """A run that nothing has cut off."""
-    folder: Path = tmp_path_factory.mktemp("whole")
-    assert subprocess.run(command(folder, checkpoint, shapes, *MORE), capture_output=True, check=False).returncode == 0
-    return folder / "run"
-
-
 def resumed(folder: Path, *more: str) -> str:
     arguments = [sys.executable, "-m", "depgraph_hsic_only", "--resume", str(folder), *more]
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
@@ -77,40 +67,35 @@ def report(folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_killed_between_stages_a_moved_run_goes_on_to_the_same_weights(
-    whole: Path, checkpoint: Path, shapes: Path, tmp_path: Path
+def test_killed_between_stages_moved_and_killed_in_a_training_it_ends_at_the_same_weights(
+    checkpoint: Path, shapes: Path, tmp_path: Path
 ) -> None:
+    whole = tmp_path / "whole" / "run"  # nothing cuts it off
+    uninterrupted = command(whole.parent, checkpoint, shapes, *MORE)
+    assert subprocess.run(uninterrupted, capture_output=True, check=False).returncode == 0
     killed_at(command(tmp_path / "cut", checkpoint, shapes, *MORE), "fine-tuning (stage 3 of 6)")
     (tmp_path / "cut" / "run" / "weights" / ".best.pt.1.tmp").write_bytes(b"begun")  # as a kill while it is written
-    moved = tmp_path / "elsewhere"
-    (tmp_path / "cut" / "run").rename(moved)
-    said = resumed(moved)
+    run = tmp_path / "elsewhere"
+    (tmp_path / "cut" / "run").rename(run)
+
+    said = killed_at([sys.executable, "-m", "depgraph_hsic_only", "--resume", str(run)], "epochs: 2 of 3")
     assert said.count("done before") == 2
-    assert same_weights(whole / "weights" / "best.pt", moved / "weights" / "best.pt")
-    for name in ("plan.json", "weights/pruned.yaml"):
-        assert (moved / name).read_text() == (whole / name).read_text()
-    stages = [[stage["name"] for stage in report(run)["stages"]] for run in (whole, moved)]
-    assert stages[0] == stages[1]
-    assert not (moved / "resume").exists() and not list(moved.rglob("*.tmp"))
-    assert "this run is complete" in resumed(moved)
-
-
-def test_killed_in_a_training_it_completes_all_epochs_to_the_same_weights(
-    whole: Path, checkpoint: Path, shapes: Path, tmp_path: Path
-) -> None:
-    killed_at(command(tmp_path / "cut", checkpoint, shapes, *MORE), "epochs: 2 of 3")
-    run = tmp_path / "cut" / "run"
     last = run / "finetune" / "weights" / "last.pt"
     last.write_bytes(last.read_bytes()[:1000])  # as a kill while it is written leaves it
     with (run / "finetune" / "results.csv").open("a") as file:
         file.write("3,1.0,")  # and a row that was begun
+
     said = resumed(run)
     assert "going on after epoch 2 of 3" in said and "epochs: 3 of 3, mask mAP50-95 0.0000" in said
-    epochs = report(run)["stages"][-1]["epochs"]
-    assert [epoch["epoch"] for epoch in epochs] == [1, 2, 3]
+    assert [epoch["epoch"] for epoch in report(run)["stages"][-1]["epochs"]] == [1, 2, 3]
     for name in ("finetune/weights/last.pt", "weights/best.pt"):
         assert same_weights(whole / name, run / name)
-    assert not (run / "resume").exists()
+    for name in ("plan.json", "weights/pruned.yaml"):
+        assert (run / name).read_text() == (whole / name).read_text()
+    stages = [[stage["name"] for stage in report(folder)["stages"]] for folder in (whole, run)]
+    assert stages[0] == stages[1]
+    assert not (run / "resume").exists() and not list(run.rglob("*.tmp"))
+    assert "this run is complete" in resumed(run)
 
 
 def test_another_configuration_or_data_set_is_refused_by_name(checkpoint: Path, shapes: Path, tmp_path: Path) -> None:

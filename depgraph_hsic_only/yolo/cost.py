@@ -4,12 +4,15 @@ import copy
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from depgraph_hsic_only.yolo.architecture import backbone_layers
 from depgraph_hsic_only.yolo.blocks import block_at, idle
 from depgraph_hsic_only.yolo.input_shape import input_channels, rounded_up
 from depgraph_hsic_only.yolo.types import Network
+
+_SHAPELESS = (nn.BatchNorm2d, nn.SiLU)  # change no shape and count for nothing, and take most of the time to count
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,10 @@ def count_macs(network: Network, side: int) -> dict[str, int]:
     """
     meta = on_meta(network)
     dtype = next(meta.parameters()).dtype
+    for module in list(meta.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, _SHAPELESS):
+                setattr(module, name, nn.Identity())
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         meta(torch.empty(1, input_channels(meta), side, side, dtype=dtype, device="meta"))
     last = len(network.model) - 1
