@@ -41,8 +41,6 @@ from depgraph_hsic_only.support.fingerprint import fingerprint
 from depgraph_hsic_only.workflow.stages.exported import file_shape
 from depgraph_hsic_only.yolo.tasks import TASKS
 
-pytestmark = pytest.mark.xdist_group("comparison")  # one process, which makes its fixtures once
-
 ROOT = Path(__file__).parents[1]
 SIZES = {None: 1000, "params=0.9": 900, "params=0.8": 800, "params=0.5": 500}
 

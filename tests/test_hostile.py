@@ -27,8 +27,6 @@ from depgraph_hsic_only.report.stages import StageReport, class_table
 from depgraph_hsic_only.support.progress import show
 from depgraph_hsic_only.yolo.patches import safe_load
 
-pytestmark = pytest.mark.xdist_group("hostile")  # one process, which makes its fixtures once
-
 ROOT = Path(__file__).parents[1]
 
 

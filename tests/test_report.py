@@ -52,8 +52,6 @@ from depgraph_hsic_only.yolo.cost import measure_cost
 from depgraph_hsic_only.yolo.input_shape import InputShape
 from depgraph_hsic_only.yolo.tasks import TASKS
 
-pytestmark = pytest.mark.xdist_group("report")  # one process, which makes its fixtures once
-
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 HOSTILE = "<b>&\"'$x_1$"
 NOTHING = {"torch": None, "onnxruntime": None}
