@@ -12,7 +12,7 @@ from depgraph_hsic_only.yolo.blocks import block_at, idle
 from depgraph_hsic_only.yolo.input_shape import input_channels, rounded_up
 from depgraph_hsic_only.yolo.types import Network
 
-_SHAPELESS = (nn.BatchNorm2d, nn.SiLU)  # change no shape and count for nothing, and take most of the time to count
+_UNCOUNTED = (nn.BatchNorm2d, nn.SiLU)  # multiply nothing, keep shapes, and take most of the time
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def count_macs(network: Network, side: int) -> dict[str, int]:
     dtype = next(meta.parameters()).dtype
     for module in list(meta.modules()):
         for name, child in module.named_children():
-            if isinstance(child, _SHAPELESS):
+            if isinstance(child, _UNCOUNTED):
                 setattr(module, name, nn.Identity())
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         meta(torch.empty(1, input_channels(meta), side, side, dtype=dtype, device="meta"))
