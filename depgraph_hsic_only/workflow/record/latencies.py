@@ -1,7 +1,7 @@
 """The latencies of a finished run: of its stages, its files, and what else costs as little, all measured in turns."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -36,6 +36,8 @@ class Latencies:
     folder: Path
     _runs: dict[str, Run] = field(default_factory=dict)
     _files: dict[Path, str] = field(default_factory=dict)  # by exported file: the run that times it
+    _stages: dict[str, str] = field(default_factory=dict)  # by stage: the one whose runs time it
+    _networks: dict[Hashable, str] = field(default_factory=dict)  # by what is run of it: the first stage that has it
     _channels: int = 3  # of the images of the result
 
     @property
@@ -52,7 +54,14 @@ class Latencies:
         return (*RUNTIMES, *(key for key in self.ways if key not in RUNTIMES))
 
     def add_stage(self, name: str, model: Yolo, shape: InputShape, exported: Exported | None = None) -> None:
-        """The model after a stage, on images of a shape but for its own channels; with the files of the result."""
+        """The model after a stage, on images of a shape but for its own channels; with the files of the result.
+
+        One that differs from an earlier one in nothing but weights takes as long, and is not timed by itself.
+        """
+        layers = tuple((key, tuple(of.shape)) for key, of in model.model.state_dict().items())
+        self._stages[name] = self._networks.setdefault((layers, shape), name)
+        if self._stages[name] != name:
+            return
         self._runs[f"{name}/torch"] = torch_run(
             model, replace(shape, channels=input_channels(model.model)), self.device
         )
@@ -88,7 +97,8 @@ class Latencies:
         timed = replace(timed, input=replace(timed.input, channels=self._channels))
         if timed.warning is not None:
             say(timed.warning)
-        return MeasuredLatencies(found, {path: found[name] for path, name in self._files.items()}, self.keys, timed)
+        files = {path: found[name] for path, name in self._files.items()}
+        return MeasuredLatencies(found, files, self._stages, self.keys, timed)
 
 
 @dataclass(frozen=True)
@@ -98,15 +108,17 @@ class MeasuredLatencies:
     Attributes:
         by_name: By the name under which it was added, that of a stage with a key: "pruned/onnxruntime".
         files: By exported file.
+        stages: By stage: the one under whose name it was timed.
         keys: Of the latencies of each stage.
         timed: What is deployed, and how it was timed.
     """
 
     by_name: Mapping[str, Latency]
     files: Mapping[Path, Latency]
+    stages: Mapping[str, str]
     keys: tuple[str, ...]
     timed: Timed
 
     def of_stage(self, name: str) -> dict[str, Latency | None]:
         """By key; None where it was not timed."""
-        return {key: self.by_name.get(f"{name}/{key}") for key in self.keys}
+        return {key: self.by_name.get(f"{self.stages.get(name)}/{key}") for key in self.keys}

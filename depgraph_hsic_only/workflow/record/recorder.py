@@ -188,7 +188,7 @@ class Recorder:
         given, deployment = (config.deployment(self._baseline) for config in (self._given[0], self.config))
         images = self.dataset.images("train", self.config.calibration["images"])
         clock = Latencies(given, deployment, self.config.device, images, folder)
-        for row in self._report.stages:
+        for row in reversed(self._report.stages):  # the result first: a stage of the same network needs no file then
             if row.weights is not None:
                 stages = (self.checkpoints.load(stage) for stage in STAGES if stage.name == row.name)
                 shape = _of(row, given, deployment).shape
