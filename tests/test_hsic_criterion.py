@@ -148,11 +148,10 @@ def test_a_threshold_cuts_nothing_at_or_above_it() -> None:
     assert threshold_widths(graph, scores, 0.0) == {w.name: w.channels for w in graph.widths}
 
 
-@pytest.mark.parametrize("kind", ["YOLO", "network", "detection"])
+@pytest.mark.parametrize("kind", ["YOLO", "detection"])
 def test_prunes_a_live_model_and_reports(kind: str) -> None:
     model: Any = {
         "YOLO": lambda: YOLO("yolov8n-seg.yaml"),
-        "network": build,
         "detection": lambda: DetectionModel("yolov8n.yaml", nc=3, verbose=False),
     }[kind]()
     if kind == "YOLO":

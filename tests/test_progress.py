@@ -99,7 +99,9 @@ def _arguments(folder: Path, checkpoint: Path, shapes: Path, *more: str) -> list
     ]
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("sent", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_an_interrupted_run_leaves_what_was_finished(
     sent: signal.Signals, code: int, checkpoint: Path, shapes: Path, tmp_path: Path
 ) -> None:

@@ -682,9 +682,9 @@ def test_real_models_agree_with_themselves_and_less_when_cut(real_weights: Path)
 def test_real_classes_are_those_of_a_fresh_validation(real_weights: Path) -> None:
     if not COCO_MINI.exists():
         pytest.skip(f"no images at {COCO_MINI}")
-    validation = Validation(160, 16)
+    validation = Validation(128, 16)
     metrics = validate_model(load_model(real_weights), str(COCO_MINI), validation, device="cpu", workers=0, draws=40)
-    found = YOLO(real_weights).val(data=str(COCO_MINI), imgsz=160, batch=16, workers=0, plots=False, device="cpu")
+    found = YOLO(real_weights).val(data=str(COCO_MINI), imgsz=128, batch=16, workers=0, plots=False, device="cpu")
     for row, fresh in zip(metrics.classes, found.summary(decimals=9), strict=True):
         assert (row.name, row.instances) == (fresh["Class"], fresh["Instances"])
         assert row.map50_95["box"] == pytest.approx(fresh["mAP50-95"], abs=1e-8)

@@ -164,15 +164,23 @@ def test_a_run_from_an_80_class_model_to_a_proven_file(shapes: Path, tmp_path: P
     assert [p.name for p in plot_metrics(run)] == charts
 
 
-def test_without_training_the_result_is_what_pruning_left(checkpoint: Path, shapes: Path, tmp_path: Path) -> None:
+def test_a_user_replaces_one_stage(checkpoint: Path, shapes: Path, tmp_path: Path) -> None:
+    class Doubled(DefaultYolov8SegPruner):
+        """Fine-tuning of one's own."""
+
+        def fine_tune(self, model: Any) -> Any:
+            model.model.model[0].conv.weight.data *= 2
+            return model
+
     keys = yaml.safe_load(shapes.read_text())
     untouched = hashlib.sha256(checkpoint.read_bytes()).digest()
-    given = settings(tmp_path, shapes, **{"train.epochs": 0, "fine_tune.epochs": 0, "prune.criterion": "taylor"})
-    report = DefaultYolov8SegPruner(checkpoint, **{**given, "data": keys, "imgsz": None, "calibration.images": 4}).run()
-    assert [stage.name for stage in report.stages] == ["baseline", "pruned"]
+    given = settings(tmp_path, shapes, **{"train.epochs": 0, "prune.criterion": "taylor"})
+    report = Doubled(checkpoint, **{**given, "data": keys, "imgsz": None, "calibration.images": 4}).run()
+    assert [stage.name for stage in report.stages] == ["baseline", "pruned", "fine_tuned"]
     assert report.validation.imgsz == 64  # the checkpoint's own
     weights = report.folder / "weights"
-    assert same_weights(weights / "best.pt", weights / "pruned.pt")
+    pruned, best = (YOLO(weights / name).model.model[0].conv.weight for name in ("pruned.pt", "best.pt"))
+    assert torch.allclose(best, 2 * pruned)
     assert same_weights(weights / "trained.pt", checkpoint)
     assert parameters(weights / "pruned.yaml") == parameters(weights / "best.pt")
     written = yaml.safe_load((report.folder / "data.yaml").read_text())
@@ -226,6 +234,8 @@ def test_a_target_is_met_step_by_step_and_its_scan_is_kept(
     run = tmp_path / "run"
     assert YOLO(run / "weights" / "best.pt").overrides["imgsz"] == 32
     data = json.loads((run / "report.json").read_text())
+    assert [stage["name"] for stage in data["stages"]] == ["baseline", "pruned"]  # nothing was trained
+    assert same_weights(run / "weights" / "best.pt", run / "weights" / "pruned.pt")
     assert data["stages"][-1]["gmacs"] <= 0.8 * data["stages"][0]["gmacs"]
     parts = {part["name"]: part["gmacs"] for part in data["stages"][-1]["parts"]}
     assert list(parts) == ["backbone", "neck", "boxes", "classes", "prototypes", "masks"]
@@ -371,22 +381,6 @@ def test_an_undone_step_leaves_nothing_in_the_report(
     said = [note for note in pruned.notes if note.startswith("recovered by")]
     before = pruned.details["recovery"]["divergence"]["before"]
     assert len(said) == 1 and f"divergence from the original {before:.3g} ->" in said[0]
-
-
-def test_a_user_replaces_one_stage(checkpoint: Path, shapes: Path, tmp_path: Path) -> None:
-    class Doubled(DefaultYolov8SegPruner):
-        """Fine-tuning of one's own."""
-
-        def fine_tune(self, model: Any) -> Any:
-            model.model.model[0].conv.weight.data *= 2
-            return model
-
-    report = Doubled(checkpoint, **settings(tmp_path, shapes, **{"train.epochs": 0, "prune.layers": [8]})).run()
-    assert [stage.name for stage in report.stages] == ["baseline", "pruned", "fine_tuned"]
-    pruned, best = (
-        YOLO(report.folder / "weights" / name).model.model[0].conv.weight for name in ("pruned.pt", "best.pt")
-    )
-    assert torch.allclose(best, 2 * pruned)
 
 
 def test_a_pruner_from_scratch(checkpoint: Path, shapes: Path, tmp_path: Path) -> None:
