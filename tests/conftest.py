@@ -10,6 +10,7 @@ import depgraph_hsic_only  # noqa: F401  # reads that before Ultralytics sets it
 
 # isort: split
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,11 @@ def real_weights() -> Path:
 def real_yolo(real_weights: Path) -> Any:
     """The COCO-pretrained YOLOv8n-seg, loaded afresh."""
     return load_model(real_weights)
+
+
+def every(few: Sequence[Any], rest: Sequence[Any]) -> list[Any]:
+    """Arguments of a test for `parametrize`: the `few` are in the default tests, the rest in the slow ones."""
+    return [*few, *(pytest.param(*(a if isinstance(a, tuple) else (a,)), marks=pytest.mark.slow) for a in rest)]
 
 
 def build(scale: str = "n", nc: int = 80, *, transferred: bool = False) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import COCO_MINI, build
+from conftest import COCO_MINI, build, every
 from ultralytics.nn.tasks import DetectionModel
 
 from depgraph_hsic_only import ConfigError, DataError, HsicLassoPruner, apply_plan, plan_pruning, recover
@@ -136,7 +136,7 @@ BUDGETS = {"params": 0.9, "gmacs": 0.96}
 
 
 @pytest.mark.parametrize("metrics", [["params"], ["gmacs"], ["params", "gmacs"]], ids="+".join)
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", every([0], [1, 2]))
 def test_near_the_least_damage_of_all_choices(metrics: list[str], seed: int) -> None:
     """Against every combination, where there are few: four widths may be cut, the others not."""
     model = build()

@@ -191,7 +191,7 @@ def stock_yaml() -> dict[str, Any]:
     return dict(YAML.load(ROOT / "cfg" / "models" / "v8" / "yolov8-seg.yaml"))
 
 
-@examples(25, 2_000)
+@examples(12, 2_000)
 def test_plans(budget: int) -> None:
     model = SegmentationModel(stock_yaml() | TINY | {"nc": 3}, verbose=False).eval()
     plan = plan_pruning(model, 0.5, layers=[2, 7, 8, 15])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build
+from conftest import build, every
 from test_loading import Hostile
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel, SegmentationModel
@@ -48,9 +48,12 @@ def test_stock_models(name: str, task: str, scale: str) -> None:
     assert info.origins[0].cost == info.cost and info.origins[0].widths == info.widths == layer_widths(yolo.model)
 
 
-@pytest.mark.parametrize("transferred", [False, True])
 @pytest.mark.parametrize(
-    ("scale", "ratio", "layers"), [("n", 0.3, "backbone"), ("n", 0.3, [12, 22]), ("s", 0.5, "all")]
+    ("scale", "ratio", "layers", "transferred"),
+    every(
+        [("n", 0.3, "backbone", True), ("n", 0.3, [12, 22], False), ("s", 0.5, "all", True)],
+        [("n", 0.3, "backbone", False), ("n", 0.3, [12, 22], True), ("s", 0.5, "all", False)],
+    ),
 )
 def test_a_cut_model_is_compared_with_what_it_was_before(
     scale: str, ratio: float, layers: Any, transferred: bool
@@ -183,7 +186,7 @@ def test_the_model_is_left_alone_and_mistakes_are_refused() -> None:
         describe(torch.nn.Linear(2, 2))
 
 
-@pytest.mark.parametrize("layers", ["backbone", "all"])
+@pytest.mark.parametrize("layers", every(["all"], ["backbone"]))
 def test_the_command_on_a_saved_cut(layers: str, tmp_path: Path, capsys: Any) -> None:
     yolo = YOLO("yolov8s-seg.yaml")
     full = count(yolo.model)
