@@ -25,6 +25,20 @@ RATIOS = [step / 20 for step in range(19)]
 FEW = [0.0, 0.05, 0.35, 0.9]
 SCOPES = ("backbone", "all")
 COUNTS = [(1, True, "all"), (10, True, "backbone"), (10, False, "all"), (80, False, "all")]
+CUTS: list[tuple[Any, float]] = [
+    ("backbone", 0.3),
+    ("backbone", 0.8),
+    ([0], 0.5),
+    ([2], 0.5),
+    ([4, 6], 0.6),
+    ([8], 0.5),
+    ([9], 0.5),
+    ([3, 9], 0.7),
+    ([15], 0.5),
+    ([12, 16, 18, 19, 21], 0.4),
+    ([22], 0.5),
+    ("all", 0.5),
+]
 
 
 def widths_of(model: Any) -> dict[str, int]:
@@ -150,22 +164,6 @@ def test_invariants_for_all_combinations(scale: str, nc: int, transferred: bool,
     original = build(scale, nc, transferred=transferred)
     cut = copy.deepcopy(original)
     assert_invariants(original, cut, prune(cut, 0.5, layers=layers).plan)
-
-
-CUTS: list[tuple[Any, float]] = [
-    ("backbone", 0.3),
-    ("backbone", 0.8),
-    ([0], 0.5),
-    ([2], 0.5),
-    ([4, 6], 0.6),
-    ([8], 0.5),
-    ([9], 0.5),
-    ([3, 9], 0.7),
-    ([15], 0.5),
-    ([12, 16, 18, 19, 21], 0.4),
-    ([22], 0.5),
-    ("all", 0.5),
-]
 
 
 @pytest.mark.parametrize("ratio", every(FEW, [ratio for ratio in RATIOS if ratio not in FEW]))
