@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import COCO_MINI, SHARED
+from conftest import COCO_MINI, SHARED, every
 from hypothesis import given
 from hypothesis import strategies as st
 from ultralytics import YOLO
@@ -226,7 +226,7 @@ def labelled(yolo: Any, folder: Path) -> Path:
     return folder / "data.yaml"
 
 
-@pytest.mark.parametrize("task", [pytest.param("detect", marks=pytest.mark.slow), "pose", "obb"])
+@pytest.mark.parametrize("task", every(["pose", "obb"], ["detect"]))
 def test_every_task_is_measured_exported_and_compared(task: str, tmp_path: Path) -> None:
     yolo = model_of(task)
     data = labelled(yolo, tmp_path / "set")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import enliven
+from conftest import enliven, every
 from torch import nn
 from ultralytics.nn.tasks import guess_model_task, yaml_model_load
 
@@ -44,7 +44,7 @@ VARIANTS = [  # family, tasks
 NANOS = [family.format("n") + task for family, tasks in VARIANTS for task in tasks]
 LARGER = [family.format(scale) + task for family, tasks in VARIANTS for scale in "smlx" for task in tasks]
 EACH = ["yolov8n-obb", "yolov8n-seg-p6", "yolo11n-pose", "yolo12n", "yolo26n-seg"]
-EACH += [pytest.param(name, marks=pytest.mark.slow) for name in NANOS if name not in EACH]
+EACH = every(EACH, [name for name in NANOS if name not in EACH])
 
 
 def build(name: str, nc: int = 5, scaled: tuple[float, float, int] | None = None) -> Any:
@@ -200,9 +200,7 @@ EACH_DEEP = [("yolov8n-seg", DEEP), ("yolo12l", (0.67, 0.25, 512)), ("yolo26n-po
 MORE_DEEP = [(f"{name}m-seg", None) for name in ("yolov8", "yolo11", "yolo12", "yolo26")] + [("yolo12n-seg", DEEP)]
 
 
-@pytest.mark.parametrize(
-    ("name", "scaled"), [*EACH_DEEP, *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE_DEEP)]
-)
+@pytest.mark.parametrize(("name", "scaled"), every(EACH_DEEP, MORE_DEEP))
 def test_does_what_the_full_model_does_without_the_removed_blocks(name: str, scaled: Any) -> None:
     """At random repeats and widths, of which it costs exactly what was foreseen."""
     original, draw = build(name, scaled=scaled), random.Random(name)

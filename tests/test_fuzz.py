@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import outputs
+from conftest import every, outputs
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from ultralytics.nn.tasks import SegmentationModel
@@ -28,7 +28,7 @@ from depgraph_hsic_only.yolo.blocks import OUTPUT_MULTIPLE
 
 def examples(few: int, many: int) -> Any:
     """So many examples by default, and so many in the slow set."""
-    return pytest.mark.parametrize("budget", [few, pytest.param(many, marks=pytest.mark.slow)])
+    return pytest.mark.parametrize("budget", every([few], [many]))
 
 
 def fuzz(budget: int, check: Callable[..., None], *strategies: Any) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import COCO_MINI, build
+from conftest import COCO_MINI, build, every
 from torch import nn
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
@@ -148,16 +148,18 @@ def test_a_threshold_cuts_nothing_at_or_above_it() -> None:
     assert threshold_widths(graph, scores, 0.0) == {w.name: w.channels for w in graph.widths}
 
 
-@pytest.mark.parametrize("kind", ["YOLO", "detection"])
+@pytest.mark.parametrize("kind", every(["YOLO", "detection"], ["network", "yaml"]))
 def test_prunes_a_live_model_and_reports(kind: str) -> None:
     model: Any = {
         "YOLO": lambda: YOLO("yolov8n-seg.yaml"),
+        "yaml": lambda: YOLO("yolov8s-seg.yaml"),
+        "network": build,
         "detection": lambda: DetectionModel("yolov8n.yaml", nc=3, verbose=False),
     }[kind]()
     if kind == "YOLO":
         ensure_nms()  # which predict needs
         model.predict(random_images(1), verbose=False)
-    network = model.model if kind == "YOLO" else model
+    network = model.model if kind in ("YOLO", "yaml") else model
     before = copy.deepcopy(network.state_dict())
     pruner = HsicLassoPruner(ratio=0.5, images=random_images(40), positions=4, block_size=64)
     scores = pruner.score(model)
@@ -170,7 +172,7 @@ def test_prunes_a_live_model_and_reports(kind: str) -> None:
         kept = set(cut.keep)
         lost = [v for k, v in enumerate(report.scores[cut.name]) if k not in kept]
         assert not lost or max(lost) <= min(report.scores[cut.name][k] for k in kept)
-    if kind == "YOLO":
+    if kind in ("YOLO", "yaml"):
         assert model.predict(random_images(1), verbose=False)[0].orig_shape == (64, 64)
     assert f"{report.after.parameters:,}" in str(report)
 

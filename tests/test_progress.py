@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import ultralytics
+from conftest import every
 from ultralytics.utils import LOGGER, TQDM
 
 from depgraph_hsic_only.support import progress
@@ -99,9 +100,7 @@ def _arguments(folder: Path, checkpoint: Path, shapes: Path, *more: str) -> list
     ]
 
 
-@pytest.mark.parametrize(
-    ("sent", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("sent", "code"), every([(signal.SIGINT, 130)], [(signal.SIGTERM, 143)]))
 def test_an_interrupted_run_leaves_what_was_finished(
     sent: signal.Signals, code: int, checkpoint: Path, shapes: Path, tmp_path: Path
 ) -> None:

@@ -18,7 +18,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from conftest import COCO_MINI
+from conftest import COCO_MINI, every
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib.figure import Figure
@@ -581,7 +581,7 @@ def test_every_width_is_drawn_within_the_box_of_its_layer(yaml: str) -> None:
         assert any(text.x0 >= b.x0 and text.x1 <= b.x1 and text.y0 >= b.y0 and text.y1 <= b.y1 for b in boxes)
 
 
-@pytest.mark.parametrize("full", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("full", every([False], [True]))
 def test_a_failure_in_pictures_costs_no_run(full: bool, run: RunReport, tmp_path: Path, monkeypatch: Any) -> None:
     """Whatever drawing meets is said in the report; but a full disk ends the run, to go on when there is room."""
 

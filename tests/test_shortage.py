@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import every
 from test_bad_input import plain
 from test_resume import same_weights
 from ultralytics.models.yolo.segment import SegmentationTrainer
@@ -81,7 +82,7 @@ def test_which_death_of_a_loading_process_is_a_shortage_of_memory(by: signal.Sig
     assert out_of_memory(caught.value) == memory, said
 
 
-@pytest.mark.parametrize("limit", [pytest.param(1000, marks=pytest.mark.slow), 1_000_000])
+@pytest.mark.parametrize("limit", every([1_000_000], [1000]))
 def test_a_full_disk_keeps_what_was_done(limit: int, checkpoint: Path, shapes: Path, tmp_path: Path) -> None:
     arguments = [*plain(checkpoint, shapes), "--project", str(tmp_path), "--name", "run"]
     said = refused_within("RLIMIT_FSIZE", limit, *arguments)

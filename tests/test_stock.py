@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import WEIGHTS, build, save_untrained
+from conftest import WEIGHTS, build, every, save_untrained
 from ultralytics import YOLO
 from ultralytics.nn.tasks import SegmentationModel, guess_model_task, yaml_model_load
 from ultralytics.utils import ROOT, YAML
@@ -143,7 +143,7 @@ def assert_ultralytics_alone_goes_on_from(yolo: Any, parameters: int, data: Path
     assert result(stock(RESUME, *arguments, folder=tmp_path)) == {"resumed": parameters, "epoch": 2}
 
 
-@pytest.mark.parametrize("nc", [80, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("nc", every([80], [10]))
 def test_ultralytics_alone_goes_on_from_it(nc: int, tmp_path: Path) -> None:
     """The 80-class model (the pretrained one where it is at hand), and a 10-class one transferred from it."""
     shapes = shapes_dataset(tmp_path / "shapes", train=8, val=4, imgsz=64)

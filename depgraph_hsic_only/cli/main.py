@@ -74,7 +74,7 @@ examples:
 
 DEMO_TASKS = ("segment", "detect", "pose", "obb")  # those of `tasks.TASKS`, which imports torch
 _OF_A_TARGET, _INSTEAD_OF_A_TARGET = ("prune.target", "prune.axes"), ("prune.ratio", "prune.threshold")
-_DEMO_TRAINING = {"epochs": 18}  # of the recipe's 22: enough to show what a cut costs, and a minute less
+_DEMO_TRAINING = {"epochs": 18}  # of the recipe's 22: enough to show what a cut costs
 _DEMO_TUNING = {"epochs": 4, "lr0": 0.001, "warmup_epochs": 0.25}  # shorter and gentler than what goes before
 
 

@@ -121,4 +121,4 @@ class MeasuredLatencies:
 
     def of_stage(self, name: str) -> dict[str, Latency | None]:
         """By key; None where it was not timed."""
-        return {key: self.by_name.get(f"{self.stages.get(name)}/{key}") for key in self.keys}
+        return {key: self.by_name.get(f"{self.stages.get(name, name)}/{key}") for key in self.keys}
