@@ -264,7 +264,7 @@ class Reader(HTMLParser):
         self.attributes: list[tuple[str, str, str]] = []
         self.tables: dict[str, list[list[str]]] = {}
         self.texts: list[str] = []
-        self._caption, self._rows = "", [[""]]
+        self._title, self._rows = "", [[""]]
         self.feed(page)
         self.close()
 
@@ -273,7 +273,7 @@ class Reader(HTMLParser):
         if tag not in VOID:
             self.open.append(tag)
         if tag == "table":
-            self._rows = []
+            self._title, self._rows = (dict(attrs)["aria-label"] or "").split(" (")[0], []
         if tag == "tr":
             self._rows.append([])
         if tag in ("td", "th"):
@@ -282,12 +282,10 @@ class Reader(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag, f"</{tag}> closes nothing"
         if tag == "table":
-            self.tables[self._caption] = self._rows
+            self.tables[self._title] = self._rows
 
     def handle_data(self, data: str) -> None:
         self.texts.append(data)
-        if self.open[-1:] == ["caption"]:
-            self._caption = data.split(" (")[0]
         if self.open and self.open[-1] in ("td", "th"):
             self._rows[-1][-1] += data
 
@@ -747,5 +745,5 @@ def test_ticks_of_logarithmic_axes_are_numbers(monkeypatch: Any) -> None:
     figure = plot_sensitivity(Sensitivity({"w3": {8: 9.0, 16: 0.01}}, {"w3": 32}, 4, 1.0), {"w3": 16})
     figure.savefig(io.BytesIO())
     (axes,) = (panel for panel in figure.axes if panel.get_visible())
-    ticks = [label.get_text() for label in axes.get_yticklabels(which="both")]
-    assert "0.01" in ticks and all(not text or float(text) > 0 for text in ticks)
+    ticks = [text for label in axes.get_yticklabels(which="both") if (text := label.get_text())]
+    assert len(ticks) > 2 and all(float(text) > 0 for text in ticks)
