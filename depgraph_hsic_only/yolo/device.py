@@ -8,6 +8,7 @@ import torch
 from ultralytics.utils import SETTINGS_FILE, torch_utils
 
 from depgraph_hsic_only.errors import ConfigError, one_line
+from depgraph_hsic_only.yolo.logs import silenced
 from depgraph_hsic_only.yolo.types import Network
 
 
@@ -37,7 +38,8 @@ def on_device(network: Network, device: Any) -> Network:
 def check_device(device: Any) -> None:
     """Refuse a device that this machine doesn't have, by a `ConfigError`."""
     try:
-        select_device(device)
+        with silenced():  # it says what this machine has before it refuses
+            select_device(device)
     except Exception as error:  # ValueError, AssertionError or RuntimeError, by kind of device
         raise ConfigError(
             f"device: expected one that this machine has, got {device!r} ({one_line(error)}); pass cpu"
