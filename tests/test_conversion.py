@@ -15,7 +15,10 @@ from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
 
 from depgraph_hsic_only import DataError, ExportError, ensure_nms, prune
+from depgraph_hsic_only.data.images import load_images
+from depgraph_hsic_only.evaluation import ranges
 from depgraph_hsic_only.evaluation.file_size import FileKind
+from depgraph_hsic_only.evaluation.ranges import _itself, _least_error, _silu
 from depgraph_hsic_only.utils.conversion import SplitC2f, export_onnx, merge_c2f, quantize_onnx, split_c2f, verify_onnx
 from depgraph_hsic_only.yolo.input_shape import InputShape
 
@@ -156,6 +159,41 @@ def test_int8_files_find_the_same_objects(real_yolo: Any, tmp_path: Path) -> Non
     common = sum((Counter(a) & Counter(b)).total() for a, b in zip(*classes, strict=True))
     assert min(sum(map(len, c)) for c in classes) > 5
     assert common >= 0.8 * max(sum(map(len, c)) for c in classes), classes
+
+
+@pytest.mark.parametrize("silu", [False, True])
+def test_ranges_have_the_least_error(silu: bool) -> None:
+    """By PyTorch's own rounding, on values with a long tail below zero, as they are before a SiLU."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.cat([torch.randn(40_000, generator=generator) * 3, torch.linspace(-40, 12, 60)]).double()
+    counts = torch.histc(values, 2048, -40, 12).numpy()
+
+    def error(low: float, high: float) -> float:
+        step = (high - low) / 255
+        rounded = torch.fake_quantize_per_tensor_affine(values.float(), step, round(-low / step), 0, 255).double()
+        read = torch.nn.functional.silu if silu else torch.nn.Identity()
+        return float((read(rounded) - read(values)).square().mean())
+
+    low, high = _least_error(counts, -40.0, 12.0, _silu if silu else _itself)
+    others = [error(-float(a) * 40, float(b) * 12) for a, b in torch.rand(300, 2, generator=generator) * 0.98 + 0.02]
+    assert error(low, high) <= 1.1 * min(others)
+    assert (low > -13) == silu  # which makes nearly nothing of the tail
+    assert not silu or error(low, high) < 0.5 * error(-40, 12)
+
+
+def test_ranges_of_real_images_lose_less_than_whole_ones(real_yolo: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    if not COCO_MINI.exists():
+        pytest.skip(f"no images at {COCO_MINI}")
+    folder = COCO_MINI.parent / "images"
+    source = export_onnx(real_yolo, tmp_path / "float.onnx", imgsz=320)
+    chosen = quantize_onnx(source, tmp_path / "chosen.onnx", folder / "train", limit=16)
+    monkeypatch.setattr(ranges, "_SHARES", ranges._SHARES[:1])
+    whole = quantize_onnx(source, tmp_path / "whole.onnx", folder / "train", limit=16)
+    images = load_images(folder / "val", (320, 320), limit=6)
+    exact, *rounded = (raw_outputs(file, images)[0][:, 4:84] for file in (source, chosen, whole))
+    sure = exact.amax(1, keepdim=True) > 0.05
+    lost, lost_by_all = (float(((found - exact).abs() * sure).sum()) for found in rounded)
+    assert lost < 0.8 * lost_by_all
 
 
 def test_what_can_not_be_quantised(tmp_path: Path) -> None:

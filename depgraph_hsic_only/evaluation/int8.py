@@ -5,12 +5,15 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import torch
 
 from depgraph_hsic_only.data.images import Images
 from depgraph_hsic_only.errors import ExportError
 from depgraph_hsic_only.evaluation.onnx import checked_path, input_images, onnx_input, onnx_precision, open_session
+from depgraph_hsic_only.evaluation.ranges import activation_ranges
 from depgraph_hsic_only.yolo.blocks import BLOCKS
 
 LEAST_OPSET = 13  # from there on weights may have a scale for each output channel
@@ -19,12 +22,12 @@ _BLOCKS_OF_HEAD = re.compile("|".join(rf"/model\.\d+/({block.integer})/" for blo
 
 
 def quantize_onnx(source: str | Path, path: str | Path, images: Images, *, limit: int | None = 128) -> Path:
-    """Quantise an ONNX file to int8 for onnxruntime on a CPU, statically: the ranges are those on the images.
+    """Quantise an ONNX file to int8 for onnxruntime on a CPU, statically: by the ranges of activations on the images.
 
-    Weights are signed, with a scale for each output channel. Activations are unsigned, for which onnxruntime has its
-    fast kernels: with its default, both signed, the file was slower than the float one on an x86 CPU. The head's last
-    convolutions and all that decodes their outputs stay float: a scale that holds box coordinates of hundreds of pixels
-    rounds every class score to 0.
+    They end where the squared error is least (see `ranges.py`). Weights are signed, with a scale for each output
+    channel. Activations are unsigned, for which onnxruntime has its fast kernels: with its default, both signed, the
+    file was slower than the float one on an x86 CPU. The head's last convolutions and all that decodes their outputs
+    stay float: a scale that holds box coordinates of hundreds of pixels rounds every class score to 0.
 
     The file keeps names, stride and task, so `YOLO(path)` predicts with it and validates it. It is written in one step.
 
@@ -51,9 +54,12 @@ def quantize_onnx(source: str | Path, path: str | Path, images: Images, *, limit
             "export it without quantize and with a later opset"
         )
     left = _decoding(node.name for node in network.graph.node)
+    rounded = [n for n in network.graph.node if n.op_type in _INTEGER_OPS and n.name not in left]
     if not left:
         raise ExportError(f"{source}: expected a YOLO file with named layers; write it with export_onnx")
-    feeds = map(takes.fed_alone, torch.split(input_images(takes, images, limit), 1))
+    found = torch.split(input_images(takes, images, limit), 1)
+    ranges = activation_ranges(source, rounded, lambda: map(takes.fed_alone, found))
+    feeds = iter([takes.fed_alone(found[0])])  # for the ranges of all that has none of its own
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".quantize-") as folder:
         prepared, made = Path(folder) / "prepared.onnx", Path(folder) / path.name
@@ -68,9 +74,15 @@ def quantize_onnx(source: str | Path, path: str | Path, images: Images, *, limit
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
+            extra_options={"TensorQuantOverrides": {name: [_ends(*ends)] for name, ends in ranges.items()}},
         )
         made.replace(path)
     return path
+
+
+def _ends(low: float, high: float) -> dict[str, Any]:
+    """A range as onnxruntime takes it."""
+    return {"rmin": np.float32(low), "rmax": np.float32(high)}
 
 
 def _decoding(names: Iterable[str]) -> list[str]:
