@@ -90,5 +90,5 @@ def _itself(values: Floats) -> Floats:
 
 
 def _silu(values: Floats) -> Floats:
-    found: Floats = values / (1 + np.exp(-values))
+    found: Floats = values * (1 + np.tanh(values / 2)) / 2  # the same as by exp, which overflows
     return found
