@@ -410,6 +410,7 @@ def test_planning_for_a_target_in_memory(tmp_path: Path) -> None:
     assert report.after.parameters <= 0.95 * report.before.parameters
 
 
+@pytest.mark.slow
 def test_the_head_has_the_cheapest_savings_of_the_real_model(real_yolo: Any) -> None:
     if not COCO_MINI.exists():
         pytest.skip(f"no data set at {COCO_MINI}")
