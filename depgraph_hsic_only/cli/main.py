@@ -74,9 +74,8 @@ examples:
 
 DEMO_TASKS = ("segment", "detect", "pose", "obb")  # those of `tasks.TASKS`, which imports torch
 _OF_A_TARGET, _INSTEAD_OF_A_TARGET = ("prune.target", "prune.axes"), ("prune.ratio", "prune.threshold")
-_DEMO_IMGSZ = 128  # for the recipe's 160, and 20 of its 22 epochs: enough to show what a cut costs
-_DEMO_TRAINING = {"epochs": 20, "imgsz": _DEMO_IMGSZ}
-_DEMO_TUNING = {"epochs": 4, "imgsz": _DEMO_IMGSZ, "lr0": 0.001, "warmup_epochs": 0.25}  # shorter and gentler
+_DEMO_TRAINING = {"imgsz": 128, "epochs": 20}  # of the recipe's 160 px and 22: enough to show what a cut costs
+_DEMO_TUNING = {"epochs": 4, "lr0": 0.001, "warmup_epochs": 0.25}  # shorter and gentler than what goes before
 
 
 def _add_flags(parser: Parser) -> None:
@@ -213,11 +212,11 @@ def _demo_settings(task: str) -> dict[str, Any]:
     from depgraph_hsic_only.data.shapes import shapes_recipe
     from depgraph_hsic_only.yolo.tasks import TASKS
 
-    recipe = shapes_recipe(task)
+    recipe = shapes_recipe(task) | _DEMO_TRAINING
     settings: dict[str, Any] = {
         "pretrained": f"yolov8n{TASKS[task].suffix}.yaml",
         "data": "shapes",
-        "imgsz": _DEMO_IMGSZ,
+        "imgsz": recipe["imgsz"],
         "name": "demo",
         "workers": 0,  # so few and small images are no work for a process beside the one that trains
         "calibration.images": 128,
@@ -225,7 +224,7 @@ def _demo_settings(task: str) -> dict[str, Any]:
         "prune.target": "gmacs=0.4",
         "prune.axes": "width,imgsz",
     }
-    settings |= {f"train.{key}": value for key, value in (recipe | _DEMO_TRAINING).items()}
+    settings |= {f"train.{key}": value for key, value in recipe.items()}
     return settings | {f"fine_tune.{key}": value for key, value in (recipe | _DEMO_TUNING).items()}
 
 

@@ -58,7 +58,7 @@ def quantize_onnx(source: str | Path, path: str | Path, images: Images, *, limit
     if not left:
         raise ExportError(f"{source}: expected a YOLO file with named layers; write it with export_onnx")
     found = torch.split(input_images(takes, images, limit), 1)
-    ranges = activation_ranges(source, rounded, lambda: map(takes.fed_alone, found))
+    ranges = activation_ranges(network, rounded, lambda: map(takes.fed_alone, found))
     feeds = iter([takes.fed_alone(found[0])])  # for the ranges of all that has none of its own
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".quantize-") as folder:

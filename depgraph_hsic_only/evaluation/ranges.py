@@ -6,9 +6,9 @@ the SiLU of it. The rest is calibration by mean squared error, as in Banner et a
 convolutional networks for rapid-deployment" (NeurIPS 2019), with ends that are sought and not computed.
 """
 
+import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,12 +26,12 @@ _PASSING = {"Split", "MaxPool", "Resize"}  # what comes out of these is of the r
 
 
 def activation_ranges(
-    path: str | Path, nodes: Iterable[Any], feeds: Callable[[], Iterable[Mapping[str, Any]]]
+    model: Any, nodes: Iterable[Any], feeds: Callable[[], Iterable[Mapping[str, Any]]]
 ) -> dict[str, tuple[float, float]]:
     """The ranges of all activations that some nodes of a file read or write, but for those that are passed on.
 
     Args:
-        path: The file, in float32.
+        model: What is in the file, in float32, as `onnx.load` reads it; it is left as it is.
         nodes: Of its graph: those that are to compute in 8 bits.
         feeds: What the file is run on, one image after the other; it is called twice.
 
@@ -41,7 +41,7 @@ def activation_ranges(
     import onnx  # these take a second that most commands don't need
     import onnxruntime
 
-    model = onnx.load(str(path))
+    model = copy.deepcopy(model)
     graph, readers = model.graph, defaultdict[str, list[str]](list)
     for node in graph.node:
         for name in node.input:
