@@ -1,6 +1,7 @@
 """Images of any size, number of channels and batch, from the calibration to the exported file."""
 
 import json
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from depgraph_hsic_only import (
 from depgraph_hsic_only.cli.dry_run import dry_run
 from depgraph_hsic_only.data.calibration import fitting
 from depgraph_hsic_only.data.dataset import find_dataset, labelled_batches
+from depgraph_hsic_only.data.images import smallest_frame
 from depgraph_hsic_only.evaluation.agreement import measure_agreement
 from depgraph_hsic_only.evaluation.onnx import onnx_input, open_session
 from depgraph_hsic_only.evaluation.validation import Validation, validate_model
@@ -76,6 +78,7 @@ def test_a_camera_of_four_channels_and_half_the_height(shapes: Path, checkpoint:
     with pytest.warns(UserWarning, match="imgsz=100 is no multiple of the network's stride of 32 pixels: 128 is used"):
         say_rounded.cache_clear()
         report = DefaultYolov8SegPruner(checkpoint, **given).run()
+    assert not any("as large as" in note for note in report.notes)  # the frame was chosen
     told = json.loads((report.folder / "report.json").read_text())
     baseline, shape = report.stages[0], InputShape(64, 128, 4, 2)
     assert baseline.map50_95 == {} and "channels" in baseline.notes[-1] and baseline.latency_ms["torch"]
@@ -114,6 +117,35 @@ def test_a_camera_of_four_channels_and_half_the_height(shapes: Path, checkpoint:
     best = report.folder / "weights" / "best.pt"
     assert YOLO(best).model.yaml["channels"] == 4
     assert "GMACs" in to_text(dry_run(load_config(None, {**settings_of(data, best), "prune.target": "gmacs=0.9"})))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "frame"), [(((640, 360), (1280, 720)), (192, 320)), (((400, 300), (90, 160)), (320, 320))]
+)
+def test_the_smallest_frame_leaves_out_grey_alone(sizes: Any, frame: tuple[int, int], tmp_path: Path) -> None:
+    """Letterboxed to it, an image has the pixels that it has in the square, and no row or column of it is missing."""
+    files = []
+    for k, (width, height) in enumerate(sizes):
+        files.append(tmp_path / f"{k}.png")
+        assert cv2.imwrite(str(files[-1]), np.random.default_rng(k).integers(0, 100, (height, width, 3), np.uint8))
+    assert smallest_frame([*files, tmp_path / "none.png"], 320, 32) == frame
+    assert smallest_frame([tmp_path / "none.png"], 320, 32) == (320, 320)
+    for square, framed in zip(load_images(files, 320), load_images(files, frame), strict=True):
+        seen = [
+            image[:, (image < 0.44).any(0).any(1)][:, :, (image < 0.44).any(0).any(0)] for image in (square, framed)
+        ]
+        assert torch.equal(*seen) and max(seen[0].shape) == 320
+
+
+def test_a_file_for_squares_of_wide_images_is_said_to_be_one(shapes: Path, checkpoint: Path, tmp_path: Path) -> None:
+    data, images = tmp_path / "set" / "data.yaml", tmp_path / "set" / "images"
+    shutil.copytree(shapes.parent, data.parent)
+    data.write_text(yaml.safe_dump({**yaml.safe_load(data.read_text()), "path": str(data.parent)}))
+    for image in sorted(images.rglob("*.png")):
+        assert cv2.imwrite(str(image), cv2.resize(cv2.imread(str(image)), (128, 60)))
+    given = settings(tmp_path, data, **{"train.epochs": 0, "fine_tune.epochs": 0, "prune.ratio": 0})
+    (said,) = DefaultYolov8SegPruner(checkpoint, **given).run().notes
+    assert said.startswith("validation images fit 32x64 px as large as they are in 64x64") and "has 50% of" in said
 
 
 def test_files_are_read_as_ultralytics_reads_them(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Images for measuring on: read, letterboxed as Ultralytics' validation does, in RGB and [0, 1]."""
 
 import logging
+import math
 import random
 import threading
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from ultralytics.utils import LOGGER
 from ultralytics.utils.patches import imread
 
 from depgraph_hsic_only.errors import DataError, one_line
+from depgraph_hsic_only.yolo.input_shape import multiple_of
 
 Images = str | Path | Sequence[str | Path] | torch.Tensor
 """A folder, an image file, a list of image files, or a tensor (n, 3, h, w) in RGB and [0, 1]."""
@@ -132,6 +134,18 @@ def read_image(path: Path, channels: int = 3) -> Picture | None:
             f"{image.shape[2]}; save it as a TIFF with {channels} pages or bands"
         )
     return cast("Picture | None", image)
+
+
+def smallest_frame(files: Sequence[Path], side: int, stride: int, channels: int = 3) -> tuple[int, int]:
+    """Height and width, multiples of a stride, that hold every image as large as a square of a `side` in pixels does.
+
+    A letterbox in them is the one in the square but for what is grey in all of them. Files that can't be read don't
+    count; where none can, it is the square.
+    """
+    found = (image.shape[:2] for file in files if (image := read_image(file, channels)) is not None)
+    scaled = [[math.ceil(side * length / max(shape)) for length in shape] for shape in found] or [[side, side]]
+    height, width = (multiple_of(stride, max(lengths)) for lengths in zip(*scaled, strict=True))
+    return height, width
 
 
 def padded(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
