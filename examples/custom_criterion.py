@@ -54,7 +54,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         yolo = load_model(args.weights)
         images = (
-            load_images(find_dataset(args.data).images("train"), args.imgsz, limit=args.images) if args.data else None
+            load_images(find_dataset(args.data, yolo.task).images("train"), args.imgsz, limit=args.images)
+            if args.data
+            else None
         )
         plans = {name: plan_pruning(yolo, args.ratio, criterion=name) for name in (*BUILT_IN, "geometric_median")}
         for name, plan in plans.items():

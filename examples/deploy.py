@@ -76,10 +76,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/deploy"), help="folder for the files")
     args = parser.parse_args(argv)
     try:
-        dataset, out = find_dataset(args.data), args.out.absolute()
-        models = {"unpruned": args.unpruned, "pruned": args.weights}
-        for weights in models.values():
-            load_model(weights)  # a mistake is said before any work
+        models, out = {"unpruned": args.unpruned, "pruned": args.weights}, args.out.absolute()
+        tasks = [load_model(weights).task for weights in models.values()]  # a mistake is said before any work
+        dataset = find_dataset(args.data, tasks[0])
         forms = {m: make_forms(path, out / m, dataset, args.imgsz, args.images) for m, path in models.items()}
     except PruningError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -87,14 +86,15 @@ def main(argv: list[str] | None = None) -> int:
     data = dataset.write_keys(out)
     paths = {(form, model): path for model, made in forms.items() for form, path in made.items()}
     shape = InputShape(args.imgsz, args.imgsz)
-    found = {key: validate_file(path, data, shape, "segment") for key, path in paths.items()}
+    found = {key: validate_file(path, data, shape, dataset.task) for key, path in paths.items()}
     latency = measure_latency({" ".join(key): run_of(path, args.imgsz) for key, path in paths.items()})
-    print(f"\nmask mAP50-95 at imgsz={args.imgsz}, batch=1, rect=False, val; median latency on this CPU\n")
-    columns = [f"{figure}, {model}" for figure in ("MB", "mask mAP50-95", "ms") for model in models]
+    kind = f"{list(next(iter(found.values())).metrics)[-1]} mAP50-95"  # that counts most
+    print(f"\n{kind} at imgsz={args.imgsz}, batch=1, rect=False, val; median latency on this CPU\n")
+    columns = [f"{figure}, {model}" for figure in ("MB", kind, "ms") for model in models]
     print(f"| form | {' | '.join(columns)} |\n|{'---|' * (1 + len(columns))}")
     for form in forms["pruned"]:
         keys = [(form, model) for model in models]
-        sizes, scores = [f"{size_mb(paths[k]):.1f}" for k in keys], [f"{found[k]['mask'].map50_95:.4f}" for k in keys]
+        sizes, scores = [f"{size_mb(paths[k]):.1f}" for k in keys], [f"{found[k].primary.map50_95:.4f}" for k in keys]
         times = [f"{latency[' '.join(k)].median:.1f}" for k in keys]
         print(f"| {' | '.join([form, *sizes, *scores, *times])} |")
     for form, model in paths:

@@ -78,7 +78,7 @@ def test_all_faults_are_named_at_once_with_the_nearest_name() -> None:
         "imgsz": -5,
         "seed": 1.5,
         "data": {"train": "x"},
-        "name": "a/b",
+        "name": "..",
         "train": {"epoch": 3, "data": "x", "mosaic": "a", "lr0": 7},
         "fine_tune.epochs": -1,
         "prune": {"ratio": 1.2, "layers": "neck", "criterion": "magnitud", "steps": 0, "max_map_drop": 3, "cut": 1},

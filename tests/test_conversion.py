@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from conftest import COCO_MINI, build, every, outputs
+from conftest import COCO_MINI, build, enliven, every, outputs
 from ultralytics import YOLO
 from ultralytics.nn.tasks import DetectionModel
 
@@ -92,6 +92,10 @@ def test_export_mistakes(tmp_path: Path) -> None:
         export_onnx(model, tmp_path / "best.onnx", opset=3)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "no.onnx").write_text("text")
+    (tmp_path / "folder.onnx").mkdir()
+    for place, got in (("folder.onnx", "got a folder of that name"), ("no.onnx/best.onnx", "which is no folder")):
+        with pytest.raises(ExportError, match=got):
+            export_onnx(model, tmp_path / place)
     with pytest.raises(ExportError, match="onnxruntime can run"):
         verify_onnx(tmp_path / "no.onnx", model, torch.rand(1, 3, 64, 64))
     path = export_onnx(model, tmp_path / "best.onnx", imgsz=64)
@@ -102,8 +106,29 @@ def test_export_mistakes(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=r"float in \[0, 1\]"):
             verify_onnx(path, model, images)
+    assert verify_onnx(path, model, torch.rand(1, 3, 64, 64, dtype=torch.double)).ok
+    other = onnx.load(path)
+    onnx.helper.set_model_props(other, {"imgsz": "large"})
+    onnx.save(other, tmp_path / "other.onnx")
+    with pytest.raises(ExportError, match="whose metadata says"):
+        verify_onnx(tmp_path / "other.onnx", model, images)
     with pytest.raises(DataError, match="expected image files"):
         verify_onnx(path, model, tmp_path / "nothing here")
+
+
+@pytest.mark.parametrize(("name", "given"), [("yolov8n-seg.yaml", {}), ("yolo26n.yaml", {"nms": False})])
+def test_what_rounding_to_float32_changes_by_itself_passes_and_no_more(
+    name: str, given: dict[str, Any], tmp_path: Path
+) -> None:
+    """So that the file of a badly trained model, of huge activations, is not said to be another model's."""
+    torch.manual_seed(0)
+    model, images = enliven(YOLO(name).model).eval(), torch.rand(2, 3, 64, 64)
+    path = export_onnx(model, tmp_path / "best.onnx", imgsz=64, **given)
+    parity = verify_onnx(path, model, images, tolerance=1e-9)
+    assert parity.ok and 1e-9 < parity.max_abs_diff <= parity.tolerance < 1e-3
+    with torch.no_grad():
+        getattr(model.model[-1], "one2one_cv2" if given else "cv2")[0][-1].bias[0] += 1
+    assert not verify_onnx(path, model, images).ok
 
 
 PARTS = {"boxes": slice(0, 4), "scores": slice(4, 11), "coefficients": slice(11, None)}
@@ -191,6 +216,21 @@ def test_ranges_have_the_least_error(silu: bool) -> None:
     assert not silu or error(low, high) < 0.5 * error(-40, 12)
 
 
+def test_ranges_of_a_file_with_free_axes_and_batches_are_those_of_the_fixed_one(tmp_path: Path) -> None:
+    """Its attention computes shapes, in integers, by the same kinds of nodes; the last batch is filled up."""
+    model, images = enliven(YOLO("yolo11n-seg.yaml").model).eval(), torch.rand(4, 3, 64, 64)
+    forms: dict[str, dict[str, Any]] = {"fixed": {}, "free": {"dynamic": True}, "three": {"batch": 3}}
+    files = {key: export_onnx(model, tmp_path / f"{key}.onnx", imgsz=64, **given) for key, given in forms.items()}
+    int8 = {key: quantize_onnx(file, tmp_path / f"{key}_int8.onnx", images) for key, file in files.items()}
+    scales = {}
+    for key, file in int8.items():
+        known = {t.name: t for t in onnx.load(file).graph.initializer}
+        scales[key] = float(onnx.numpy_helper.to_array(known["/model.0/conv/Conv_output_0_scale"]))
+    assert scales["fixed"] == scales["free"] == pytest.approx(scales["three"], rel=0.1)
+    for a, b in zip(*(raw_outputs(int8[key], images) for key in ("fixed", "free")), strict=True):
+        assert torch.allclose(a, b, atol=1e-4)
+
+
 def test_what_can_not_be_quantised(tmp_path: Path) -> None:
     model, images = build(nc=3), torch.rand(1, 3, 64, 64)
     old = export_onnx(model, tmp_path / "old.onnx", imgsz=64, opset=11)
@@ -205,4 +245,9 @@ def test_what_can_not_be_quantised(tmp_path: Path) -> None:
     onnx.save(nameless, tmp_path / "nameless.onnx")
     with pytest.raises(ExportError, match="named layers"):
         quantize_onnx(tmp_path / "nameless.onnx", tmp_path / "int8.onnx", images)
+    next(model.parameters()).data[0] = torch.nan
+    with pytest.raises(ExportError, match="expected finite activations, got others in /model"):
+        quantize_onnx(export_onnx(model, fixed, imgsz=64), tmp_path / "int8.onnx", images)
+    with pytest.raises(DataError, match="limit: expected at least 1 image, got 0; pass None"):
+        quantize_onnx(fixed, tmp_path / "int8.onnx", images, limit=0)
     assert not (tmp_path / "int8.onnx").exists()

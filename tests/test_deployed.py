@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,8 +25,10 @@ from depgraph_hsic_only.evaluation.deployed.deployment import Deployment
 from depgraph_hsic_only.evaluation.deployed.formats import FORMATS, export_format, named_formats, verified
 from depgraph_hsic_only.evaluation.latency import Told, measure_latency
 from depgraph_hsic_only.evaluation.onnx import onnx_input, onnx_precision, open_session
+from depgraph_hsic_only.evaluation.validation import Metrics
 from depgraph_hsic_only.support.machine import Watch, watched
 from depgraph_hsic_only.workflow.config import load_config
+from depgraph_hsic_only.workflow.record.rivals import Entrant, runs_int8, time_entrants
 from depgraph_hsic_only.yolo.input_shape import InputShape
 
 SHAPE = InputShape(64, 64)
@@ -124,6 +127,26 @@ def test_a_command_is_given_the_file_that_was_asked_for(tmp_path: Path) -> None:
         run = Deployment(own, precision=precision, **given).prepare(network, tmp_path / "file")
         assert isinstance(run, Told) and run.seconds() == pytest.approx(0.007)
         assert onnx_precision(kept) == weights and onnx_input(open_session(kept)).shape == own
+
+
+def test_a_rival_that_can_not_be_made_is_left_out(tmp_path: Path) -> None:
+    """The result of a run is worth having without it."""
+    way, cpu = Deployment(SHAPE), torch.device("cpu")
+    old = replace(way, arguments={"opset": 11})
+    with pytest.raises(ConfigError, match=r"export\.opset: expected 13 or later for int8, got 11; leave it out"):
+        replace(old, precision="int8").on(cpu)
+    assert runs_int8(way, cpu) and not runs_int8(old, cpu)
+    broken, works = (load_model(save_untrained("segment", tmp_path / f"{name}.pt")) for name in ("broken", "works"))
+    next(broken.model.parameters()).data[0] = torch.nan
+    said, timed = list[str](), list[str]()
+    clock: Any = SimpleNamespace(
+        device=cpu, given=way, deployment=way, folder=tmp_path, images=torch.rand(1, 3, 64, 64)
+    )
+    clock.add = lambda name, _: timed.append(name)
+    entrants = [Entrant("broken in int8", broken, 64, "int8"), Entrant("works", works, 64)]
+    found = time_entrants(entrants, clock, 64, lambda *_: Metrics({}), said.append)
+    assert [entrant.name for entrant, _ in found] == timed == ["works"]
+    assert len(said) == 1 and said[0].startswith("broken in int8 was not compared: expected finite activations, got")
 
 
 @pytest.mark.parametrize("name", ["torchscript", "openvino"])

@@ -37,7 +37,7 @@ def load_images(
 ) -> torch.Tensor:
     """The images as one tensor (n, c, h, w), RGB, float32 in [0, 1], padded with grey as in validation.
 
-    A tensor is taken as it is. Files that are no images are passed over with a warning, as Ultralytics does.
+    A tensor is taken as it is, in float32. Files that are no images are passed over with a warning, as by Ultralytics.
 
     Args:
         images: A folder (searched recursively, in sorted order), an image file, a list of files, or a tensor.
@@ -47,8 +47,10 @@ def load_images(
             colours; other numbers are those of TIFF files.
 
     Raises:
-        DataError: There are no readable images, or the images have another shape or range.
+        DataError: There are no readable images, the images have another shape or range, or `limit` is below 1.
     """
+    if limit is not None and limit < 1:
+        raise DataError(f"limit: expected at least 1 image, got {limit}; pass None for all")
     if isinstance(images, torch.Tensor):
         return _checked(images.detach(), channels)[spread(len(images), limit)]
     files, size = list_images(images), imgsz if isinstance(imgsz, tuple) else (imgsz, imgsz)
@@ -183,7 +185,7 @@ def _checked(images: torch.Tensor, channels: int) -> torch.Tensor:
         raise DataError(f"{expected}, got {tuple(images.shape)} {images.dtype}; stack and scale them")
     if not bool(torch.isfinite(images).all()) or float(images.min()) < 0 or float(images.max()) > 1:
         raise DataError(f"{expected}, got values from {float(images.min())} to {float(images.max())}; divide by 255")
-    return images
+    return images.float()
 
 
 def _read(path: Path, size: tuple[int, int], channels: int) -> torch.Tensor | None:

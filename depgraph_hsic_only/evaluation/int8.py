@@ -39,7 +39,8 @@ def quantize_onnx(source: str | Path, path: str | Path, images: Images, *, limit
         limit: At most this many of them, evenly spaced; None for all.
 
     Raises:
-        ExportError: The path does not end in ".onnx", or the source is no such file.
+        ExportError: The path does not end in ".onnx" or can't be written, the source is no such file, or what it
+            computes is not finite.
         DataError: The images can't be used.
     """
     from onnx import load as read_onnx  # these take a second that most commands don't need
@@ -57,9 +58,9 @@ def quantize_onnx(source: str | Path, path: str | Path, images: Images, *, limit
     rounded = [n for n in network.graph.node if n.op_type in _INTEGER_OPS and n.name not in left]
     if not left:
         raise ExportError(f"{source}: expected a YOLO file with named layers; write it with export_onnx")
-    found = torch.split(input_images(takes, images, limit), 1)
-    ranges = activation_ranges(network, rounded, lambda: map(takes.fed_alone, found))
-    feeds = iter([takes.fed_alone(found[0])])  # for the ranges of all that has none of its own
+    batches, size = torch.split(input_images(takes, images, limit), takes.shape.batch), takes.shape.batch
+    ranges = activation_ranges(network, rounded, lambda: map(takes.filled, batches), size)
+    feeds = iter([takes.filled(batches[0])])  # for the ranges of all that has none of its own
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".quantize-") as folder:
         prepared, made = Path(folder) / "prepared.onnx", Path(folder) / path.name

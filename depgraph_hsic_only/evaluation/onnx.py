@@ -3,6 +3,7 @@
 import copy
 import importlib
 import json
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ def export_onnx(
             doesn't take.
 
     Raises:
-        ExportError: The path does not end in ".onnx", or the export failed.
+        ExportError: The path does not end in ".onnx" or can't be written, or the export failed.
         ConfigError: `imgsz` is no size of an image.
     """
     path = checked_path(path)
@@ -71,10 +72,14 @@ def export_onnx(
 
 
 def checked_path(path: str | Path) -> Path:
-    """Where an ONNX file is to be written; an `ExportError` where that does not end in ".onnx"."""
+    """Where an ONNX file is to be written; an `ExportError` where it can't be, or that does not end in ".onnx"."""
     path = Path(path)
     if path.suffix != ".onnx":
         raise ExportError(f"{path}: expected a path that ends in .onnx; add the ending")
+    there = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir() or not there.is_dir() or not os.access(there, os.W_OK):
+        got = "a folder of that name" if path.is_dir() else f"{there}, which is no folder that can be written"
+        raise ExportError(f"{path}: expected a file that can be written, got {got}; pass another path")
     return path
 
 
@@ -93,9 +98,10 @@ class OnnxInput:
         """Images (n, c, h, w), float, as a session takes them."""
         return {self.name: (images.half() if self.half else images).numpy()}
 
-    def fed_alone(self, image: torch.Tensor) -> dict[str, Any]:
-        """The same of one image (1, c, h, w), as often as the file's batch wants."""
-        return self.feed(image.expand(self.shape.batch, -1, -1, -1))
+    def filled(self, images: torch.Tensor) -> dict[str, Any]:
+        """The same of at most as many images as the file's batch wants, over and over until there are as many."""
+        count = self.shape.batch
+        return self.feed(images.repeat(-(-count // len(images)), 1, 1, 1)[:count])
 
 
 def open_session(path: str | Path) -> Any:
@@ -108,10 +114,19 @@ def open_session(path: str | Path) -> Any:
 
 
 def onnx_input(session: Any) -> OnnxInput:
-    """What the file of an onnxruntime session takes, by its input and what Ultralytics writes of it."""
+    """What the file of an onnxruntime session takes, by its input and what Ultralytics writes of it.
+
+    Raises:
+        ExportError: It takes no images, or says something else of them.
+    """
     entry, told = session.get_inputs()[0], session.get_modelmeta().custom_metadata_map
-    height, width = json.loads(told.get("imgsz", "[640, 640]"))
-    exported = (int(told.get("batch", 1)), int(told.get("channels", 3)), height, width)
+    try:
+        height, width = map(int, json.loads(told.get("imgsz", "[640, 640]")))
+        exported = (int(told.get("batch", 1)), int(told.get("channels", 3)), height, width)
+    except (ValueError, TypeError) as error:
+        raise ExportError(f"expected an ONNX file of Ultralytics', got one whose metadata says {told}") from error
+    if len(entry.shape) != len(exported):
+        raise ExportError(f"expected an ONNX file that takes images (n, c, h, w), got one that takes {entry.shape}")
     axes = [axis if isinstance(axis, int) else None for axis in entry.shape]
     batch, channels, height, width = (axis or default for axis, default in zip(axes, exported, strict=True))
     shape, stride = InputShape(height, width, channels, batch), int(told.get("stride", 32))

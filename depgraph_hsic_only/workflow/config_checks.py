@@ -103,7 +103,7 @@ _TOP: _Checks = {
     "workers": _NATURAL,
     "seed": (lambda v: _at_least(0)(v) and v < 2**32 - 1, "an integer of at least 0 and below 4294967295"),
     "project": (_is_text, "a folder"),
-    "name": (lambda v: _is_text(v) and Path(str(v)).name == str(v), "the name of a folder, without slashes"),
+    "name": (lambda v: _is_text(v) and Path(str(v)).name == str(v) != "..", "the name of a folder, without slashes"),
     "exist_ok": _SWITCH,
     "trust": _SWITCH,
     "verbose": _SWITCH,

@@ -13,7 +13,7 @@ from depgraph_hsic_only.data.images import Images
 from depgraph_hsic_only.errors import ConfigError, one_line
 from depgraph_hsic_only.evaluation.deployed.command import told_seconds
 from depgraph_hsic_only.evaluation.deployed.formats import ONNX, export_format
-from depgraph_hsic_only.evaluation.int8 import quantize_onnx
+from depgraph_hsic_only.evaluation.int8 import LEAST_OPSET, quantize_onnx
 from depgraph_hsic_only.evaluation.latency import Run, Told, backend_run, fused_run, onnx_run, openvino_run
 from depgraph_hsic_only.evaluation.onnx import export_onnx
 from depgraph_hsic_only.support.machine import Watch
@@ -107,6 +107,8 @@ class Deployment:
                     "export.formats with onnx"
                 )
             return Timed(COMMAND, None, None, precision, None, self.shape, self.command)
+        if self.precision == INT8 and (opset := self.arguments.get("opset") or LEAST_OPSET) < LEAST_OPSET:
+            raise ConfigError(f"export.opset: expected {LEAST_OPSET} or later for int8, got {opset}; leave it out")
         name = self.runtime
         if name == AUTO:
             name = "onnxruntime" if device.type == "cpu" else "torch"

@@ -194,13 +194,16 @@ class Recorder:
                 shape = _of(row, given, deployment).shape
                 last = row is self._report.after
                 clock.add_stage(row.name, next(stages, self._baseline), shape, exported if last else None)
-        entrants = time_entrants(self._entrants(deployment), clock, self._given[1].imgsz, self._validated_file)
+        left_out: list[str] = []
+        rivals = self._entrants(deployment)
+        entrants = time_entrants(rivals, clock, self._given[1].imgsz, self._validated_file, left_out.append)
         found = clock.measured()
         device = select_device(self.config.device)
         rows = tuple(
             row.with_latency(found.of_stage(row.name), _of(row, given, deployment).key(device))
             for row in self._report.stages
         )
+        rows = (*rows[:-1], replace(rows[-1], notes=(*rows[-1].notes, *left_out)))
         return rows, found, [self._rival(*entrant, found.by_name) for entrant in entrants]
 
     def _entrants(self, deployment: Deployment) -> list[Entrant]:

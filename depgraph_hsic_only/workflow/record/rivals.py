@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from depgraph_hsic_only.errors import ConfigError
+from depgraph_hsic_only.errors import ConfigError, ExportError
 from depgraph_hsic_only.evaluation.deployed.deployment import FLOAT, INT8, Deployment
 from depgraph_hsic_only.evaluation.validation import Metrics
 from depgraph_hsic_only.workflow.record.latencies import Latencies
@@ -84,11 +84,16 @@ def runs_int8(deployment: Deployment, device: object) -> bool:
 
 
 def time_entrants(
-    entrants: Sequence[Entrant], clock: Latencies, imgsz: int, validate: Callable[[Path, InputShape], Metrics]
+    entrants: Sequence[Entrant],
+    clock: Latencies,
+    imgsz: int,
+    validate: Callable[[Path, InputShape], Metrics],
+    note: Callable[[str], None],
 ) -> list[tuple[Entrant, Metrics | None]]:
     """Give what times each entrant to the clock, under its name; and what a file in int8 is worth, None of any other.
 
-    Each is deployed as the result is, but for the size of its images, of which `imgsz` is the unpruned model's.
+    Each is deployed as the result is, but for the size of its images, of which `imgsz` is the unpruned model's. One
+    whose file can't be made is left out with a note, since the result is worth having without it.
     """
     found = []
     for entrant in entrants:
@@ -96,8 +101,12 @@ def time_entrants(
         shape = clock.given.shape.scaled(network, entrant.imgsz / imgsz)
         way = replace(clock.deployment, shape=shape, precision=entrant.precision)
         folder = Path(tempfile.mkdtemp(dir=clock.folder))
-        path = way.write(network, folder, clock.images) if entrant.precision == INT8 else None
-        clock.add(entrant.called, way.prepare(network, folder, path))
+        try:
+            path = way.write(network, folder, clock.images) if entrant.precision == INT8 else None
+            clock.add(entrant.called, way.prepare(network, folder, path))
+        except ExportError as error:
+            note(f"{entrant.called} was not compared: {error}")
+            continue
         found.append((entrant, None if path is None else validate(path, shape)))
     return found
 

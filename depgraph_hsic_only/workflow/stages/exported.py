@@ -151,7 +151,10 @@ def export_result(
     parity = verify_onnx(path, model, images, **limits)
     if not parity.ok:
         path.unlink()
-        raise ExportError(f"{path}: expected the outputs of the model, got {parity}; the file was removed")
+        raise ExportError(
+            f"{path}: expected the outputs of the model, got {parity}; the file was removed, and the model is in "
+            f"{folder}: start anew with export.simplify=false or another export.opset"
+        )
     count = min(calibration, len(dataset.images("train")))
     others = []
     for name in other_formats(settings):
