@@ -109,7 +109,11 @@ def check_labels(
     # Ultralytics leaves out images that it can't read, with whatever labels they have.
     if named := [str(label) for _, label in itertools.islice(filter(lambda pair: is_readable(pair[0]), boxed), _NAMED)]:
         remedy = f"label {task.label} there ({_ROWS[task.name]})"
-        other = "leave these images out" if labelled else "pass a model to detect, such as yolov8n.pt, or task='detect'"
+        other = (
+            "leave these images out"
+            if labelled
+            else "pass a model to detect, such as yolov8n.pt (in Python task='detect')"
+        )
         raise DataError(
             f"{expected}, got boxes only in {len(boxed)} of {len(images)} label files ({', '.join(named)}"
             f"{', ...' if len(boxed) > len(named) else ''}); {remedy}, or {other}"
