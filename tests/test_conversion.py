@@ -216,19 +216,18 @@ def test_ranges_have_the_least_error(silu: bool) -> None:
     assert not silu or error(low, high) < 0.5 * error(-40, 12)
 
 
-def test_ranges_of_a_file_with_free_axes_and_batches_are_those_of_the_fixed_one(tmp_path: Path) -> None:
+def test_ranges_of_a_file_with_free_axes_for_batches_are_those_of_the_fixed_one(tmp_path: Path) -> None:
     """Its attention computes shapes, in integers, by the same kinds of nodes; the last batch is filled up."""
     model, images = enliven(YOLO("yolo11n-seg.yaml").model).eval(), torch.rand(4, 3, 64, 64)
-    forms: dict[str, dict[str, Any]] = {"fixed": {}, "free": {"dynamic": True}, "three": {"batch": 3}}
-    files = {key: export_onnx(model, tmp_path / f"{key}.onnx", imgsz=64, **given) for key, given in forms.items()}
-    int8 = {key: quantize_onnx(file, tmp_path / f"{key}_int8.onnx", images) for key, file in files.items()}
-    scales = {}
-    for key, file in int8.items():
-        known = {t.name: t for t in onnx.load(file).graph.initializer}
-        scales[key] = float(onnx.numpy_helper.to_array(known["/model.0/conv/Conv_output_0_scale"]))
-    assert scales["fixed"] == scales["free"] == pytest.approx(scales["three"], rel=0.1)
-    for a, b in zip(*(raw_outputs(int8[key], images) for key in ("fixed", "free")), strict=True):
-        assert torch.allclose(a, b, atol=1e-4)
+    forms: list[dict[str, Any]] = [{}, {"dynamic": True, "batch": 3}]
+    files = [export_onnx(model, tmp_path / f"{k}.onnx", imgsz=64, **given) for k, given in enumerate(forms)]
+    int8 = [quantize_onnx(file, tmp_path / f"int8-{file.name}", images) for file in files]
+    scales = []
+    for file in int8:
+        known = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(file).graph.initializer}
+        scales.append({k: float(v) for k, v in known.items() if re.search("_output_0_scale$", k) and v.size == 1})
+    common = scales[0].keys() & scales[1].keys()
+    assert len(common) > 100 and all(scales[0][k] == pytest.approx(scales[1][k], rel=0.15) for k in common)
 
 
 def test_what_can_not_be_quantised(tmp_path: Path) -> None:

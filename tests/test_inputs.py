@@ -144,7 +144,9 @@ def test_a_file_for_squares_of_wide_images_is_said_to_be_one(shapes: Path, check
     for image in sorted(images.rglob("*.png")):
         assert cv2.imwrite(str(image), cv2.resize(cv2.imread(str(image)), (128, 60)))
     given = settings(tmp_path, data, **{"train.epochs": 0, "fine_tune.epochs": 0, "prune.ratio": 0})
-    (said,) = DefaultYolov8SegPruner(checkpoint, **given).run().notes
+    pruner = DefaultYolov8SegPruner(checkpoint, **given)
+    pruner.export(pruner.load())
+    (said,) = pruner._notes
     assert said.startswith("validation images fit 32x64 px as large as they are in 64x64") and "has 50% of" in said
 
 
