@@ -587,7 +587,7 @@ def test_a_broken_part_loses_no_other_and_is_tried_again(
         (["--precision", "int4"], "expected some of float, half, int8, got 'int4' (did you mean 'int8'?)"),
         (["--precision", "int8", "latency.precision=int8"], "expected float beside precision, which says it, got int8"),
         (["--precision", "int8", "latency.runtime=torch"], "with runtime=torch, got int8"),
-        (["--precision", "int8", "export.opset=11"], "of opset 13 or later"),
+        (["--precision", "int8", "export.opset=11"], "expected 13 or later for int8"),
         (["--budget", "size=0.5"], "got size, which is not compared"),
         (["prune.axes=width,imgsz"], "it comes from axes, and imgsz and precision"),
         (["--axes", "width,imgsz"], "axes: expected width, depth or both, got imgsz"),

@@ -217,17 +217,18 @@ def test_ranges_have_the_least_error(silu: bool) -> None:
 
 
 def test_ranges_of_a_file_with_free_axes_for_batches_are_those_of_the_fixed_one(tmp_path: Path) -> None:
-    """Its attention computes shapes, in integers, by the same kinds of nodes; the last batch is filled up."""
-    model, images = enliven(YOLO("yolo11n-seg.yaml").model).eval(), torch.rand(4, 3, 64, 64)
-    forms: list[dict[str, Any]] = [{}, {"dynamic": True, "batch": 3}]
+    """Its attention computes shapes, in integers, by the same kinds of nodes; two images fill the batch twice."""
+    torch.manual_seed(0)
+    model, images = enliven(YOLO("yolo11n-seg.yaml").model).eval(), torch.rand(2, 3, 64, 64)
+    forms: list[dict[str, Any]] = [{}, {"dynamic": True, "batch": 4}]
     files = [export_onnx(model, tmp_path / f"{k}.onnx", imgsz=64, **given) for k, given in enumerate(forms)]
     int8 = [quantize_onnx(file, tmp_path / f"int8-{file.name}", images) for file in files]
     scales = []
     for file in int8:
         known = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(file).graph.initializer}
         scales.append({k: float(v) for k, v in known.items() if re.search("_output_0_scale$", k) and v.size == 1})
-    common = scales[0].keys() & scales[1].keys()
-    assert len(common) > 100 and all(scales[0][k] == pytest.approx(scales[1][k], rel=0.15) for k in common)
+    same = [scales[1].get(k) == pytest.approx(scale, rel=1e-3) for k, scale in scales[0].items()]
+    assert len(same) > 200 and sum(same) > 0.95 * len(same)  # of two ranges that are as good either may be taken
 
 
 def test_what_can_not_be_quantised(tmp_path: Path) -> None:
