@@ -135,6 +135,8 @@ def test_a_rival_that_can_not_be_made_is_left_out(tmp_path: Path) -> None:
     old = replace(way, arguments={"opset": 11})
     with pytest.raises(ConfigError, match=r"export\.opset: expected 13 or later for int8, got 11; leave it out"):
         replace(old, precision="int8").on(cpu)
+    with pytest.raises(ConfigError, match=r"export\.opset: expected 13 or later for int8, got 11; leave it out"):
+        replace(old, precision="int8", command="bench {model}").on(cpu)
     assert runs_int8(way, cpu) and not runs_int8(old, cpu)
     broken, works = (load_model(save_untrained("segment", tmp_path / f"{name}.pt")) for name in ("broken", "works"))
     next(broken.model.parameters()).data[0] = torch.nan

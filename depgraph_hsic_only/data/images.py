@@ -5,7 +5,7 @@ import math
 import random
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from ultralytics.data.augment import LetterBox
 from ultralytics.data.base import BaseDataset
-from ultralytics.data.utils import IMG_FORMATS, get_split_fraction
+from ultralytics.data.utils import IMG_FORMATS, exif_size, get_split_fraction
 from ultralytics.utils import LOGGER
 from ultralytics.utils.patches import imread
 
@@ -138,15 +138,18 @@ def read_image(path: Path, channels: int = 3) -> Picture | None:
     return cast("Picture | None", image)
 
 
-def smallest_frame(files: Sequence[Path], side: int, stride: int, channels: int = 3) -> tuple[int, int]:
+def smallest_frame(files: Sequence[Path], side: int, stride: int) -> tuple[int, int]:
     """Height and width, multiples of a stride, that hold every image as large as a square of a `side` in pixels does.
 
-    A letterbox in them is the one in the square but for what is grey in all of them. Files that can't be read don't
-    count; where none can, it is the square.
+    A letterbox in them is the one in the square but for what is grey in all of them. Only the sizes of the images are
+    read. Files that are none don't count; where all are, it is the square.
     """
-    found = (image.shape[:2] for file in files if (image := read_image(file, channels)) is not None)
-    scaled = [[math.ceil(side * length / max(shape)) for length in shape] for shape in found] or [[side, side]]
-    height, width = (multiple_of(stride, max(lengths)) for lengths in zip(*scaled, strict=True))
+    scaled = []
+    for file in files:
+        with suppress(Exception), Image.open(file) as image:  # a damaged file raises anything
+            size = exif_size(image)
+            scaled.append([math.ceil(side * length / max(size)) for length in size])
+    width, height = (multiple_of(stride, max(lengths)) for lengths in zip(*(scaled or [[side, side]]), strict=True))
     return height, width
 
 

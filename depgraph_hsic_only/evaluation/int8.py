@@ -58,7 +58,8 @@ def quantize_onnx(source: str | Path, path: str | Path, images: Images, *, limit
     rounded = [n for n in network.graph.node if n.op_type in _INTEGER_OPS and n.name not in left]
     if not left:
         raise ExportError(f"{source}: expected a YOLO file with named layers; write it with export_onnx")
-    batches, size = torch.split(input_images(takes, images, limit), takes.shape.batch), takes.shape.batch
+    size = takes.shape.batch
+    batches = torch.split(input_images(takes, images, limit), size)
     ranges = activation_ranges(network, rounded, lambda: map(takes.filled, batches), size)
     feeds = iter([takes.filled(batches[0])])  # for the ranges of all that has none of its own
     path.parent.mkdir(parents=True, exist_ok=True)

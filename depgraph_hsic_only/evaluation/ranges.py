@@ -29,7 +29,7 @@ _PASSING = {"Split", "MaxPool", "Resize"}  # what comes out of these is of the r
 
 
 def activation_ranges(
-    model: Any, nodes: Iterable[Any], feeds: Callable[[], Iterable[Mapping[str, Any]]], batch: int = 1
+    model: Any, nodes: Iterable[Any], feeds: Callable[[], Iterable[Mapping[str, Any]]], batch: int
 ) -> dict[str, tuple[float, float]]:
     """The ranges of all activations that some nodes of a file read or write, but for those that are passed on.
 

@@ -175,8 +175,8 @@ class DefaultYoloPruner(SearchingPruner):
 
     def _note_frame(self, model: Yolo) -> None:
         """Say where a file for squares spends much of its time on the grey around the images."""
-        files, side, channels = self.dataset.images("val", _LOOKED_AT), self.imgsz_of(model), self.dataset.channels
-        height, width = smallest_frame(files, side, rounded_up(bare_network(model), 1), channels)
+        files, side = self.dataset.images("val", _LOOKED_AT), self.imgsz_of(model)
+        height, width = smallest_frame(files, side, rounded_up(bare_network(model), 1))
         if (share := height * width / side**2) < _MUCH_OF_THE_SQUARE:
             self.note(
                 f"validation images fit {height}x{width} px as large as they are in {side}x{side}: a file for these "

@@ -100,6 +100,8 @@ class Deployment:
         """
         exported = "half" if self.arguments.get("quantize") == 16 else FLOAT
         precision = exported if self.precision == FLOAT else self.precision
+        if self.precision == INT8 and (opset := self.arguments.get("opset") or LEAST_OPSET) < LEAST_OPSET:
+            raise ConfigError(f"export.opset: expected {LEAST_OPSET} or later for int8, got {opset}; leave it out")
         if self.command is not None:
             if self.format != ONNX and self.precision == INT8:
                 raise ConfigError(
@@ -107,8 +109,6 @@ class Deployment:
                     "export.formats with onnx"
                 )
             return Timed(COMMAND, None, None, precision, None, self.shape, self.command)
-        if self.precision == INT8 and (opset := self.arguments.get("opset") or LEAST_OPSET) < LEAST_OPSET:
-            raise ConfigError(f"export.opset: expected {LEAST_OPSET} or later for int8, got {opset}; leave it out")
         name = self.runtime
         if name == AUTO:
             name = "onnxruntime" if device.type == "cpu" else "torch"

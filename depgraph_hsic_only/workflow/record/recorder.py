@@ -131,7 +131,7 @@ class Recorder:
                 raise
             agreement, why = None, f"no images before and after ({type(error).__name__}: {one_line(error)})"
             say(why)
-            stages = (*stages[:-1], replace(stages[-1], notes=(*stages[-1].notes, why)))
+            stages = _noted(stages, why)
         self._write(
             model,
             stages=stages,
@@ -203,8 +203,7 @@ class Recorder:
             row.with_latency(found.of_stage(row.name), _of(row, given, deployment).key(device))
             for row in self._report.stages
         )
-        rows = (*rows[:-1], replace(rows[-1], notes=(*rows[-1].notes, *left_out)))
-        return rows, found, [self._rival(*entrant, found.by_name) for entrant in entrants]
+        return _noted(rows, *left_out), found, [self._rival(*entrant, found.by_name) for entrant in entrants]
 
     def _entrants(self, deployment: Deployment) -> list[Entrant]:
         """What else costs as little as the result; none where nothing was cut, or the model is not of the data."""
@@ -275,6 +274,11 @@ class Recorder:
         self._report = replace(self._report, widths_before=before, widths_after=after, layers=layers, **found)
         self.folder.write_text("report.json", self._report.to_json())
         self.folder.write_csv("results.csv", [row.csv_row() for row in self._report.stages])
+
+
+def _noted(rows: tuple[StageReport, ...], *notes: str) -> tuple[StageReport, ...]:
+    """The same rows, with something to say of the result."""
+    return (*rows[:-1], replace(rows[-1], notes=(*rows[-1].notes, *notes)))
 
 
 def _of(row: StageReport, given: Deployment, chosen: Deployment) -> Deployment:
