@@ -10,13 +10,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from depgraph_hsic_only.errors import ConfigError
+from depgraph_hsic_only.evaluation.deployed.deployment import FLOAT
 from depgraph_hsic_only.support.nearest import nearest
 
 WIDTH, DEPTH, IMGSZ, PRECISION = "width", "depth", "imgsz", "precision"
 AXES = (WIDTH, DEPTH, IMGSZ, PRECISION)
 _LEAST = 0.3  # of the side that is given: smaller images have never paid
 _STEPS = 10  # of which the given side has so many, as far as the network's stride divides it
-_WORSE = 2  # sizes in a row that are worse than the best one: smaller ones are not tried
+_WORSE = 2  # sizes in a row that are worse than the best one: larger ones, of which more is cut, are not tried
+_LITTLE = 0.05  # of the score: where the best candidate has lost no more by its precision, slower ones are not tried
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,9 @@ def read_axes(value: object, asked: Sequence[str] = AXES) -> tuple[str, ...]:
 
 
 def candidate_sides(imgsz: int, stride: int) -> list[int]:
-    """Sides of square images to try, pixels, from the given one, a multiple of the stride, downwards."""
+    """Sides of square images to try, pixels, ascending up to the given one, a multiple of the stride."""
     step = max(1, round(imgsz / stride / _STEPS)) * stride
-    return list(range(imgsz, max(stride, round(_LEAST * imgsz)) - 1, -step))
+    return list(range(imgsz, max(stride, round(_LEAST * imgsz)) - 1, -step))[::-1]
 
 
 def search(
@@ -92,23 +94,28 @@ def search(
     confirm: Callable[[Candidate], Candidate],
     known: Candidates,
     keep: Callable[[Candidates], None],
+    first: Callable[[str], int],
     most: int = 1,
 ) -> tuple[Candidate, ...]:
-    """The best candidates (see `leading`): the sizes of each precision from the largest downwards, as long as it pays.
+    """The best candidates (see `leading`): the sizes of each precision upwards from where nothing is cut for them.
+
+    The larger the images, the more is cut, so the scores rise and fall again. A slower precision needs more cut on
+    images of any size, and is tried only where the faster ones have lost what it might not.
 
     Args:
-        sides: Sides of images, descending.
-        precisions: The first one is that of the scores; of others what they lose is measured for what may win.
+        sides: Sides of images, ascending.
+        precisions: The fastest first. Of several, what is lost by those that aren't float is measured for what may win.
         attempt: Makes and measures a candidate.
         confirm: The candidate with what its precision `lost`.
         known: Those of a search that was cut off.
         keep: Is given all candidates whenever one is new.
+        first: The side that a precision begins with.
         most: How many are wanted.
 
     Raises:
         ConfigError: None meets the target; the message is that of the one that comes last.
     """
-    found = dict(known)
+    found, best_ones = dict(known), tuple[Candidate, ...]()
 
     def put(candidate: Candidate) -> Candidate:
         found[candidate.key] = candidate
@@ -117,19 +124,25 @@ def search(
 
     for precision in precisions:
         best, worse = -1.0, 0
-        for side in sides:
+        for side in sides[sides.index(first(precision)) :]:
             candidate = found.get((side, precision)) or put(attempt(side, precision))
-            if candidate.score is not None:
-                score = candidate.score + (candidate.lost or 0.0)
-                best, worse = max(best, score), 0 if score > best else worse + 1
-                if worse == _WORSE or not candidate.cut:
-                    break
-    while best_ones := leading(found.values(), most):
-        unsure = [c for c in best_ones if c.precision != precisions[0] and c.lost is None]
-        if not unsure:
-            return best_ones
-        put(confirm(unsure[0]))
-    raise ConfigError(list(found.values())[-1].why)
+            if candidate.score is None:  # larger ones meet the target even less
+                break
+            score = candidate.score + (candidate.lost or 0.0)
+            best, worse = max(best, score), 0 if score > best else worse + 1
+            if worse == _WORSE:
+                break
+        while best_ones := leading(found.values(), most):
+            unsure = [c for c in best_ones if c.precision != FLOAT and c.lost is None and len(precisions) > 1]
+            if not unsure:
+                break
+            put(confirm(unsure[0]))
+        lead = best_ones[0] if best_ones else None
+        if lead and lead.precision == precision and (lead.lost or 0.0) <= _LITTLE * (lead.score or 0.0):
+            break
+    if not best_ones:
+        raise ConfigError(list(found.values())[-1].why)
+    return best_ones
 
 
 def leading(candidates: Iterable[Candidate], most: int) -> tuple[Candidate, ...]:

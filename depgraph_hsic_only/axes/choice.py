@@ -84,7 +84,14 @@ def choose(subject: Subject, judge: Judge, axes: Sequence[str], path: Path, fold
     sides, made = sides_of(planner, network, axes), from_dict(kept.get("candidates", []))
     made = {key: replace(candidate, tuned=None) for key, candidate in made.items()}
     keep(made)
-    best = search(sides, kept["precisions"], trials.attempt, trials.confirm, made, keep, most)
+
+    def first(precision: str) -> int:
+        begun: dict[str, int] = kept.setdefault("first", {})
+        if precision not in begun:
+            write(first=begun | {precision: trials.first(sides, precision)})
+        return int(kept["first"][precision])
+
+    best = search(sides, kept["precisions"], trials.attempt, trials.confirm, made, keep, first, most)
     write(chosen=best[0].key)
     return Choice(tuple(from_dict(kept["candidates"]).values()), best[0].key, len(judge.parts[1]), best)
 

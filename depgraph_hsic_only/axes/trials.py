@@ -3,6 +3,7 @@
 import copy
 import tempfile
 import time
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -101,6 +102,18 @@ class Trials:
         is_own = (imgsz, precision) == (own.imgsz, own.deployment(network).precision)
         return replace(own if is_own else self._fixed.on(network, imgsz, precision), trials=_TIMED)
 
+    def first(self, sides: Sequence[int], precision: str) -> int:
+        """The largest of some ascending sides for which nothing need be cut by multiply-adds or latency.
+
+        It is the last one where no budget is of these, and the first one where no side is small enough.
+        """
+        network = self.subject.model.model
+
+        def too_large(side: int) -> bool:
+            return not self.planner(side, precision).is_met_unpruned(network)
+
+        return sides[max(0, bisect_left(sides, True, key=too_large) - 1)]
+
     def images(self, imgsz: int) -> torch.Tensor:
         """The images that candidates are fitted to, (n, c, imgsz, imgsz), float in [0, 1]."""
         fitted = self.judge.parts[0]
@@ -160,7 +173,7 @@ class Trials:
 
 
 def sides_of(planner: Planner, network: Network, axes: Sequence[str]) -> list[int]:
-    """Sides of the images of the candidates, pixels, descending from the planner's own."""
+    """Sides of the images of the candidates, pixels, ascending up to the planner's own."""
     return candidate_sides(planner.imgsz, rounded_up(network, 1)) if IMGSZ in axes else [planner.imgsz]
 
 
@@ -170,7 +183,7 @@ def check_axes(planner: Planner, network: Network, axes: Sequence[str]) -> None:
         planner.check(network)
     except OutOfReach:
         precision = INT8 if PRECISION in axes and planner.amount.budget("size") else None
-        smaller = planner.on(network, sides_of(planner, network, axes)[-1], precision)
+        smaller = planner.on(network, sides_of(planner, network, axes)[0], precision)
         if smaller is planner:
             raise
         try:

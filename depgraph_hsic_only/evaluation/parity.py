@@ -125,41 +125,55 @@ def compare_outputs(
     """
     reference: Any = copy.deepcopy(bare_network(model)).cpu().float().eval()
     reference.end2end = end2end
-    compare, fixed = (_compare_detections, _EXTRA) if end2end else (_compare_anchors, 4 + len(reference.names))
-    size = (images.shape[2], images.shape[3])
 
-    def parity(of: Run, other: Run) -> OnnxParity:
-        differences, objects, ious = [], 0, []
-        for image in torch.split(images, 1):
-            got = other(image)
-            if end2end:
-                reference.model[-1].max_det = len(got[0])
-            expected = of(image)
-            dimensions = [[tuple(output.shape) for output in some] for some in (expected, got)]
-            if dimensions[0] != dimensions[1]:
-                raise ExportError(
-                    f"{file}: expected the model's outputs, of {dimensions[0]}, got {dimensions[1]}; pass the model "
-                    "that it was exported from, and export it without nms=True"
-                )
-            units = _units(reference, size, (expected[0].T if end2end else expected[0])[fixed:])
-            difference, found, *rows = compare(reference, expected[0], got[0], units)
-            of_prototypes = ((e - g).abs().max() / _largest(e) for e, g in zip(expected[1:], got[1:], strict=True))
-            differences += [difference, *of_prototypes]
-            objects += found
-            if len(expected) > 1:
-                parts = (torch.split(some, in_a_block(size[0] * size[1])) for some in rows)
-                for a, b in zip(*parts, strict=True):
-                    ious.append(_smallest_iou(_masks(a, expected[1], size), _masks(b, got[1], size)))
-        largest = float(torch.stack(differences).max())  # NaN where any is, which does not pass
-        return OnnxParity(len(images), objects, largest, min(ious) if ious else None, tolerance, min_mask_iou)
+    def compared(of: Run, other: Run) -> OnnxParity:
+        return _parity(file, reference, images, of, other, end2end, tolerance, min_mask_iou)
 
-    found = parity(partial(_outputs, reference), run)
+    found = compared(partial(_outputs, reference), run)
     if found.ok:
         return found
     exact, fused = copy.deepcopy(reference).double(), copy.deepcopy(reference).fuse(verbose=False)
-    rounding = parity(partial(_outputs, exact), partial(_outputs, fused))
+    rounding = compared(partial(_outputs, exact), partial(_outputs, fused))
     least = min_mask_iou if rounding.mask_iou is None else min(min_mask_iou, rounding.mask_iou)
     return replace(found, tolerance=max(tolerance, _ROUNDING * rounding.max_abs_diff), min_mask_iou=least)
+
+
+def _parity(
+    file: str | Path,
+    reference: Any,
+    images: torch.Tensor,
+    of: Run,
+    other: Run,
+    end2end: bool,
+    tolerance: float,
+    min_mask_iou: float,
+) -> OnnxParity:
+    """How far one way to run a reference network, or its file, is from another, with the limits that are asked for."""
+    size = (images.shape[2], images.shape[3])
+    compare, fixed = (_compare_detections, _EXTRA) if end2end else (_compare_anchors, 4 + len(reference.names))
+    differences, objects, ious = [], 0, []
+    for image in torch.split(images, 1):
+        got = other(image)
+        if end2end:
+            reference.model[-1].max_det = len(got[0])
+        expected = of(image)
+        dimensions = [[tuple(output.shape) for output in some] for some in (expected, got)]
+        if dimensions[0] != dimensions[1]:
+            raise ExportError(
+                f"{file}: expected the model's outputs, of {dimensions[0]}, got {dimensions[1]}; pass the model "
+                "that it was exported from, and export it without nms=True"
+            )
+        units = _units(reference, size, (expected[0].T if end2end else expected[0])[fixed:])
+        difference, found, *rows = compare(reference, expected[0], got[0], units)
+        of_prototypes = ((e - g).abs().max() / _largest(e) for e, g in zip(expected[1:], got[1:], strict=True))
+        differences += [difference, *of_prototypes]
+        objects += found
+        if len(expected) > 1:
+            parts = (torch.split(some, in_a_block(size[0] * size[1])) for some in rows)
+            for a, b in zip(*parts, strict=True):
+                ious.append(_smallest_iou(_masks(a, expected[1], size), _masks(b, got[1], size)))
+    largest = float(torch.stack(differences).max())  # NaN where any is, which does not pass
+    return OnnxParity(len(images), objects, largest, min(ious) if ious else None, tolerance, min_mask_iou)
 
 
 def _outputs(network: Any, image: torch.Tensor) -> list[torch.Tensor]:

@@ -9,7 +9,7 @@ import torch
 
 from depgraph_hsic_only.budget.allocation import TRIALS, allocate
 from depgraph_hsic_only.budget.cost_model import CostModel
-from depgraph_hsic_only.budget.reachable import Clock, Scale, check_target, not_measured, unpruned_cost
+from depgraph_hsic_only.budget.reachable import Clock, Scale, check_target, not_measured, taken, unpruned_cost
 from depgraph_hsic_only.budget.sensitivity import Sensitivity, measure_sensitivity
 from depgraph_hsic_only.channels.amount import NOTHING, Amount
 from depgraph_hsic_only.channels.groups import ChannelGraph, check_layers, choose_layers, chosen_widths, trace_channels
@@ -112,6 +112,20 @@ class Planner:
         file = replace(self.file, int8=self.file.int8 or precision == INT8)
         fixed = self.fixed(network)
         return replace(fixed, imgsz=imgsz, timed=timed, file=file, unpruned=self.unpruned or here)
+
+    def is_met_unpruned(self, network: Network) -> bool:
+        """Whether the unpruned network meets the budgets that smaller images help to: multiply-adds and latency.
+
+        That is on images of this planner's side; its latency is measured.
+        """
+        macs, timed = self.amount.budget("gmacs"), self.amount.budget("latency")
+        if macs is not None and (full := measure_cost(network, self.imgsz).gmacs) > macs.limit(full):
+            return False
+        if timed is None:
+            return True
+        graph = self.with_scores(network, {}).graph
+        clock = relative_latency(network, graph, self.deployment(network), self.unpruned)
+        return taken(timed, clock(graph.full))[0] <= timed.value
 
     def needs_images(self, recovered: bool) -> bool:
         """Whether images are read for the cut, or for its recovery where it is `recovered`."""
