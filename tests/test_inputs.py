@@ -38,6 +38,7 @@ from depgraph_hsic_only.data.images import smallest_frame
 from depgraph_hsic_only.evaluation.agreement import measure_agreement
 from depgraph_hsic_only.evaluation.onnx import onnx_input, open_session
 from depgraph_hsic_only.evaluation.validation import Validation, validate_model
+from depgraph_hsic_only.report.run_report import RunReport
 from depgraph_hsic_only.report.tables import to_text
 from depgraph_hsic_only.utils.conversion import export_onnx, quantize_onnx, verify_onnx
 from depgraph_hsic_only.workflow.config import load_config
@@ -144,10 +145,19 @@ def test_a_file_for_squares_of_wide_images_is_said_to_be_one(shapes: Path, check
     for image in sorted(images.rglob("*.png")):
         assert cv2.imwrite(str(image), cv2.resize(cv2.imread(str(image)), (128, 60)))
     given = settings(tmp_path, data, **{"train.epochs": 0, "fine_tune.epochs": 0, "prune.ratio": 0})
-    pruner = DefaultYolov8SegPruner(checkpoint, **given)
-    pruner.export(pruner.load())
-    (said,) = pruner._notes
-    assert said.startswith("validation images fit 32x64 px as large as they are in 64x64") and "has 50% of" in said
+
+    class Begun(DefaultYolov8SegPruner):
+        def train(self, model: Any) -> Any:
+            raise KeyboardInterrupt
+
+    for size, expected in (None, 1), ([32, 64], 0):
+        pruner = Begun(checkpoint, **{**given, "export.imgsz": size, "name": str(expected)})
+        with pytest.raises(KeyboardInterrupt):
+            pruner.run()
+        said = RunReport.load(pruner.folder.path).before.notes
+        assert len(said) == expected == (pruner.folder.path / "run.log").read_text().count("validation images fit")
+        assert all(s.startswith("validation images fit 32x64 px as large as they are in 64x64") for s in said)
+        assert all("have 50% of" in s for s in said)
 
 
 def test_files_are_read_as_ultralytics_reads_them(tmp_path: Path) -> None:

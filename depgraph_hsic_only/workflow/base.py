@@ -20,7 +20,7 @@ from depgraph_hsic_only.support.yaml import read_yaml
 from depgraph_hsic_only.training.callbacks import Callbacks
 from depgraph_hsic_only.workflow.config import DEFAULT_CFG, Config, load_config
 from depgraph_hsic_only.workflow.evaluations import Evaluations
-from depgraph_hsic_only.workflow.fit import fitting_task, single_cls, take_classes
+from depgraph_hsic_only.workflow.fit import fitting_task, frame_notes, single_cls, take_classes
 from depgraph_hsic_only.workflow.record.recorder import Recorder
 from depgraph_hsic_only.workflow.run_folder import Checkpoints, RunFolder
 from depgraph_hsic_only.workflow.stages.exported import Exported
@@ -119,7 +119,8 @@ class YoloPruner(abc.ABC):
             self.open_folder(resume)
         model = self.load()
         self.take_task(model)
-        notes = take_classes(model, self.dataset, self.config)
+        given = model, self.dataset, self.config
+        notes = [*take_classes(*given), *frame_notes(*given)]
         check_device(self.config.device)
         if self.config.train_rivals and not hasattr(self, "train_on"):
             raise ConfigError(f"train_rivals: expected false, since {type(self).__name__} has no train_on, got true")

@@ -6,7 +6,6 @@ from dataclasses import replace
 from fractions import Fraction
 
 from depgraph_hsic_only.axes.trials import check_axes
-from depgraph_hsic_only.data.images import smallest_frame
 from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.evaluation.onnx import check_onnx
 from depgraph_hsic_only.report.stages import FINE_TUNED, TRAINED
@@ -28,13 +27,9 @@ from depgraph_hsic_only.workflow.stages.prune_steps import Step, keep_step, kept
 from depgraph_hsic_only.workflow.stages.searches import SearchingPruner
 from depgraph_hsic_only.yolo.blocks import is_end_to_end
 from depgraph_hsic_only.yolo.device import on_device, select_device
-from depgraph_hsic_only.yolo.input_shape import rounded_up
-from depgraph_hsic_only.yolo.load import bare_network, load_model, set_imgsz
+from depgraph_hsic_only.yolo.load import load_model, set_imgsz
 from depgraph_hsic_only.yolo.tasks import task_of
 from depgraph_hsic_only.yolo.types import Yolo
-
-_LOOKED_AT = 256  # validation images, for their shapes
-_MUCH_OF_THE_SQUARE = 0.9  # of its pixels: where less would do, it is worth a word
 
 
 class DefaultYoloPruner(SearchingPruner):
@@ -156,8 +151,6 @@ class DefaultYoloPruner(SearchingPruner):
         weights, imgsz, config = self.open_folder().weights, self.config.deployed(model).size, self.config
         found = export_result(model, weights, imgsz, config.export, self.dataset, config.calibration["images"])
         self._note_size(found)
-        if not config.export.get("imgsz"):
-            self._note_frame(model)
         if not wants_int8(config.fine_tune):
             return found
         self.note("training for int8")
@@ -172,16 +165,6 @@ class DefaultYoloPruner(SearchingPruner):
                 full = given.file.weigh(unpruned.model, given.deployed(unpruned))
             missed = f", missed by {budget.figure(got - budget.limit(full), full)}" if got > budget.limit(full) else ""
             self.note(f"target {budget}: {exported.deployed.name} has {budget.said(got, full)}{missed}")
-
-    def _note_frame(self, model: Yolo) -> None:
-        """Say where a file for squares spends much of its time on the grey around the images."""
-        files, side = self.dataset.images("val", _LOOKED_AT), self.imgsz_of(model)
-        height, width = smallest_frame(files, side, rounded_up(bare_network(model), 1))
-        if (share := height * width / side**2) < _MUCH_OF_THE_SQUARE:
-            self.note(
-                f"validation images fit {height}x{width} px as large as they are in {side}x{side}: a file for these "
-                f"(export.imgsz=[{height},{width}]) has {share:.0%} of the pixels, and takes about so much of the time"
-            )
 
 
 class DefaultYolov8SegPruner(DefaultYoloPruner, Yolov8SegPruner):

@@ -1,13 +1,17 @@
-"""Whether a model fits a run and its data: task, classes as Ultralytics trains on them, keypoints, image channels."""
+"""Whether a model fits a run and its data: task, classes as Ultralytics trains on them, keypoints, shape of images."""
 
 from depgraph_hsic_only.data.dataset import Dataset, same_classes
+from depgraph_hsic_only.data.images import smallest_frame
 from depgraph_hsic_only.data.labels import keypoint_shape
 from depgraph_hsic_only.errors import ConfigError, UnsupportedModelError
 from depgraph_hsic_only.workflow.config import Config
-from depgraph_hsic_only.yolo.input_shape import input_channels
-from depgraph_hsic_only.yolo.load import own_arguments
+from depgraph_hsic_only.yolo.input_shape import input_channels, input_side, rounded_up
+from depgraph_hsic_only.yolo.load import bare_network, own_arguments
 from depgraph_hsic_only.yolo.tasks import TASKS, Task, task_of
 from depgraph_hsic_only.yolo.types import Yolo
+
+_LOOKED_AT = 256  # validation images, for their shapes
+_MUCH_OF_THE_SQUARE = 0.9  # of its pixels: where less would do, it is worth a word
 
 
 def fitting_task(model: Yolo, only: str | None, pruner: str) -> Task:
@@ -85,6 +89,21 @@ def take_classes(model: Yolo, dataset: Dataset, config: Config) -> list[str]:
         return []
     model.model.names = dict(classes)
     return [f"its classes were taken by index, since their names differ: {_few(differ)}"] if differ else []
+
+
+def frame_notes(model: Yolo, dataset: Dataset, config: Config) -> list[str]:
+    """What to say where files for squares would spend much of their time on the grey around the images."""
+    if config.export.get("imgsz"):
+        return []
+    side = input_side(model, config.imgsz)
+    height, width = smallest_frame(dataset.images("val", _LOOKED_AT), side, rounded_up(bare_network(model), 1))
+    if (share := height * width / side**2) >= _MUCH_OF_THE_SQUARE:
+        return []
+    return [
+        f"validation images fit {height}x{width} px as large as they are in {side}x{side}: files for these "
+        f"(export.imgsz=[{height},{width}]) have {share:.0%} of the pixels and take about so much of the time, with "
+        "nothing cut"
+    ]
 
 
 def _single_cls(model: Yolo, config: Config) -> list[bool]:

@@ -86,6 +86,8 @@ class Recorder:
             done = tuple(row for row in rows if row.name in (BASELINE, *self.state.done))
             self._report = replace(self._report, stages=done)
         else:
+            for note in notes:
+                say(note)
             weights = Path(model.ckpt_path).resolve() if model.ckpt_path else None
             self._write(model, stages=(self._row(BASELINE, model, weights, notes),))
 
