@@ -112,7 +112,7 @@ class Trials:
         def too_large(side: int) -> bool:
             return not self.planner(side, precision).is_met_unpruned(network)
 
-        return sides[max(0, bisect_left(sides, True, key=too_large) - 1)]
+        return sides[bisect_left(sides[1:], True, key=too_large)]  # the first one is the last resort
 
     def images(self, imgsz: int) -> torch.Tensor:
         """The images that candidates are fitted to, (n, c, imgsz, imgsz), float in [0, 1]."""
