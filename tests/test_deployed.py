@@ -202,6 +202,24 @@ def test_a_busy_machine_is_said() -> None:
     assert 0.1 < busy.others <= cores + 0.1 and own.others <= cores - 0.1
 
 
+def test_a_short_call_is_timed_with_its_data_in_the_caches(monkeypatch: Any) -> None:
+    """By a clock of its own: after another call each takes 1 ms more; a long one, of 200 ms, is made once a round."""
+    clock, made = [0.0], list[str]()
+
+    def call(name: str, takes: float) -> Any:
+        def run() -> None:
+            clock[0] += takes + 0.001 * (made[-1:] != [name])
+            made.append(name)
+
+        return run
+
+    monkeypatch.setattr(latency.time, "perf_counter", lambda: clock[0])
+    found = measure_latency({"full": call("full", 0.010), "cut": call("cut", 0.004), "large": call("large", 0.2)})
+    medians = {name: pytest.approx(of.median) for name, of in found.items()}
+    assert medians == {"full": 10.0, "cut": 4.0, "large": 201.0}
+    assert {name: made.count(name) for name in found} == {"full": 46, "cut": 46, "large": 24}
+
+
 def test_what_says_its_own_duration_is_asked_in_turns() -> None:
     asked: list[str] = []
     runs: dict[str, Any] = {name: Told(lambda name=name: asked.append(name) or 0.5) for name in ("full", "cut")}
