@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from test_workflow import settings
 from ultralytics import YOLO
 
-from depgraph_hsic_only import ConfigError, DefaultYoloPruner
+from depgraph_hsic_only import ConfigError, DefaultYoloPruner, load_model
 from depgraph_hsic_only.axes import trials
 from depgraph_hsic_only.axes.candidates import (
     Candidate,
@@ -26,13 +28,16 @@ from depgraph_hsic_only.axes.candidates import (
     to_dict,
 )
 from depgraph_hsic_only.axes.choice import Choice
+from depgraph_hsic_only.budget.reachable import OutOfReach
 from depgraph_hsic_only.budget.sensitivity import Sensitivity
 from depgraph_hsic_only.channels.amount import Amount
 from depgraph_hsic_only.channels.budgets import Budget
+from depgraph_hsic_only.data.dataset import find_dataset
 from depgraph_hsic_only.evaluation.deployed.deployment import Deployment
 from depgraph_hsic_only.evaluation.file_size import FileKind
 from depgraph_hsic_only.evaluation.onnx import onnx_input, open_session
 from depgraph_hsic_only.evaluation.relative_latency import TimeShare
+from depgraph_hsic_only.evaluation.validation import Validation
 from depgraph_hsic_only.pruning import planner as planning
 from depgraph_hsic_only.pruning.planner import Planner
 from depgraph_hsic_only.report.run_report import RunReport
@@ -158,6 +163,43 @@ def test_a_search_begins_with_the_largest_images_for_which_nothing_need_be_cut(m
     assert sides == [64, 96, 128, 160] and [*begun.values()] == [96, 128, 64, 64, 160, 128]
 
 
+def test_what_other_axes_meet_is_not_refused_and_what_cannot_be_run_is(monkeypatch: Any) -> None:
+    """By a clock for which int8 takes half of the time, and no width saves any; PyTorch runs no int8."""
+
+    def clock(network: Any, graph: Any, timed: Deployment, unpruned: Deployment | None) -> Any:
+        share = 0.5 if timed.precision == "int8" else 0.99
+        return lambda widths: TimeShare.of([10.0, 10.0], [10 * share, 10 * share])
+
+    monkeypatch.setattr(planning, "relative_latency", clock)
+    network, shape = build("n", 5), InputShape(64, 64)
+    planner = Planner("magnitude", Amount.target("latency=0.8"), imgsz=64, timed=Deployment(shape))
+    trials.check_axes(planner, network, ["width", "precision"])
+    with pytest.raises(ConfigError, match=r"can reach, got latency=0.8, but .* takes 0.990"):
+        trials.check_axes(planner, network, ["width", "imgsz"])
+    with pytest.raises(ConfigError, match=r"can reach, got latency=0.4, but .* takes 0.500"):
+        trials.check_axes(replace(planner, amount=Amount.target("latency=0.4")), network, ["width", "precision"])
+    for runtime, possible in ("onnxruntime", True), ("torch", False):
+        of = replace(planner, amount=Amount.target("size=0.3"), timed=Deployment(shape, runtime), layers=[8])
+        with nullcontext() if possible else pytest.raises(ConfigError, match="of the bytes of the file are left"):
+            trials.check_axes(of, network, ["width", "precision"])
+
+
+def test_what_precision_loses_is_measured_on_files_of_their_own_shape_and_a_broken_clock_is_no_answer(
+    checkpoint: Path, shapes: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    model, data = load_model(checkpoint), find_dataset(str(shapes))
+    planner = Planner("magnitude", Amount.target("size=0.5"), imgsz=64, timed=Deployment(InputShape(32, 64)))
+    subject = trials.Subject(planner, model, {}, Sensitivity({}, {}, 0, 0.0), "none")
+    made = trials.Trials(subject, trials.Judge(data, Validation(64, 4), "cpu", 0), tmp_path)
+    model.save(tmp_path / "64-int8.pt")
+    confirmed = made.confirm(Candidate(64, "int8", 1, 1.0, 0.5))
+    assert confirmed.lost is not None and confirmed.score == pytest.approx(0.5 - confirmed.lost)
+    for error, answers in (OutOfReach("too slow"), True), (ConfigError("ssh: timed out"), False):
+        monkeypatch.setattr(Planner, "plan", Mock(side_effect=error))
+        with nullcontext() if answers else pytest.raises(ConfigError, match="ssh: timed out"):
+            assert made.attempt(64, "float").why == "too slow"
+
+
 def test_finalists_are_larger_and_the_best_of_them_is_what_training_makes_it() -> None:
     """Of every size the best, none that is smaller than the best of all, none that can't meet the target."""
     rows = [(320, "float", 0.3), (288, "float", 0.5), (288, "int8", 0.4), (256, "float", 0.6), (224, "float", 0.55)]
@@ -216,6 +258,12 @@ def test_a_run_is_of_the_finalist_that_training_makes_the_best_and_killed_it_rep
         found.add_callback("on_fit_epoch_end", stop)
         return found
 
+    def plan(self: Planner, *scored: Any) -> Any:
+        planned.extend([self.imgsz] * (self.trials == Planner("magnitude").trials))
+        return make(self, *scored)
+
+    make, planned = Planner.plan, list[int]()
+    monkeypatch.setattr(Planner, "plan", plan)
     monkeypatch.setattr(trials, "validate_model", untrained)
     monkeypatch.setattr(trials.Trials, "attempt", attempt)
     monkeypatch.setattr(Evaluations, "of", fine_tuned)
@@ -231,6 +279,7 @@ def test_a_run_is_of_the_finalist_that_training_makes_the_best_and_killed_it_rep
     report = pruner().run(resume=run)
     assert [(run / name).stat().st_mtime_ns for name in ("sensitivity.json", "scores.pt")] == kept
     assert tried == [64, 96, 96, 128]
+    assert planned == [64, 96]  # once each: by a clock it would be another plan the second time
     assert trained == [64, 96, 96]  # the first one once, and none for the result, though all have stopped early
 
     before, after, search_ = report.before, report.after, report.stages[1].details["search"]

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 
 from depgraph_hsic_only.axes.candidates import IMGSZ, PRECISION, Candidate, candidate_sides
-from depgraph_hsic_only.budget.reachable import OutOfReach
+from depgraph_hsic_only.budget.reachable import AlreadyMet, OutOfReach
 from depgraph_hsic_only.budget.sensitivity import Sensitivity
 from depgraph_hsic_only.channels.widths import Scores
 from depgraph_hsic_only.data.dataset import Dataset
 from depgraph_hsic_only.data.images import load_images
 from depgraph_hsic_only.errors import ConfigError
-from depgraph_hsic_only.evaluation.deployed.deployment import FLOAT, INT8, PRECISIONS
+from depgraph_hsic_only.evaluation.deployed.deployment import FLOAT, INT8, PRECISIONS, Deployment
 from depgraph_hsic_only.evaluation.relative_latency import relative_latency
 from depgraph_hsic_only.evaluation.validation import Validation, validate_file, validate_model
 from depgraph_hsic_only.pruning.api import cut_in_place
@@ -33,7 +33,7 @@ from depgraph_hsic_only.yolo.tasks import task_of
 from depgraph_hsic_only.yolo.types import Network, Yolo
 
 _FITTED, _HELD = 128, 256  # training images that candidates are fitted to, and that they are measured on, at most
-_TIMED = 3  # widths that are timed for a latency, which is met more closely once the candidate is chosen
+_TIMED = 5  # widths that are timed for a latency, which is met more closely once the candidate is chosen
 _GAIN = 0.9  # share of the time of float below which a precision is worth candidates of its own
 
 
@@ -127,7 +127,7 @@ class Trials:
         scored = planner.with_scores(network, subject.scores)
         try:
             plan = planner.plan(scored, subject.sensitivity)
-        except ConfigError as error:
+        except OutOfReach as error:
             say(f"{imgsz} px, {precision}: {error}")
             return Candidate(imgsz, precision, why=str(error), seconds=time.perf_counter() - start)
         model, original = copy.deepcopy(subject.model), self._at_work(network)
@@ -151,7 +151,7 @@ class Trials:
         start, path = time.perf_counter(), self._file(*candidate.key)
         if not path.is_file():
             self.attempt(*candidate.key)
-        model, images = load_model(path), self.images(candidate.imgsz)
+        model, images = load_model(path), self.judge.parts[0].images("train")
         deployment = self.planner(*candidate.key).deployment(model.model)
         of: Any = {"task": task_of(model.model).name, "single_cls": self.judge.validation.single_cls}
         found = []
@@ -178,20 +178,30 @@ def sides_of(planner: Planner, network: Network, axes: Sequence[str]) -> list[in
 
 
 def check_axes(planner: Planner, network: Network, axes: Sequence[str]) -> None:
-    """As `Planner.check`, of what can be met by other axes than width too; only the smallest images are tried."""
+    """As `Planner.check`, of what can be met by other axes than width too; only the smallest images are tried.
+
+    Of the precisions all that may help are.
+    """
     try:
         planner.check(network)
-    except OutOfReach:
-        precision = INT8 if PRECISION in axes and planner.amount.budget("size") else None
+    except OutOfReach as missed:
+        error = missed
+    else:
+        return
+    helping = _helping(planner, network) if PRECISION in axes else {}
+    for precision in (None, *helping):
         smaller = planner.on(network, sides_of(planner, network, axes)[0], precision)
         if smaller is planner:
-            raise
+            continue
         try:
             smaller.check(network)
-        except OutOfReach:
-            raise
-        except ConfigError:  # the unpruned model itself meets it there
+        except OutOfReach as missed:
+            error = missed
+        except AlreadyMet:
             return
+        else:
+            return
+    raise error
 
 
 def worthwhile_precisions(planner: Planner, network: Network) -> list[str]:
@@ -200,20 +210,30 @@ def worthwhile_precisions(planner: Planner, network: Network) -> list[str]:
     Of a latency they are those that are faster here, of the size of a file int8; nothing else depends on them.
     """
     here, found = planner.deployment(network), {FLOAT: 1.0}
-    device = next(network.parameters()).device
     timed, sized = planner.amount.budget("latency"), planner.amount.budget("size")
-    reduced = [p for p in PRECISIONS if p != FLOAT] if timed else [INT8] if sized else []
-    for precision in reduced:
+    for precision, of in _helping(planner, network).items():
+        graph = planner.with_scores(network).graph
+        share = relative_latency(network, graph, of, here)(graph.full).high if timed else 0.0
+        if share < _GAIN or (sized and precision == INT8):
+            found[precision] = share
+        else:
+            say(f"{precision} is not tried, since it takes up to {share:.2f} of the time of float here")
+    return sorted(found, key=lambda precision: found[precision])
+
+
+def _helping(planner: Planner, network: Network) -> dict[str, Deployment]:
+    """The precisions other than float that may help to meet a planner's target and run here, and how each is deployed.
+
+    Of a latency that is any, of the size of a file int8.
+    """
+    here, device, found = planner.deployment(network), next(network.parameters()).device, {}
+    timed, sized = planner.amount.budget("latency"), planner.amount.budget("size")
+    for precision in [p for p in PRECISIONS if p != FLOAT] if timed else [INT8] if sized else []:
         of = replace(here, precision=precision)
         try:
             of.on(device)
         except ConfigError as error:
             say(f"{precision} is not tried: {error}")
             continue
-        graph = planner.with_scores(network).graph
-        share = relative_latency(network, graph, of, here)(graph.full).high if timed else 0.0
-        if share < _GAIN:
-            found[precision] = share
-        else:
-            say(f"{precision} is not tried, since it takes up to {share:.2f} of the time of float here")
-    return sorted(found, key=lambda precision: found[precision])
+        found[precision] = of
+    return found

@@ -12,7 +12,16 @@ from dataclasses import dataclass
 from math import nextafter
 
 from depgraph_hsic_only.budget.cost_model import CostModel
-from depgraph_hsic_only.budget.reachable import Clock, Scale, check_reachable, counted, not_measured, taken, took
+from depgraph_hsic_only.budget.reachable import (
+    Clock,
+    OutOfReach,
+    Scale,
+    check_reachable,
+    counted,
+    not_measured,
+    taken,
+    took,
+)
 from depgraph_hsic_only.budget.search import Bound, CostOf, Search
 from depgraph_hsic_only.budget.sensitivity import Sensitivity
 from depgraph_hsic_only.channels.amount import Amount
@@ -20,11 +29,10 @@ from depgraph_hsic_only.channels.budgets import TARGETS, Budget
 from depgraph_hsic_only.channels.groups import ChannelGraph, WidthGroup
 from depgraph_hsic_only.channels.limits import Limits
 from depgraph_hsic_only.channels.widths import Widths
-from depgraph_hsic_only.errors import ConfigError
 from depgraph_hsic_only.evaluation.relative_latency import TimeShare
 
 TRIALS = 6  # of a latency
-_AIM = 0.99  # of a latency that is asked for: what is just above it is of no use
+_AIM, _CLOSE = 0.99, 0.98  # of a latency that is asked for: what is just above it is of no use; this is near enough
 _SPREAD = 4  # more of them, evenly spaced, where none of these meets the target
 
 
@@ -58,8 +66,8 @@ def allocate(
         trials: How many widths are timed.
 
     Raises:
-        ConfigError: Not even the smallest widths meet the target, no widths that were measured meet one of latency, or
-            a limit names a width that is not there.
+        OutOfReach: Not even the smallest widths meet the target, or no widths that were measured meet one of latency.
+        ConfigError: A limit names a width that is not there, or the latency can't be measured.
     """
     bounds = check_reachable(graph, costs, target, limits, size)
     search, timed, sized = Search(graph, sensitivity, limits, start), target.budget("latency"), target.budget("size")
@@ -117,6 +125,8 @@ def _latency_widths(
                 break
             times[trial] = latency_at(trial)
             low, high = (trial, high) if times[trial] <= budget.value else (low, trial)
+            if _CLOSE * budget.value <= times[trial] <= budget.value:
+                break
     if low == least and not good():
         for k in range(_SPREAD):
             latency_at(least + (1 - least) * k / _SPREAD)
@@ -125,7 +135,7 @@ def _latency_widths(
     _, widths, best = min(found.values(), key=lambda trial: taken(budget, trial[2])[0])
     median, low, _ = taken(budget, best)
     if low > budget.value:
-        raise ConfigError(
+        raise OutOfReach(
             f"target: expected one that this device can reach, got {target}, but the fastest of {len(found)} models "
             f"that were measured takes {took(budget, best)}; ask for more than that, or for gmacs="
         )
@@ -138,9 +148,11 @@ def _latency_widths(
 def _next_trial(times: Mapping[float, float], budget: float, low: float, high: float) -> float:
     """Where latencies by bound are expected to meet a budget, in [low, high]; without two that differ, in proportion.
 
-    At least a tenth of what is between stays on either side, unless the end was not tried yet.
+    That is on the line between both ends once they were tried, before that on the one through the two trials nearest to
+    the budget. At least a tenth of what is between stays on either side, unless the end was not tried yet.
     """
-    nearest = sorted(times, key=lambda bound: abs(times[bound] - budget))[:2]
+    ends = [bound for bound in (high, low) if bound in times]
+    nearest = ends if len(ends) == 2 else sorted(times, key=lambda bound: abs(times[bound] - budget))[:2]
     slope = times[nearest[0]] / nearest[0]
     if len(nearest) == 2 and (rise := (times[nearest[0]] - times[nearest[1]]) / (nearest[0] - nearest[1])) > 0:
         slope = rise

@@ -21,6 +21,10 @@ class OutOfReach(ConfigError):
     """Not even the smallest widths meet a target."""
 
 
+class AlreadyMet(ConfigError):
+    """The unpruned network meets a target."""
+
+
 Clock = Callable[[Widths], TimeShare]
 """Measures the latency of the model with some widths, tied ones following, against the unpruned one's."""
 
@@ -73,7 +77,8 @@ def check_target(
     The `runtime` of the latency, and `where` the multiply-adds are of, are what people read.
 
     Raises:
-        ConfigError: Not even the smallest widths meet it, or the unpruned network does.
+        OutOfReach: Not even the smallest widths meet it.
+        AlreadyMet: The unpruned network does.
     """
     bounds = check_reachable(graph, costs, target, limits, size)
     full = {metric: bound.cost(graph.full) for metric, bound in bounds.items()}
@@ -81,7 +86,7 @@ def check_target(
         full["latency"] = check_latency(graph, costs, target, limits, latency, runtime, [*bounds.values()]).full_ms
     if all(budget.limit(full[budget.metric]) >= full[budget.metric] for budget in target.asking):
         has = " and ".join(b.said(full[b.metric], full[b.metric]) for b in target.asking if b.absolute)
-        raise ConfigError(
+        raise AlreadyMet(
             f"target: expected one that the unpruned model exceeds, got {target}, but that has {has} {where}: there is "
             "nothing to cut; ask for less"
         )
@@ -106,7 +111,7 @@ def check_latency(
         The latency of the fastest of what was measured.
 
     Raises:
-        ConfigError: The budget is out of reach.
+        OutOfReach: The budget is.
     """
     (budget,) = (budget for budget in target.budgets if budget.metric == "latency")
     widths, what = smallest_widths(graph, limits), "the smallest model that the limits allow"

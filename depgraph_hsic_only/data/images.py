@@ -24,6 +24,7 @@ from ultralytics.utils.patches import imread
 
 from depgraph_hsic_only.errors import DataError, one_line
 from depgraph_hsic_only.yolo.input_shape import multiple_of
+from depgraph_hsic_only.yolo.patches import nothing_installed
 
 Images = str | Path | Sequence[str | Path] | torch.Tensor
 """A folder, an image file, a list of image files, or a tensor (n, 3, h, w) in RGB and [0, 1]."""
@@ -145,10 +146,11 @@ def smallest_frame(files: Sequence[Path], side: int, stride: int) -> tuple[int, 
     read. Files that are none don't count; where all are, it is the square.
     """
     scaled = []
-    for file in files:
-        with suppress(Exception), Image.open(file) as image:  # a damaged file raises anything
-            size = exif_size(image)
-            scaled.append([math.ceil(side * length / max(size)) for length in size])
+    with nothing_installed(), _quiet():  # of a damaged file Ultralytics thinks that a decoder is missing
+        for file in files:
+            with suppress(Exception), Image.open(file) as image:  # which raises anything
+                size = exif_size(image)
+                scaled.append([math.ceil(side * length / max(size)) for length in size])
     width, height = (multiple_of(stride, max(lengths)) for lengths in zip(*(scaled or [[side, side]]), strict=True))
     return height, width
 

@@ -113,7 +113,7 @@ class YoloPruner(abc.ABC):
             StorageError, OutOfMemoryError: The disk or the memory is too small; what was done before is kept, and
                 `resume` goes on from it.
         """
-        self.config = self.given
+        self.config, self._notes, self._details = self.given, [], {}
         before = None if resume is None else read_state(resume)
         if resume is not None:
             self.open_folder(resume)

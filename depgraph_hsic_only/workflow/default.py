@@ -4,6 +4,7 @@ import copy
 import time
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 
 from depgraph_hsic_only.axes.trials import check_axes
 from depgraph_hsic_only.errors import ConfigError
@@ -23,7 +24,7 @@ from depgraph_hsic_only.workflow.stages.exported import (
     wants_int8,
     with_quantized,
 )
-from depgraph_hsic_only.workflow.stages.prune_steps import Step, keep_step, kept_scores, read_step
+from depgraph_hsic_only.workflow.stages.prune_steps import Step, keep_step, kept_plan, kept_scores, read_step
 from depgraph_hsic_only.workflow.stages.searches import SearchingPruner
 from depgraph_hsic_only.yolo.blocks import is_end_to_end
 from depgraph_hsic_only.yolo.device import on_device, select_device
@@ -114,7 +115,8 @@ class DefaultYoloPruner(SearchingPruner):
             scored = unpruned if number == 1 else planner.ranked(self._at_work(done.model), batches)
             if number > 1 and sensitivity is not None:
                 sensitivity = planner.sensitivity(scored, stacked(batches))
-            plan = planner.plan(scored, sensitivity, Fraction(number, settings.steps), unpruned)
+            given = scored, sensitivity, Fraction(number, settings.steps), unpruned
+            plan = kept_plan(self.folder, f"{number}", scored.network, partial(planner.plan, *given))
             last_good = done if reference is None else replace(done, model=copy.deepcopy(done.model))
             step = self._cut(done, plan, scored, batches)
             self._write_plan(step.plan)

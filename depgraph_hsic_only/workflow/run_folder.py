@@ -85,6 +85,8 @@ class RunFolder:
         try:
             for path in self.path.rglob(temporary_name("*", "*")):
                 path.unlink()
+            for path in self.weights.glob(".*"):  # an export at work
+                shutil.rmtree(path)
             yield
         finally:
             lock.release()

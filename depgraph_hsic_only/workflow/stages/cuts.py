@@ -17,7 +17,7 @@ from depgraph_hsic_only.recovery.recover import recover
 from depgraph_hsic_only.report.pruning_report import stability_text
 from depgraph_hsic_only.support.progress import say
 from depgraph_hsic_only.workflow.fit import works_on
-from depgraph_hsic_only.workflow.stages.prune_steps import PLAN, PruneEvent, Step, kept_sensitivity
+from depgraph_hsic_only.workflow.stages.prune_steps import PLAN, PruneEvent, Step, kept_plan, kept_sensitivity
 from depgraph_hsic_only.workflow.stages.trainings import TrainingPruner
 from depgraph_hsic_only.yolo.device import float64_device
 from depgraph_hsic_only.yolo.load import install
@@ -46,7 +46,9 @@ class CuttingPruner(TrainingPruner):
     def _cut_once(self, model: Yolo, planner: Planner, unpruned: Scored, sensitivity: Sensitivity) -> Step:
         """A model cut to the planner's target in one step, in place, and recovered on its own images."""
         scored, batches = planner.again(unpruned), self._batches(model)
-        return self._cut(Step(0, model), planner.plan(scored, sensitivity), scored, batches)
+        name = f"{planner.imgsz}-{planner.deployment(scored.network).precision}"
+        plan = kept_plan(self.folder, name, scored.network, lambda: planner.plan(scored, sensitivity))
+        return self._cut(Step(0, model), plan, scored, batches)
 
     def _cut(self, done: Step, plan: PruningPlan, scored: Scored, batches: Sequence[Mapping[str, Any]]) -> Step:
         """The next step: the model is cut in place as planned, and recovered."""

@@ -1,7 +1,7 @@
 """A cut, in several steps with fine-tuning in between: what each is given, tells callbacks, and leaves on the disk."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -112,6 +112,20 @@ def read_step(folder: RunFolder, unpruned: Yolo) -> tuple[Step, list[dict[str, A
 
 def _file(folder: RunFolder) -> Path:
     return folder.scratch / _NAME / f"{_NAME}.json"
+
+
+def kept_plan(folder: RunFolder, name: str, network: Network, make: Callable[[], PruningPlan]) -> PruningPlan:
+    """The plan of a cut: that of a run that was cut off after it, in a training of just these widths; else made.
+
+    Two plans for a latency, which is measured, are hardly ever the same.
+    """
+    file, key = _file(folder).with_name(f"plan-{name}.json"), fingerprint(network)
+    if file.is_file() and (kept := json.loads(file.read_text(encoding="utf-8")))["key"] == key:
+        return PruningPlan.from_dict(kept["plan"])
+    plan = make()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    folder.write_json(str(file.relative_to(folder.path)), {"key": key, "plan": plan.to_dict()})
+    return plan
 
 
 def kept_scores(folder: RunFolder, planner: Planner, network: Network, batches: Sequence[Mapping[str, Any]]) -> Scored:
