@@ -78,7 +78,7 @@ def make_recipe(network: Network, start: Start, teacher: Teacher | None = None) 
     """How to train on a network that works (see `recipe.py`).
 
     Without a teacher it learns from the labels alone, as it does in any case where all that it knows is of this data
-    set, and not by heart.
+    set, and neither by heart nor from elsewhere.
     """
     arguments = continued(start)
     callbacks: list[Hook] = []
