@@ -100,7 +100,9 @@ def test_the_best_candidate_is_found_and_nothing_is_made_twice(
             found({}, lambda _: None)
         return
     best, *others = found({}, lambda now: kept.append(dict(now)), 3)
-    assert len({c.imgsz for c in (best, *others)}) == 1 + len(others) and all(c.imgsz > best.imgsz for c in others)
+    assert len({c.imgsz for c in (best, *others)}) == 1 + len(others) <= 3
+    for one in others:
+        assert (one.score or 0) >= (0.8 if one.imgsz > best.imgsz else 0.9) * (best.score or 0)
     tried = {key: (score, lost) for key, (score, lost) in table.items() if key in made}
     for one in (best, *others):  # of each size the best, by what it is worth as it is deployed
         known = [score - lost for (side, _), (score, lost) in tried.items() if side == one.imgsz]
@@ -201,16 +203,19 @@ def test_what_precision_loses_is_measured_on_files_of_their_own_shape_and_a_brok
 
 
 def test_finalists_are_larger_and_the_best_of_them_is_what_training_makes_it() -> None:
-    """Of every size the best, none that is smaller than the best of all, none that can't meet the target."""
-    rows = [(320, "float", 0.3), (288, "float", 0.5), (288, "int8", 0.4), (256, "float", 0.6), (224, "float", 0.55)]
+    """Of every size the best, larger ones first, none that is too far behind, none that can't meet the target."""
+    rows = [(320, "float", 0.49), (288, "float", 0.5), (288, "int8", 0.4), (256, "float", 0.6), (224, "float", 0.55)]
+    rows += [(192, "float", 0.53), (160, "float", 0.58)]
     found = tuple(Candidate(side, precision, 1, 1.0, score) for side, precision, score in rows)
     every = (Candidate(352, "float", why="too slow"), *found)
     sides = [[c.imgsz for c in leading(every, most)] for most in (1, 2, 9)]
-    assert sides == [[256], [256, 288], [256, 288, 320]]
+    assert sides == [[256], [256, 288], [256, 288, 320, 160, 224]]
+    far = [replace(c, score=0.47) for c in found if c.imgsz > 256]
+    assert [c.imgsz for c in leading([*far, *found[3:]], 2)] == [256, 160]
     choice = Choice(every, (256, "float"), 64, leading(every, 2))
     decided = choice.decided({(256, "float"): 0.61, (288, "float"): 0.62})
     assert decided.chosen == (288, "float") and decided.best.tuned == 0.62 and choice.best.imgsz == 256
-    assert [row["tuned"] for row in decided.to_dict()["candidates"]] == [None, None, 0.62, None, 0.61, None]
+    assert [row["tuned"] for row in decided.to_dict()["candidates"]] == [None, None, 0.62, None, 0.61, None, None, None]
     for single in ({"prune.steps": 2}, {"prune.max_map_drop": 0.1}, {"fine_tune.epochs": 0}):
         settings = {"prune.target": "gmacs=0.5", "prune.axes": "width,imgsz", **single}
         assert load_config(None, settings).finalists == 1 < load_config(None, {}).finalists
@@ -239,7 +244,7 @@ def test_a_run_is_of_the_finalist_that_training_makes_the_best_and_killed_it_rep
         return measure(self, imgsz, precision)
 
     def untrained(model: Any, data: str, validation: Any, **where: Any) -> Any:
-        return worth(validate(model, data, validation, **where), 1 / (1 + abs(64 - validation.imgsz)))
+        return worth(validate(model, data, validation, **where), 1 - abs(64 - validation.imgsz) / 400)
 
     def fine_tuned(self: Evaluations, model: Any, validation: Any, *given: Any) -> Any:
         return worth(evaluate(self, model, validation, *given), validation.imgsz / 1000)

@@ -18,6 +18,10 @@ AXES = (WIDTH, DEPTH, IMGSZ, PRECISION)
 _LEAST = 0.3  # of the side that is given: smaller images have never paid
 _STEPS = 10  # of which the given side has so many, as far as the network's stride divides it
 _WORSE = 2  # sizes in a row that are worse than the best one: larger ones, of which more is cut, are not tried
+_MAY_GAIN, _BY_CHANCE = (
+    0.8,
+    0.9,
+)  # shares of the best score from which larger and smaller images may be worth a training
 _LITTLE = 0.05  # of the score: where the best candidate has lost no more by its precision, slower ones are not tried
 
 
@@ -146,17 +150,19 @@ def search(
 
 
 def leading(candidates: Iterable[Candidate], most: int) -> tuple[Candidate, ...]:
-    """The best candidate, and the best of those that a training may put before it, at most so many in all.
+    """The best candidate, and those that a training may put before it, at most so many in all.
 
-    These have larger images, and of each size there is one: a training brings back what narrower layers have lost, and
-    not what smaller images never show.
+    A training brings back what narrower layers have lost, and not what smaller images never show: so larger images come
+    first, and of smaller ones those alone that chance may have put behind. Of each size there is one.
     """
     ranked = sorted((c for c in candidates if c.score is not None), key=lambda c: (-(c.score or 0.0), -c.imgsz))
     first: dict[int, Candidate] = {}
     for candidate in ranked:
-        if candidate.imgsz >= ranked[0].imgsz:
+        least = _MAY_GAIN if candidate.imgsz >= ranked[0].imgsz else _BY_CHANCE
+        if (candidate.score or 0.0) >= least * (ranked[0].score or 0.0):
             first.setdefault(candidate.imgsz, candidate)
-    return tuple(first.values())[:most]
+    found = list(first.values())
+    return tuple([*found[:1], *sorted(found[1:], key=lambda c: c.imgsz < found[0].imgsz)][:most])
 
 
 def to_dict(candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
