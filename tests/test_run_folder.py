@@ -33,3 +33,14 @@ def test_a_folder_may_be_taken_as_it_is_and_a_file_may_not(tmp_path: Path) -> No
 def test_a_value_makes_no_folder(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "exp")
     assert folder.weights == tmp_path / "exp" / "weights" and not any(tmp_path.iterdir())
+
+
+def test_what_a_kill_has_left_goes_and_nothing_else(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, "exp")
+    kept = [folder.weights / name for name in (".DS_Store", "best.onnx")]
+    left = [folder.weights / name / "file.onnx" for name in (".export-a1", ".quantize-b2")]
+    for file in (*kept, *left, half := folder.path / ".report.json.1.tmp"):
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    with folder.locked():
+        assert not half.exists() and {path.name for path in folder.weights.iterdir()} == {path.name for path in kept}

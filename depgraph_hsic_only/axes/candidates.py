@@ -18,10 +18,8 @@ AXES = (WIDTH, DEPTH, IMGSZ, PRECISION)
 _LEAST = 0.3  # of the side that is given: smaller images have never paid
 _STEPS = 10  # of which the given side has so many, as far as the network's stride divides it
 _WORSE = 2  # sizes in a row that are worse than the best one: larger ones, of which more is cut, are not tried
-_MAY_GAIN, _BY_CHANCE = (
-    0.8,
-    0.9,
-)  # shares of the best score from which larger and smaller images may be worth a training
+_MAY_GAIN = 0.8  # of the best score: what larger images must have to be worth a training
+_BY_CHANCE = 0.9  # the same of smaller images, which only chance has put behind
 _LITTLE = 0.05  # of the score: where the best candidate has lost no more by its precision, slower ones are not tried
 
 

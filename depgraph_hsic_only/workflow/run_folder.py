@@ -85,7 +85,7 @@ class RunFolder:
         try:
             for path in self.path.rglob(temporary_name("*", "*")):
                 path.unlink()
-            for path in self.weights.glob(".*"):  # an export at work
+            for path in [*self.weights.glob(".export-*"), *self.weights.glob(".quantize-*")]:
                 shutil.rmtree(path)
             yield
         finally:
