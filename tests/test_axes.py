@@ -202,7 +202,7 @@ def test_what_precision_loses_is_measured_on_files_of_their_own_shape_and_a_brok
             assert made.attempt(64, "float").why == "too slow"
 
 
-def test_finalists_are_larger_and_the_best_of_them_is_what_training_makes_it() -> None:
+def test_finalists_come_near_the_best_and_training_decides_between_them() -> None:
     """Of every size the best, larger ones first, none that is too far behind, none that can't meet the target."""
     rows = [(320, "float", 0.49), (288, "float", 0.5), (288, "int8", 0.4), (256, "float", 0.6), (224, "float", 0.55)]
     rows += [(192, "float", 0.53), (160, "float", 0.58)]

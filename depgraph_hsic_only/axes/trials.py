@@ -209,11 +209,13 @@ def worthwhile_precisions(planner: Planner, network: Network) -> list[str]:
 
     Of a latency they are those that are faster here, of the size of a file int8; nothing else depends on them.
     """
-    here, found = planner.deployment(network), {FLOAT: 1.0}
-    timed, sized = planner.amount.budget("latency"), planner.amount.budget("size")
-    for precision, of in _helping(planner, network).items():
-        graph = planner.with_scores(network).graph
-        share = relative_latency(network, graph, of, here)(graph.full).high if timed else 0.0
+    helping = _helping(planner, network)
+    if not planner.amount.budget("latency"):
+        return [*helping, FLOAT]
+    here, found, sized = planner.deployment(network), {FLOAT: 1.0}, planner.amount.budget("size")
+    graph = planner.with_scores(network).graph
+    for precision, of in helping.items():
+        share = relative_latency(network, graph, of, here)(graph.full).high
         if share < _GAIN or (sized and precision == INT8):
             found[precision] = share
         else:

@@ -8,9 +8,9 @@ training: the warm-up's learning rate of the biases, BatchNorm's statistics of s
 Two kinds of models are near one. A model that was trained on this very data set has all that it knows from these
 images, and goes on with them as it was trained: at its own rate, with its own augmentation; where it knows them by
 heart, so that their labels teach nothing more, or finds less in them than in others, so that it isn't these labels that
-it has its knowledge from, it is taught by what it was, too. A model that has learnt elsewhere, on
-more than this, COCO's on a few hundred images, forgets at such rates, so it is trained gently and taught by what it
-was. What each choice is worth is measured in `benchmarks/README.md`.
+it has its knowledge from, it is taught by what it was, too. A model that has learnt elsewhere, on more than this,
+COCO's on a few hundred images, forgets at such rates, so it is trained gently and taught by what it was. What each
+choice is worth is measured in `benchmarks/README.md`.
 """
 
 import math

@@ -90,7 +90,7 @@ def keep_step(folder: RunFolder, step: Step, trajectory: Sequence[Mapping[str, A
     plan = step.plan and step.plan.to_dict()
     content: dict[str, Any] = {"number": step.number, "plan": plan, "details": step.details}
     content |= {"trajectory": list(trajectory), "notes": list(notes)}
-    folder.write_json(str(_file(folder).relative_to(folder.path)), content)
+    _write(folder, _file(folder), content)
     folder.clear_scratch(but=[_NAME])
     return replace(step, model=load_model(weights))
 
@@ -120,11 +120,10 @@ def kept_plan(folder: RunFolder, name: str, network: Network, make: Callable[[],
     Two plans for a latency, which is measured, are hardly ever the same.
     """
     file, key = _file(folder).with_name(f"plan-{name}.json"), fingerprint(network)
-    if file.is_file() and (kept := json.loads(file.read_text(encoding="utf-8")))["key"] == key:
+    if (kept := _read_of(key, file)) is not None:
         return PruningPlan.from_dict(kept["plan"])
     plan = make()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    folder.write_json(str(file.relative_to(folder.path)), {"key": key, "plan": plan.to_dict()})
+    _write(folder, file, {"key": key, "plan": plan.to_dict()})
     return plan
 
 
@@ -155,8 +154,20 @@ def kept_sensitivity(
     settings = repr((planner.limits, planner.depth, scored.graph.full))
     key = fingerprint(scored.network, list(scored.measured.scores.values()), [images], settings)
     path = folder.path / _SENSITIVITY
-    if path.is_file() and (found := json.loads(path.read_text(encoding="utf-8"))).get("key") == key:
+    if (found := _read_of(key, path)) is not None:
         return Sensitivity.from_dict(found), True
     measured = planner.sensitivity(scored, images)
-    folder.write_json(_SENSITIVITY, {"key": key, **measured.to_dict()})
+    _write(folder, path, {"key": key, **measured.to_dict()})
     return measured, False
+
+
+def _read_of(key: str, path: Path) -> dict[str, Any] | None:
+    """What was written to a JSON file with a key; None where there is no such file, or it is of another key."""
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found if found.get("key") == key else None
+
+
+def _write(folder: RunFolder, path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file somewhere in a run folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder.write_json(str(path.relative_to(folder.path)), content)
