@@ -192,6 +192,8 @@ def test_a_size_is_met_by_weighing(overhead: Any) -> None:
         assert all(f"{target}, measured " in reason for reason in found.reasons.values())
     with pytest.raises(ConfigError, match=r"size=2MB, but with every width at its smallest \d+\.\d+MB in the file are"):
         allocate(graph, made_up(graph, 3), costs, Amount.target("size=2MB"), Limits(), size=size)
+    with pytest.raises(ConfigError, match=r"but with every width as it is .* are left; .* put width among the axes$"):
+        allocate(graph, made_up(graph, 3), costs, Amount.target("size=2MB"), Limits(channels=False), size=size)
 
 
 def test_limits_hold_and_nothing_grows_again() -> None:

@@ -53,11 +53,10 @@ def check_reachable(
             full, least = cost(graph.full), cost(smallest)
             bounds[budget.metric] = Bound(cost, budget.limit(full))
             if least > budget.limit(full):
-                least_of = "every width at its smallest" if limits.channels else "as few repeats as there can be"
+                least_of = "every width at its smallest" if limits.channels else "every width as it is"
                 raise OutOfReach(
                     f"target: expected one that the chosen layers can meet, got {target}, but with {least_of} "
-                    f"{budget.said(least, full)} are left; ask for more than that, loosen min_channels and max_ratio, "
-                    "or choose more layers, up to layers=all"
+                    f"{budget.said(least, full)} are left; ask for more than that, or {_loosened(limits)}"
                 )
     return bounds
 
@@ -128,10 +127,7 @@ def check_latency(
         warnings.warn(f"target {target}: at the edge of what can be reached: {reach}", UserWarning, stacklevel=2)
         return best
     left = costs.gmacs(widths) / costs.gmacs(graph.full)
-    why = (
-        "the chosen layers and limits leave no more to save; choose more layers, up to layers=all, or loosen "
-        "min_channels and max_ratio"
-    )
+    why = f"the chosen layers and limits leave no more to save; {_loosened(limits)}"
     if best.median > left + _OVERHEAD:
         why = (
             f"with {left:.3f} of the multiply-adds left, most of that goes to launching operations and moving data, "
@@ -146,6 +142,13 @@ def unpruned_cost(graph: ChannelGraph, costs: CostModel, metric: str, latency: C
     if metric == "latency":
         return latency(graph.full).full_ms
     return size(graph.full) if metric == "size" else counted(graph, costs, metric)(graph.full)
+
+
+def _loosened(limits: Limits) -> str:
+    """What makes smaller networks possible."""
+    if not limits.channels:
+        return "put width among the axes"
+    return "loosen min_channels and max_ratio, or choose more layers, up to layers=all"
 
 
 def smallest_widths(graph: ChannelGraph, limits: Limits) -> dict[str, int]:
