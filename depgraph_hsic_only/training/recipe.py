@@ -5,12 +5,12 @@ data, or a cut model that was recovered, is near one, and what moves it away bef
 training: the warm-up's learning rate of the biases, BatchNorm's statistics of small augmented batches, a step for every
 64 images only.
 
-Two kinds of models are near one. A model that was trained on this very data set has all that it knows from these
-images, and goes on with them as it was trained: at its own rate, with its own augmentation; where it knows them by
-heart, so that their labels teach nothing more, or finds less in them than in others, so that it isn't these labels that
-it has its knowledge from, it is taught by what it was, too. A model that has learnt elsewhere, on more than this,
-COCO's on a few hundred images, forgets at such rates, so it is trained gently and taught by what it was. What each
-choice is worth is measured in `benchmarks/README.md`.
+Two kinds of models are near one. A model that has all that it knows from this very data set goes on as it was trained:
+at its own rate, with its own augmentation; where it knows the images by heart, so that their labels teach little more,
+it is taught by what it was, too. A model that has learnt elsewhere, on more than this,
+COCO's on a few hundred images, forgets at such rates, so it is trained gently and taught by what it was. So is one
+that was trained on this data set but finds less in these images than in others: it isn't from their labels that it
+knows what it knows. What each choice is worth is measured in `benchmarks/README.md`.
 """
 
 import math
@@ -58,21 +58,27 @@ class Start:
         return self.kept >= _SETTLED
 
     @property
+    def own(self) -> bool:
+        """Whether all that the original knows is from the images that it is trained on."""
+        return self.trained_with is not None and self.memorised > _FROM_ELSEWHERE
+
+    @property
     def needs_teacher(self) -> bool:
         """Whether the original knows more than these labels can teach."""
-        return self.trained_with is None or not _FROM_ELSEWHERE < self.memorised < _BY_HEART
+        return not self.own or self.memorised >= _BY_HEART
 
 
 def continued(start: Start) -> dict[str, Any]:
     """Train arguments for a model that works, to be put under the user's own."""
-    steps = _STEPS if start.trained_with is None else _OWN_STEPS
+    going_on = start.trained_with if start.own else None
+    steps = _STEPS if going_on is None else _OWN_STEPS
     fitting = max(_SMALLEST_BATCH, start.images * start.epochs // steps)
     batch = start.batch if start.own_batch else min(start.batch, fitting)
     lost = 1 - min(max(start.kept, 0.0), 1.0)
-    if start.trained_with is None:
+    if going_on is None:
         least, share = _LEAST_RATE, lost**2
     else:  # all of it can be learnt again here, and faster from labels that still teach than from what it was
-        least = _own_rate(start.trained_with, start.classes)
+        least = _own_rate(going_on, start.classes)
         share = lost if start.needs_teacher else lost ** (1 / 3)
     rate = least * (_MOST_RATE / least) ** share * math.sqrt(batch / _SMALLEST_BATCH)
     rate = min(rate, _MOST_RATE)  # that of a training from random weights, whatever the batch
@@ -113,7 +119,6 @@ def taught(start: Start, teacher: Path, untouched: Sequence[int]) -> dict[str, A
     trained on, as it was. Where a cut model has learnt elsewhere, layers in which nothing was cut stay as they are in a
     short training.
     """
-    elsewhere = start.trained_with is None
-    short = elsewhere and start.settled and start.images * start.epochs / _SMALLEST_BATCH < _LONG
+    short = not start.own and start.settled and start.images * start.epochs / _SMALLEST_BATCH < _LONG
     arguments: dict[str, Any] = {"distill_model": str(teacher), "dis": _DISTILLATION}
     return arguments | ({"freeze": list(untouched)} if short and untouched else {})

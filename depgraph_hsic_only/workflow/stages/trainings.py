@@ -151,8 +151,6 @@ class TrainingPruner(YoloPruner):
         """How to train on a model that works: one that was cut is taught by the one before, any other by itself."""
         known = trained_on(model, self.dataset)
         start = start_of(settings, self.config.batch, self.dataset, known, classes=len(model.names))
-        if known is not None:
-            self.note("the checkpoint was trained on this data set, and goes on as it was trained")
         own, reference = "distill_model" in settings, model
         if teacher is not None and teacher.model is not None:
             reference = teacher.model
@@ -160,6 +158,9 @@ class TrainingPruner(YoloPruner):
             start = replace(start, kept=self.evaluate(model).primary.map50_95 / once if once > 0 else 1.0)
         if known is not None and not own:
             start = replace(start, memorised=self._memorised(reference))
+        if known is not None:
+            how = "goes on as it was trained" if start.own else "is trained gently: it knows more than these labels say"
+            self.note(f"the checkpoint was trained on this data set, and {how}")
         if teacher is None and not (cut or own) and start.needs_teacher:
             teacher = Teacher.itself(model, scratch)
         return make_recipe(model.model, start, None if own else teacher)
