@@ -307,6 +307,6 @@ def test_a_run_is_of_the_finalist_that_training_makes_the_best_and_killed_it_rep
     state = json.loads((run / "state.json").read_text())["settings"]
     assert state["imgsz"] == 128 and "imgsz: 128" in (run / "args.yaml").read_text()
     assert {"search.png"} <= {path.name for path in (run / "plots").iterdir()}
-    assert "fine-tuned, on" in str(report) and "The finalists were cut" in (run / "report.html").read_text()
+    assert "fine-tuned, on" in str(report) and "The finalists were planned again" in (run / "report.html").read_text()
     assert RunReport.load(run).to_json() == report.to_json()
     assert pruner().run(resume=run).to_json() == report.to_json()

@@ -225,6 +225,8 @@ def test_sides_are_rounded_up_everywhere_alike(checkpoint: Path) -> None:
         assert [input_side(model, 100), input_side(model, 100), input_side(model, 96)] == [128, 128, 96]
         framed = fitting(torch.rand(40, 3, 70, 100), model.model)
         assert InputShape.of(model, (70, 100), 2).dimensions == (2, 3, 96, 128)
+        shares = {0.8: (96, 128), 0.9: (96, 160), 2 / 3: (64, 128), 0.1: (32, 32)}  # as large as they are or larger
+        assert {share: InputShape(96, 160).scaled(model.model, share).size for share in shares} == shares
     assert [str(warning.message).split(" is no")[0] for warning in seen] == ["imgsz=100", "70x100 px", "imgsz=70"]
     images = framed[:, :, 13:83, 14:114]
     for wrong in (20, 64.0, "64", True, (64, 20), (64, 64, 64)):

@@ -413,7 +413,7 @@ def test_report_json_keeps_its_keys(run: RunReport) -> None:
     """Users' scripts read them; the names inside may change."""
     data = json.loads((run.folder / "report.json").read_text())
     keys = {"version", "task", "environment", "args", "stages", "widths", "onnx", "validation", "images", "sources"}
-    assert data.keys() == keys | {"comparison", "layers", "files", "notes", "rivals", "latency"}
+    assert data.keys() == keys | {"comparison", "layers", "files", "notes", "rivals", "latency", "dataset"}
     maps = {"map50_95_box", "map50_95_mask", "map50_box", "map50_mask", "resampled_mask"}
     cost = {
         "name",
@@ -737,6 +737,39 @@ def test_a_file_that_loses_too_much_is_warned_of(run: RunReport) -> None:
     assert f"What is deployed: {timed}" in page and f"Latency of what is deployed: {timed}" in text
     assert "best_ncnn_model (ncnn): unverified: why" in text and "the machine was busy: others had it" in text
     assert RunReport.load(run.folder).files == run.files
+
+
+def test_the_page_of_a_smaller_int8_result_is_of_what_is_deployed(run: RunReport, tmp_path: Path) -> None:
+    """Its mAP at the top, its images beside the latencies, what plain Ultralytics takes, and a target that was missed.
+
+    Where no width was an axis none was measured, which costs no figure.
+    """
+    (plain,) = run.files
+    worth = {"box": 0.625, "mask": 0.375}
+    after = replace(run.after, imgsz=32, latency_ms=run.before.latency_ms)
+    args = {**run.args, "data": "shapes", "prune": {**run.args["prune"], "target": {"latency": 0.8}}}
+    report = replace(
+        run,
+        folder=tmp_path,
+        args=args,
+        stages=(*run.stages[:-1], after),
+        files=(plain, replace(plain, path="best_int8.onnx", precision="int8", map50_95=worth)),
+        timed=replace(run.timed, precision="int8"),
+        agreement=None,
+    )
+    assert "; the target latency=0.8 is missed by 0.200" in report.summary()
+    assert (
+        "missed" not in replace(report, args={**args, "prune": {**args["prune"], "target": "latency=0.99"}}).summary()
+    )
+    page = render_html(report, {})
+    tables = Reader(page).tables
+    assert '<span class="after">0.375</span>' in page and '<span class="after">0.625</span>' in page
+    assert "mAP50-95 by class, in float" in tables
+    assert "Latency of 1 image of 64x64 px, before the cut by imgsz=64" in tables
+    assert f"model.train(data=&#39;{run.dataset}&#39;" in page and Path(run.dataset).is_file()
+    (tmp_path / "report.json").write_text(report.to_json())
+    (tmp_path / "sensitivity.json").write_text(json.dumps(Sensitivity({"w3": {}}, {"w3": 32}, 4, 1.0).to_dict()))
+    assert {"stages.png", "training.png"} <= {path.name for path in plot_metrics(tmp_path)}
 
 
 def test_ticks_of_logarithmic_axes_are_numbers(monkeypatch: Any) -> None:

@@ -121,7 +121,7 @@ def test_another_configuration_or_data_set_is_refused_by_name(
     (other / shapes.name).write_text(yaml.safe_dump({**keys, "path": str(other)}))
     state = json.loads((run / "state.json").read_text())
     pruner = DefaultYolov8SegPruner(cfg=None, **{**state["settings"], "data": str(other / shapes.name)})
-    with pytest.raises(ConfigError, match="got another data; undo that"):
+    with pytest.raises(ConfigError, match="got another data; pass that again"):
         pruner.run(resume=run)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != ".lock"} == {
         path: content for path, content in before.items() if path.name != ".lock"

@@ -45,7 +45,8 @@ class Choice:
 
     def __str__(self) -> str:
         scored = sum(candidate.score is not None for candidate in self.candidates)
-        found = f"{self.best}, the best of {scored} candidates on {self.images} held-out training images"
+        of = "the only candidate" if scored == 1 else f"the best of {scored} candidates"
+        found = f"{self.best}, {of} on {self.images} held-out training images"
         return found + (f"; {self.best.precision} has lost {self.best.lost:.4f} of it" if self.best.lost else "")
 
 

@@ -113,12 +113,13 @@ def check_latency(
         OutOfReach: The budget is.
     """
     (budget,) = (budget for budget in target.budgets if budget.metric == "latency")
-    widths, what = smallest_widths(graph, limits), "the smallest model that the limits allow"
+    smallest = "the smallest model that the limits allow" if limits.channels else "the model with every width as it is"
+    widths, what = smallest_widths(graph, limits), smallest
     best = latency(widths)
     if taken(budget, best)[0] > budget.value:
         halved = uniform_widths(graph, 0.5, limits)
         within = all(bound.cost(halved) <= bound.limit for bound in bounds)
-        if within and taken(budget, found := latency(halved))[0] < taken(budget, best)[0]:
+        if limits.channels and within and taken(budget, found := latency(halved))[0] < taken(budget, best)[0]:
             widths, what, best = halved, "the model of half the widths, faster than the smallest,", found
     if taken(budget, best)[0] <= budget.value:
         return best

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import NamedTuple, TypeGuard
 
@@ -49,11 +49,13 @@ class Budget:
         value: A share of what the unpruned network costs, in (0, 1]; where it is `absolute`, above 0: a number of
             parameters, 10^9 multiply-adds, 10^6 bytes, milliseconds.
         absolute: Whether it is no share.
+        asked: As what it was stated, where that was a share which is `fixed` by now.
     """
 
     metric: str
     value: float
     absolute: bool = False
+    asked: str = field(default="", compare=False)
 
     @classmethod
     def of(cls, metric: object, value: object) -> "Budget":
@@ -90,7 +92,7 @@ class Budget:
 
     def fixed(self, full: float) -> "Budget":
         """The same as an absolute amount, of what costs `full` unpruned."""
-        return replace(self, value=self.limit(full), absolute=True)
+        return self if self.absolute else replace(self, value=self.limit(full), absolute=True, asked=str(self))
 
     def partly(self, share: Fraction, full: float) -> "Budget":
         """The budget after a share of the way from the unpruned network, which costs `full`."""
@@ -108,6 +110,8 @@ class Budget:
         return f"{self.figure(cost, full)} of the {TARGETS[self.metric]}"
 
     def __str__(self) -> str:
+        if self.asked:
+            return f"{self.asked} ({_shown(self.metric, self.value, '.4g')})"
         return f"{self.metric}={_shown(self.metric, self.value, '.12g') if self.absolute else format(self.value, 'g')}"
 
 

@@ -81,18 +81,19 @@ def render_html(report: RunReport, figures: Mapping[str, bytes], missing: Sequen
         if report.timed and report.timed.warning
         else []
     )
+    now = _figures(after, report.worth)
     loader = PackageLoader("depgraph_hsic_only", "report")
     pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return pages.get_template("page.html.jinja").render(
         report=report,
         name=Path(report.args["pretrained"]).name,
-        cards=[(title, figure, _figures(after)[title]) for title, figure in _figures(before).items()],
+        cards=[(title, figure, now[title]) for title, figure in _figures(before, before.map50_95).items()],
         warnings=[*missing, *lost, *find_warnings(report.stages, report.images, report.files), *busy],
         others=other_texts(report.files),
         titles=TITLES,
         stages=stage_table(report.stages, report.validation, report.measured_on),
         parts=part_table(before.parts, after.parts),
-        classes=class_table(before, after),
+        classes=class_table(before, after, exact=report.worth == after.map50_95),
         latency=latency_table(before, after, report.measured_on),
         files=exported_table(report.files, report.task),
         rivals=rival_table(after, report.worth, report.validation.imgsz, report.rivals),
@@ -109,14 +110,14 @@ def render_html(report: RunReport, figures: Mapping[str, bytes], missing: Sequen
     )
 
 
-def _figures(stage: StageReport) -> dict[str, str]:
-    """What stands at the top of the page, by title."""
+def _figures(stage: StageReport, worth: Mapping[str, float]) -> dict[str, str]:
+    """What stands at the top of the page, by title; the model is `worth` the mAP50-95 of what is deployed, by kind."""
     return {
         "parameters": f"{stage.parameters:,}",
         "GMACs": f"{stage.gmacs:.3f}",
         "checkpoint, MB": figure_text(stage.size_mb, ".2f"),
         "latency, ms": figure_text(stage.deployed_ms, ".1f"),
-        **{f"{kind} mAP50-95": figure_text(stage.map50_95.get(kind), ".3f") for kind in primary_first(stage)},
+        **{f"{kind} mAP50-95": figure_text(worth.get(kind), ".3f") for kind in primary_first(stage)},
     }
 
 

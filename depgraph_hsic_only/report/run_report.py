@@ -14,6 +14,7 @@ from rich.console import Group
 from rich.text import Text
 
 from depgraph_hsic_only._version import __version__
+from depgraph_hsic_only.channels.budgets import read_budgets
 from depgraph_hsic_only.errors import DataError, one_line
 from depgraph_hsic_only.evaluation.agreement import Agreement
 from depgraph_hsic_only.evaluation.deployed.deployment import Timed
@@ -25,7 +26,7 @@ from depgraph_hsic_only.report.rivals import Rival, better_rival, rival_table
 from depgraph_hsic_only.report.search import search_table, searched
 from depgraph_hsic_only.report.stages import TITLES, StageReport, stage_table
 from depgraph_hsic_only.report.tables import Shown
-from depgraph_hsic_only.report.warnings import before_stage, headline
+from depgraph_hsic_only.report.warnings import SAME_SPEED, before_stage, headline, missed_by
 from depgraph_hsic_only.support.visible import visible
 from depgraph_hsic_only.yolo.architecture import Layer
 from depgraph_hsic_only.yolo.input_shape import InputShape
@@ -56,6 +57,7 @@ class RunReport(Shown):
         notes: What a reader must know of the export.
         timed: What is timed and how, by the settings; None before the export, and in the report of an older version.
         rivals: What else costs as little as the result; empty where nothing was cut, or it was not asked for.
+        dataset: What plain Ultralytics takes as `data`; empty in the report of an older version.
     """
 
     folder: Path
@@ -75,6 +77,7 @@ class RunReport(Shown):
     notes: tuple[str, ...] = ()
     timed: Timed | None = None
     rivals: tuple[Rival, ...] = ()
+    dataset: str = ""
 
     columns: ClassVar[int] = 140
 
@@ -101,6 +104,7 @@ class RunReport(Shown):
             known["notes"] = tuple(data.get("notes", ()))
             known["timed"] = Timed.from_dict(data["latency"]) if data.get("latency") else None
             known["rivals"] = tuple(Rival(**row) for row in data.get("rivals", ()))
+            known["dataset"] = data.get("dataset", "")
             return cls(folder, data["args"], stages, validation, before, after, **known)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(
@@ -144,9 +148,20 @@ class RunReport(Shown):
         return [loss_text(file, self.args["export"]["max_map_drop"], self.after.primary) for file in files]
 
     def summary(self) -> str:
-        """What the run cost and gained, in one line, and whether a rival does better."""
+        """What the run cost and gained, in one line, and whether it missed its latency or a rival is better."""
         better = better_rival(self.after, self.worth, self.rivals)
-        return headline(self.before, self.after, self.worth) + (f"; {better}" if better else "")
+        said = [headline(self.before, self.after, self.worth), *self._missed(), *([better] if better else [])]
+        return "; ".join(said)
+
+    def _missed(self) -> list[str]:
+        """What to say where the target's latency was clearly missed."""
+        target = self.args["prune"]["target"]
+        budgets = () if target is None else read_budgets(target)
+        for budget in (budget for budget in budgets if budget.metric == "latency"):
+            missed = missed_by(budget, self.before, self.after)
+            if missed is not None and missed > SAME_SPEED * budget.value:
+                return [f"the target {budget} is missed by {budget.figure(missed, 1.0)}"]
+        return []
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `report.json`."""
@@ -167,6 +182,7 @@ class RunReport(Shown):
             "notes": list(self.notes),
             "latency": asdict(self.timed) if self.timed else None,
             "rivals": [asdict(rival) for rival in self.rivals],
+            "dataset": self.dataset,
         }
 
     def plot(self) -> "Figure":

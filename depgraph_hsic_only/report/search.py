@@ -35,7 +35,7 @@ def search_table(search: Mapping[str, Any], kind: str) -> Sheet:
     )
     maps = (f"{kind}\nmAP50-95", "lost by\nprecision", *trained)
     headings = ("px", "precision", "parameters", "GMACs", *maps, "time\ns", "")
-    title = f"Candidates that meet the target, untrained, on {search['images']} training images that none was fitted to"
+    title = f"Candidates for the target, untrained, on {search['images']} training images that none was fitted to"
     return Sheet(title, headings, lines, f"rlrrrr{'r' * tuned}rt")
 
 
@@ -43,10 +43,10 @@ def how_chosen(search: Mapping[str, Any]) -> str:
     """By what images the candidate was chosen, in words."""
     if any(row.get("tuned") is not None for row in search["candidates"]):
         return (
-            "The finalists were cut, recovered on all calibration images and fine-tuned alike, and the best of them on "
-            "the validation images is what follows."
+            "The finalists were planned again for the target, cut, recovered on all calibration images and fine-tuned "
+            "alike, and the best of them on the validation images is what follows."
         )
     return (
         "The validation images had no part in the choice. The best one was planned again for the target, recovered on "
-        "all calibration images, and is what follows."
+        "all calibration images where that has cut anything, and is what follows."
     )

@@ -191,7 +191,7 @@ def stage_table(stages: Sequence[StageReport], validation: Validation, timed: In
         rows.append((TITLES[s.name], *cost, figure_text(s.size_mb, ".2f"), *maps, *latencies, f"{s.seconds:,.1f}"))
     figures = (*["px"] * sizes, "parameters", "GMACs", "MB", *(f"{kind}\nmAP50-95" for kind in kinds))
     headings = ("stage", *figures, *(f"{title}\nms" for title in runtimes.values()), "time\ns")
-    latency = "" if timed is None else f"; latency of {timed}"
+    latency = "" if timed is None else f"; latency of {timed}{_own_size(stages[0], stages[-1])}"
     return Sheet(f"Stages ({validation}{latency})", headings, tuple(rows), "l" + "r" * (len(headings) - 1))
 
 
@@ -212,11 +212,19 @@ def latency_table(before: StageReport, after: StageReport, timed: InputShape | N
         b, a = before.latency_ms[runtime], after.latency_ms[runtime]
         rows.append((title, *cells, f"{a / b:.1%}" if b and a is not None else "-"))
     headings = ("", "before\nmedian, ms", "\n10 – 90 %", "after\nmedian, ms", "\n10 – 90 %", "\nleft")
-    return Sheet(f"Latency of {timed or '1 image'}", headings, tuple(rows), "lrrrrr")
+    return Sheet(f"Latency of {timed or '1 image'}{_own_size(before, after)}", headings, tuple(rows), "lrrrrr")
 
 
-def class_table(before: StageReport, after: StageReport) -> Sheet:
-    """The mAPs of each class before and after, the greatest loss of the primary one first."""
+def _own_size(before: StageReport, after: StageReport) -> str:
+    """What to say of the images that the model before the cut was timed on, where they were of another size."""
+    return "" if before.imgsz == after.imgsz else f", before the cut by imgsz={before.imgsz}"
+
+
+def class_table(before: StageReport, after: StageReport, *, exact: bool = True) -> Sheet:
+    """The mAPs of each class before and after, the greatest loss of the primary one first.
+
+    Where what is deployed is less than `exact`, the title says that these are of the model in float.
+    """
     known, kinds = {row.name: row for row in before.classes}, primary_first(after)
     pairs = sorted(
         ((known[row.name], row) for row in after.classes if row.name in known),
@@ -231,4 +239,6 @@ def class_table(before: StageReport, after: StageReport) -> Sheet:
         rows.append((a.name, figure_text(a.index, "d"), f"{a.instances:,}", *cells))
     maps = (heading for kind in kinds for heading in (f"{kind}\nbefore", "\nafter", "\nchange"))
     headings = ("class", "number", "instances", *maps)
-    return Sheet("mAP50-95 by class", headings, tuple(rows), "l" + "r" * (len(headings) - 1))
+    return Sheet(
+        "mAP50-95 by class" + ("" if exact else ", in float"), headings, tuple(rows), "l" + "r" * (len(headings) - 1)
+    )

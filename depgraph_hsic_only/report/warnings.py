@@ -3,11 +3,12 @@
 import statistics
 from collections.abc import Mapping, Sequence
 
+from depgraph_hsic_only.channels.budgets import Budget
 from depgraph_hsic_only.report.exported import ExportedFile, few_text, other_warnings
 from depgraph_hsic_only.report.pruning_report import STABLE, change_text, stability_text
 from depgraph_hsic_only.report.stages import BASELINE, TITLES, TRAINED, StageReport, runtimes_of
 
-_SAME_SPEED = 0.02  # of the latency: less is not worth a word
+SAME_SPEED = 0.02  # of the latency: less is not worth a word
 _FEW_IMAGES = 128  # for calibration: re-fits on fewer do visibly less on other images
 _MUCH = 0.1  # mAP50-95 that a class may lose without a warning
 _FEW_INSTANCES = 10  # of a class: its mAP is then hardly more than chance
@@ -19,6 +20,17 @@ _UNSURE = 0.01  # mAP50-95 that the choice of validation images may make without
 def before_stage(stages: Sequence[StageReport]) -> StageReport:
     """The model before the cut: as trained, else as loaded."""
     return [stage for stage in stages if stage.name in (BASELINE, TRAINED.name)][-1]
+
+
+def missed_by(budget: Budget, before: StageReport, after: StageReport) -> float | None:
+    """By how much the latency of the result, as it is deployed, misses a budget of it; 0 and below where it is met.
+
+    In milliseconds where the budget is absolute, else a share of the unpruned model's. None where it was not measured.
+    """
+    full, own = before.deployed_ms, after.deployed_ms
+    if full is None or own is None:
+        return None
+    return (own if budget.absolute else own / full) - budget.value
 
 
 def headline(before: StageReport, after: StageReport, worth: Mapping[str, float]) -> str:
@@ -36,7 +48,7 @@ def _speed(before: StageReport, after: StageReport) -> str:
         b, a = before.latency_ms.get(was), after.latency_ms.get(now)
         if b and a:
             where = _SPOKEN.get(now, f"by {now}") if was == now else f"({was} before, {now} now)"
-            if abs(a / b - 1) < _SAME_SPEED:
+            if abs(a / b - 1) < SAME_SPEED:
                 return f"as fast as before {where}"
             times = max(a / b, b / a)
             form = ".2f" if times < 1.1 else ".1f"

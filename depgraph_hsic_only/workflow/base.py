@@ -114,9 +114,10 @@ class YoloPruner(abc.ABC):
                 `resume` goes on from it.
         """
         self.config, self._notes, self._details = self.given, [], {}
-        before = None if resume is None else read_state(resume)
+        before = None
         if resume is not None:
-            self.open_folder(resume)
+            before = read_state(resume)
+            before.check_same(self.config.to_dict(), {}, self.open_folder(resume).path)
         model = self.load()
         self.take_task(model)
         given = model, self.dataset, self.config

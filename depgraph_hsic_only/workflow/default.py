@@ -89,9 +89,10 @@ class DefaultYoloPruner(SearchingPruner):
         settings, planner = self.config.prune, self._planner(model)
         batches = self._batches(model) if planner.needs_images(settings.recover != "none") else []
         start = time.perf_counter()
-        unpruned = kept_scores(self.folder, planner, self._at_work(model), batches)
+        unpruned, known = kept_scores(self.folder, planner, self._at_work(model), batches)
         if planner.scorer.needs_batches and not planner.amount.is_nothing:
-            self.note(f"channels ranked by {planner.criterion} in {time.perf_counter() - start:.0f} s")
+            took = "before, as the run folder has it" if known else f"in {time.perf_counter() - start:.0f} s"
+            self.note(f"channels ranked by {planner.criterion} {took}")
         sensitivity = self._sensitivity(planner, unpruned, batches) if planner.amount.is_target and batches else None
         unpruned.network.to(select_device(self.config.device))  # its latency may be the target
         reference = None if settings.max_map_drop is None else self.evaluate(model).primary.map50_95

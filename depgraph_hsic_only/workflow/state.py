@@ -28,7 +28,10 @@ class RunState:
     done: tuple[str, ...] = ()  # the stages that are finished, and "exported" in the end
 
     def check_same(self, settings: Mapping[str, Any], sources: Mapping[str, str], folder: Path) -> None:
-        """Refuse to go on with other settings or on something else: a `ConfigError` names all differences."""
+        """Refuse to go on with other settings or on something else: a `ConfigError` names all differences.
+
+        Of what was read, the `sources`, those that are given are compared.
+        """
         before, now = flattened(self.settings), flattened(json.loads(json.dumps(settings)))
         args, used = folder / ARGS, before  # where the settings of trainings stand as they were used
         if args.is_file():
@@ -41,7 +44,8 @@ class RunState:
         changed += [f"another {name}" for name, digest in sources.items() if digest != self.sources.get(name)]
         if changed:
             raise ConfigError(
-                f"resume: expected what {folder} was started with, got {'; '.join(changed)}; undo that, or start anew"
+                f"resume: expected what {folder} was started with, got {'; '.join(changed)}; pass that again, or start "
+                "anew"
             )
 
 

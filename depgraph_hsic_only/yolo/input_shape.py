@@ -49,9 +49,9 @@ class InputShape:
         return self.height, self.width
 
     def scaled(self, network: Network, share: float) -> "InputShape":
-        """The same with sides that are a share of these, rounded to multiples of a network's stride."""
+        """The same with sides that are a share of these, in which as much fits: rounded up to a network's stride."""
         stride = rounded_up(network, 1)
-        height, width = (max(1, round(side * share / stride)) * stride for side in self.size)
+        height, width = (math.ceil(round(side * share / stride, 6)) * stride for side in self.size)
         return replace(self, height=height, width=width)
 
     @property

@@ -45,10 +45,10 @@ def plot_sensitivity(sensitivity: Sensitivity, after: Mapping[str, int]) -> Figu
     """Damage of each width cut alone, as measured and as interpolated, with the width that was chosen.
 
     Args:
-        sensitivity: What was measured.
+        sensitivity: What was measured, of one width at least; those that were not measured are left out.
         after: The chosen widths, by width group; what it doesn't name is uncut.
     """
-    shown = {name: full for name, full in sensitivity.full.items() if full}  # a layer may have no repeats
+    shown = {name: full for name, full in sensitivity.full.items() if sensitivity.damage[name]}
     figure, panels = _grid(len(shown), columns=7, sharey=True)
     for axes, (name, full) in zip(panels, shown.items(), strict=True):
         points, chosen = sensitivity.damage[name], after.get(name, full)

@@ -54,7 +54,8 @@ def plot_metrics(run_folder: str | Path) -> list[Path]:
         figures["scores"] = plot_scores(scored[-1], kept)
     if sensitivity.is_file() and report.args["prune"]["target"] is not None:
         damage = Sensitivity.from_dict(json.loads(sensitivity.read_text(encoding="utf-8")))
-        figures["sensitivity"] = plot_sensitivity(damage, after)
+        if any(damage.damage.values()):  # where neither width nor depth is an axis none was measured
+            figures["sensitivity"] = plot_sensitivity(damage, after)
     if (search := searched(report.stages)) is not None:
         figures["search"] = plot_search(search, report.after.primary)
     for stage in stages:

@@ -28,7 +28,7 @@ from depgraph_hsic_only.report.stages import (
     Stage,
     StageReport,
 )
-from depgraph_hsic_only.report.warnings import before_stage
+from depgraph_hsic_only.report.warnings import before_stage, missed_by
 from depgraph_hsic_only.support.files import write_atomically
 from depgraph_hsic_only.support.progress import begin_stage, say
 from depgraph_hsic_only.support.resource_errors import storage_reason
@@ -79,7 +79,7 @@ class Recorder:
         self._unpruned = self.checkpoints.load(TRAINED) if trained else self._baseline  # which the result was cut from
         images = {split: len(self.dataset.images(split)) for split in ("train", "val")}
         found: dict[str, Any] = {"images": images, "sources": self.state.sources, "environment": environment()}
-        settings = self.config.to_dict()
+        found["dataset"], settings = self.dataset.write_keys(self.folder.path), self.config.to_dict()
         self._report = RunReport(self.folder.path, settings, (), self.validation, widths, widths, **found)
         if self.state.done:
             rows = RunReport.load(self.folder.path).stages
@@ -242,13 +242,12 @@ class Recorder:
         """
         if (budget := self.config.prune.amount.budget("latency")) is None:
             return []
-        full, own = before_stage(stages).deployed_ms, stages[-1].deployed_ms
-        if full is None or own is None:
+        before, after = before_stage(stages), stages[-1]
+        full, own, missed = before.deployed_ms, after.deployed_ms, missed_by(budget, before, after)
+        if full is None or own is None or missed is None:
             return []
-        share = own / full
-        missed = (own if budget.absolute else share) - budget.value
         return [
-            f"target {budget}: the result takes {own:.1f} ms, {share:.3f} of the unpruned model's {full:.1f} ms"
+            f"target {budget}: the result takes {own:.1f} ms, {own / full:.3f} of the unpruned model's {full:.1f} ms"
             + (f", missed by {budget.figure(missed, 1.0)}" if missed > 0 else "")
         ]
 

@@ -127,24 +127,26 @@ def kept_plan(folder: RunFolder, name: str, network: Network, make: Callable[[],
     return plan
 
 
-def kept_scores(folder: RunFolder, planner: Planner, network: Network, batches: Sequence[Mapping[str, Any]]) -> Scored:
-    """A network with its channels ranked: from the run folder where that was done before on the same, else done.
+def kept_scores(
+    folder: RunFolder, planner: Planner, network: Network, batches: Sequence[Mapping[str, Any]]
+) -> tuple[Scored, bool]:
+    """A network with its channels ranked, and whether that was in the run folder, where it was done before on the same.
 
     Only what reads images is kept.
     """
     path = folder.path / _SCORES
     if planner.amount.is_nothing or not planner.scorer.needs_batches:
-        return planner.ranked(network, batches)
+        return planner.ranked(network, batches), False
     settings = repr((planner.criterion, planner.options, planner.layers, planner.seed))
     unranked = planner.with_scores(network, {})
     groups = [group.name for group in unranked.graph.ranked.groups]
     key = fingerprint(network, [batch["img"] for batch in batches], settings, repr(groups))
     if path.is_file() and (kept := torch.load(path, weights_only=True))["key"] == key:
-        return replace(unranked, measured=Measured(kept["scores"], kept["halves"]))
+        return replace(unranked, measured=Measured(kept["scores"], kept["halves"])), True
     scored = planner.ranked(network, batches)
     kept = {"key": key, "scores": scored.measured.scores, "halves": scored.measured.halves}
     write_atomically(path, lambda file: torch.save(kept, file))
-    return scored
+    return scored, False
 
 
 def kept_sensitivity(
