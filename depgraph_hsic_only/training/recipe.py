@@ -7,10 +7,10 @@ training: the warm-up's learning rate of the biases, BatchNorm's statistics of s
 
 Two kinds of models are near one. A model that has all that it knows from this very data set goes on as it was trained:
 at its own rate, with its own augmentation; where it knows the images by heart, so that their labels teach little more,
-it is taught by what it was, too. A model that has learnt elsewhere, on more than this,
-COCO's on a few hundred images, forgets at such rates, so it is trained gently and taught by what it was. So is one
-that was trained on this data set but finds less in these images than in others: it isn't from their labels that it
-knows what it knows. What each choice is worth is measured in `benchmarks/README.md`.
+it is taught by what it was, too. A model that has learnt elsewhere, on more than this, COCO's on a few hundred images,
+forgets at such rates, so it is trained gently and taught by what it was. So is one that was trained on this data set
+but finds less in these images than in others: it isn't from their labels that it knows what it knows. What each choice
+is worth is measured in `benchmarks/README.md`.
 """
 
 import math
