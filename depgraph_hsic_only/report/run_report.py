@@ -14,7 +14,7 @@ from rich.console import Group
 from rich.text import Text
 
 from depgraph_hsic_only._version import __version__
-from depgraph_hsic_only.channels.budgets import read_budgets
+from depgraph_hsic_only.channels.amount import Amount
 from depgraph_hsic_only.errors import DataError, one_line
 from depgraph_hsic_only.evaluation.agreement import Agreement
 from depgraph_hsic_only.evaluation.deployed.deployment import Timed
@@ -156,12 +156,12 @@ class RunReport(Shown):
     def _missed(self) -> list[str]:
         """What to say where the target's latency was clearly missed."""
         target = self.args["prune"]["target"]
-        budgets = () if target is None else read_budgets(target)
-        for budget in (budget for budget in budgets if budget.metric == "latency"):
-            missed = missed_by(budget, self.before, self.after)
-            if missed is not None and missed > SAME_SPEED * budget.value:
-                return [f"the target {budget} is missed by {budget.figure(missed, 1.0)}"]
-        return []
+        if target is None or (budget := Amount.target(target).budget("latency")) is None:
+            return []
+        missed = missed_by(budget, self.before, self.after)
+        if missed is None or missed <= SAME_SPEED * budget.value:
+            return []
+        return [f"the target {budget} is missed by {budget.figure(missed, 1.0)}"]
 
     def to_dict(self) -> dict[str, Any]:
         """The content of `report.json`."""

@@ -118,8 +118,8 @@ class Recorder:
         """
         begin_stage("export")
         exported, notes = export(model)
-        data, arguments = self.dataset.write_keys(self.folder.path), export_arguments(self.config.export)
-        maps = measure_maps(exported, model, data, self.validation, arguments)
+        arguments = export_arguments(self.config.export)
+        maps = measure_maps(exported, model, self._report.dataset, self.validation, arguments)
         begin_stage("latency")
         with tempfile.TemporaryDirectory() as folder:
             stages, latencies, rivals = self._timed(exported, Path(folder))
@@ -224,16 +224,16 @@ class Recorder:
         """A rival with what it is worth: that of its file in int8, else that of its model."""
         if of_file is None:
             where: Any = {"device": self.config.device, "workers": self.config.workers}
-            validation, data = replace(self._given[1], imgsz=entrant.imgsz), self.dataset.write_keys(self.folder.path)
-            of_file = validate_model(entrant.model, data, validation, **where)
+            validation = replace(self._given[1], imgsz=entrant.imgsz)
+            of_file = validate_model(entrant.model, self._report.dataset, validation, **where)
         say(f"for comparison, {entrant.called}: {of_file}")
         cost, latency = measure_cost(entrant.model.model, entrant.imgsz), latencies[entrant.called].median
         own = cost.parameters, cost.gmacs, of_file.map50_95, latency, entrant.epochs
         return Rival(entrant.name, entrant.imgsz, *own)
 
     def _validated_file(self, path: Path, shape: InputShape) -> Metrics:
-        data, task = self.dataset.write_keys(self.folder.path), task_of(self._baseline.model).name
-        return validate_file(path, data, shape, task, single_cls=self.validation.single_cls)
+        task = task_of(self._baseline.model).name
+        return validate_file(path, self._report.dataset, shape, task, single_cls=self.validation.single_cls)
 
     def _met(self, stages: Sequence[StageReport]) -> list[str]:
         """What the target's latency has become, of the result as it is deployed against the unpruned model as it was.
