@@ -242,7 +242,7 @@ def test_a_data_set_with_some_of_everything_goes_through(
     captured = capsys.readouterr()
     said = captured.out + captured.err
     assert "Traceback" not in captured.err
-    assert "Ultralytics leaves out 2 of 12 images in 'train'" in said and "1 of 6 images in 'val'" in said
+    assert "Ultralytics leaves out 4 of 12 images in 'train'" in said and "3 of 6 images in 'val'" in said
 
 
 def test_images_that_ultralytics_leaves_out_are_no_images(shapes: Path, tmp_path: Path) -> None:
@@ -258,6 +258,24 @@ def test_images_that_ultralytics_leaves_out_are_no_images(shapes: Path, tmp_path
             find_dataset(data)
 
 
+def test_damaged_images_are_counted_as_ultralytics_counts_them(tmp_path: Path) -> None:
+    """Without its last two bytes, with two more, of text, and too small: against its own data set."""
+    data = shapes_dataset(tmp_path / "set", train=1, val=6, imgsz=64)
+    files = sorted((tmp_path / "set" / "images" / "val").iterdir())
+    for k, file in enumerate(files):
+        with Image.open(file) as image:
+            image.resize((64, 8 if k == 3 else 64)).save(file, "JPEG")
+    files[0].write_bytes(files[0].read_bytes()[:-2])
+    files[1].write_bytes(files[1].read_bytes() + bytes(2))
+    files[2].write_bytes(b"not an image")
+    before = snapshot(tmp_path)
+    with pytest.warns(UserWarning, match=r"leaves out 3 of 6 images in 'val' .*first .*: it is no readable image"):
+        found = find_dataset(data)
+    assert snapshot(tmp_path) == before
+    theirs = YOLODataset(str(files[0].parent), data=dict(found.keys), task="segment", imgsz=64).im_files
+    assert list(map(str, found.images("val"))) == theirs and len(theirs) == 3
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_boxes_among_polygons(split: str, refused: Any, tmp_path: Path, checkpoint: Path) -> None:
     """Ultralytics counts boxes and outlines of a whole split; an image that it can't read doesn't count."""
@@ -266,7 +284,7 @@ def test_boxes_among_polygons(split: str, refused: Any, tmp_path: Path, checkpoi
     for k in (1, 3):
         labels[k].write_text("0 0.5 0.5 0.2 0.2\n")
     images[1].write_bytes(b"not an image")
-    assert f"in '{split}'" in (said := refused(*plain(checkpoint, data))) and f"2 of 4 label files ({labels[3]}" in said
+    assert f"in '{split}'" in (said := refused(*plain(checkpoint, data))) and f"1 of 4 label files ({labels[3]}" in said
     target = ["--dry-run", "--target", "params=0.9"]
     assert str(labels[3]) in refused(*plain(checkpoint, data), *target)
     assert str(labels[3]) in refused("compare", *plain(checkpoint, data)[:4], "--targets", "params=0.9")
@@ -274,7 +292,8 @@ def test_boxes_among_polygons(split: str, refused: Any, tmp_path: Path, checkpoi
         YOLODataset(str(images[0].parent), data={"names": dict(enumerate(NAMES))}, task="segment", imgsz=64)
     for k in (1, 3):
         images[k].write_bytes(b"not an image")
-    find_dataset(data)
+    with pytest.warns(UserWarning, match="leaves out 2 of 4"):
+        find_dataset(data)
 
 
 WRONG = {"text": "\n?", "list": [[]], "number": -1.5, "mapping": {"a": {"b": 1}}, "null": None, "nan": float("nan")}

@@ -589,6 +589,7 @@ def test_a_broken_part_loses_no_other_and_is_tried_again(
         (["--precision", "int8", "latency.runtime=torch"], "with runtime=torch, got int8"),
         (["--precision", "int8", "export.opset=11"], "expected 13 or later for int8"),
         (["--budget", "size=0.5"], "got size, which is not compared"),
+        (["--budget", "gmac=0.5"], "budget: expected budgets such as"),
         (["prune.axes=width,imgsz"], "it comes from axes, and imgsz and precision"),
         (["--axes", "width,imgsz"], "axes: expected width, depth or both, got imgsz"),
         (["--axes", "depth"], "axes: expected targets to meet by depth, got ratios"),

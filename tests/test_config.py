@@ -115,6 +115,12 @@ def test_all_faults_are_named_at_once_with_the_nearest_name() -> None:
     ):
         assert part in message, part
     assert "\n" not in message
+    with pytest.raises(
+        ConfigError, match=r"export: expected a block .*latency: expected a block .*prune.steps: expected"
+    ):
+        load_config(None, {"export": 3, "latency": None, "prune.steps": 0})
+    with pytest.raises(ConfigError, match=r"fine_tune.lr: unknown setting \(did you mean 'lr0' or 'lrf'\?\)"):
+        load_config(None, {"fine_tune.lr": 0.1})
 
 
 def test_yaml_is_read_as_people_mean_it(tmp_path: Path) -> None:

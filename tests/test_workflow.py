@@ -235,6 +235,8 @@ def test_a_target_is_met_step_by_step_and_its_scan_is_kept(
     assert YOLO(run / "weights" / "best.pt").overrides["imgsz"] == 32
     data = json.loads((run / "report.json").read_text())
     assert [stage["name"] for stage in data["stages"]] == ["baseline", "pruned"]  # nothing was trained
+    recovered = [note[:20] for note in data["stages"][-1]["notes"] if "recovered by" in note]
+    assert recovered == ["step 1: recovered by", "step 2: recovered by"]
     assert same_weights(run / "weights" / "best.pt", run / "weights" / "pruned.pt")
     assert data["stages"][-1]["gmacs"] <= 0.8 * data["stages"][0]["gmacs"]
     parts = {part["name"]: part["gmacs"] for part in data["stages"][-1]["parts"]}
@@ -378,7 +380,7 @@ def test_an_undone_step_leaves_nothing_in_the_report(
         group.name: group.channels for group in plan.groups
     }
     assert pruned.details["as_cut"]["parameters"] == pruned.parameters
-    said = [note for note in pruned.notes if note.startswith("recovered by")]
+    said = [note for note in pruned.notes if note.startswith("step 1: recovered by")]
     before = pruned.details["recovery"]["divergence"]["before"]
     assert len(said) == 1 and f"divergence from the original {before:.3g} ->" in said[0]
 

@@ -58,19 +58,21 @@ class Budget:
     asked: str = field(default="", compare=False)
 
     @classmethod
-    def of(cls, metric: object, value: object) -> "Budget":
+    def of(cls, metric: object, value: object, setting: str = "target") -> "Budget":
         """A budget as it is written: a number in (0, 1] is a share, and what has a unit is absolute.
 
-        So are a number above 1 for "gmacs" and one of at least 1000 for "params".
+        So are a number above 1 for "gmacs" and one of at least 1000 for "params". Messages begin with the `setting`.
 
         Raises:
             ConfigError: There is no such metric, or no such amount of it.
         """
         if not isinstance(metric, str) or metric not in TARGETS:
-            raise ConfigError(f"target: expected {FORMS}, got {metric!r}{nearest(str(metric), TARGETS)}")
+            raise ConfigError(f"{setting}: expected {FORMS}, got {metric!r}{nearest(str(metric), TARGETS)}")
         unit, found = _UNITS[metric], _WRITTEN.fullmatch(str(value))
         if not (found and (isinstance(value, str) or is_number(value))):
-            raise ConfigError(f"target: expected {FORMS}, got {metric}={value}, which is no number with a unit or none")
+            raise ConfigError(
+                f"{setting}: expected {FORMS}, got {metric}={value}, which is no number with a unit or none"
+            )
         number, written = float(found[1]), found[2]
         if not written and 0 < number <= 1:
             return cls(metric, number)
@@ -78,7 +80,7 @@ class Budget:
         if factor is None or not 0 < number < float("inf"):
             known = "no amount of it" if written else "no share in (0, 1], and no amount without a unit"
             why = f"which is {known} such as {unit.example}"
-            raise ConfigError(f"target: expected {FORMS}, got {metric}={value}, {why}")
+            raise ConfigError(f"{setting}: expected {FORMS}, got {metric}={value}, {why}")
         return cls(metric, number * factor, absolute=True)
 
     @property
@@ -115,8 +117,10 @@ class Budget:
         return f"{self.metric}={_shown(self.metric, self.value, '.12g') if self.absolute else format(self.value, 'g')}"
 
 
-def read_budgets(value: object) -> tuple[Budget, ...]:
+def read_budgets(value: object, setting: str = "target") -> tuple[Budget, ...]:
     """Budgets as they are written: {"latency": 0.5, "params": "2M"} or "latency=0.5,params=2M"; a + does as a comma.
+
+    Messages begin with the `setting` that they are the value of.
 
     Raises:
         ConfigError: It is something else, or two are of the same metric.
@@ -127,11 +131,13 @@ def read_budgets(value: object) -> tuple[Budget, ...]:
         pairs = [(metric.strip(), amount) for metric, equals, amount in words if equals]
         pairs = pairs if len(pairs) == len(words) else []
     if not pairs:
-        raise ConfigError(f"target: expected {FORMS}, got {value!r}")
+        raise ConfigError(f"{setting}: expected {FORMS}, got {value!r}")
     metrics = [metric for metric, _ in pairs]
     if twice := [metric for metric in metrics if metrics.count(metric) > 1]:
-        raise ConfigError(f"target: expected one budget of a metric, got two of {twice[0]} in {value!r}; leave one out")
-    return tuple(Budget.of(metric, amount) for metric, amount in pairs)
+        raise ConfigError(
+            f"{setting}: expected one budget of a metric, got two of {twice[0]} in {value!r}; leave one out"
+        )
+    return tuple(Budget.of(metric, amount, setting) for metric, amount in pairs)
 
 
 def is_number(value: object) -> TypeGuard[float]:

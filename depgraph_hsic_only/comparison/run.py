@@ -121,9 +121,9 @@ def compare(
                 for note in notes:
                     say(note)
                 if not study.trained.is_file():
-                    pruner.open_folder()
                     folder.save_model(TRAINED.weights, pruner.train(model))  # as it is, where there are no epochs
-                    pruner.folder.clear_scratch()
+                    if study.config.train["epochs"]:
+                        pruner.folder.clear_scratch()
                 failures = _done(study, do)
                 rows = _rows(study, timed)
             except KeyboardInterrupt:
@@ -144,7 +144,7 @@ def compare(
 
 def _budgets(budget: object) -> tuple[Budget, ...]:
     """What a model may cost, of what is measured of each."""
-    found = () if budget is None else read_budgets(budget)
+    found = () if budget is None else read_budgets(budget, "budget")
     if other := [one.metric for one in found if one.metric not in FIELDS]:
         raise ConfigError(f"budget: expected some of {', '.join(FIELDS)}, got {other[0]}, which is not compared")
     return found

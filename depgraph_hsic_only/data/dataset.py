@@ -33,7 +33,7 @@ class Dataset:
     Attributes:
         source: What Ultralytics takes as `data`: a name or a path; None where the keys were given themselves.
         keys: The resolved data set: absolute `train` and `val`, `names`, `nc`.
-        files: The image files of each split, "train" and "val", sorted by their paths as text.
+        files: The image files of each split, "train" and "val", that Ultralytics takes, sorted by their paths as text.
         task: What its labels were checked for and are read for, such as "segment" (see `tasks.TASKS`).
     """
 
@@ -161,11 +161,11 @@ def find_dataset(data: Any, task: str = "segment") -> Dataset:
     check_keypoints(keys, name, TASKS[task])
     for split in _SPLITS:
         try:
-            files[split] = tuple(image_files(keys[split]))
+            listed = image_files(keys[split])
         except DataError as error:
             raise DataError(f"{name}: the split '{split}' can't be used: {error}") from error
         given = TASKS[task], keypoint_shape(keys)
-        check_labels(files[split], len(keys["names"]), name, f"'{split}' ({keys[split]})", *given)
+        files[split] = tuple(check_labels(listed, len(keys["names"]), name, f"'{split}' ({keys[split]})", *given))
         if channels not in _CONVERTED:
             for file in files[split]:
                 read_image(file, channels)  # refuses one with others, which Ultralytics would meet in a training

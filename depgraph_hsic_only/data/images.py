@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import random
 import threading
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,7 @@ Images = str | Path | Sequence[str | Path] | torch.Tensor
 Picture = NDArray[np.uint8]  # (h, w, c), of three channels blue, green and red
 _BORDER = 114  # grey of letterboxes
 _FORMATS, _SMALLEST = IMG_FORMATS | {"jpeg2000"}, 10  # and sides in pixels, that Ultralytics' data sets take
+_END_OF_JPEG = b"\xff\xd9"
 
 
 def load_images(
@@ -166,16 +168,28 @@ def padded(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return F.pad(images, around, value=grey) if height or width else images
 
 
-def is_readable(path: Path) -> bool:
-    """Whether a file is an image that Ultralytics trains on: of a format and size that it takes, and not damaged."""
-    if imread(str(path)) is None:
-        return False
+def is_taken(path: Path) -> bool:
+    """Whether Ultralytics takes a file into a data set: an image of a format and size that it knows, not damaged.
+
+    By its own rules, but for rewriting a JPEG that lacks its end: most of a file isn't read.
+    """
     try:
-        with Image.open(path) as image:
+        with nothing_installed(), _quiet(), Image.open(path) as image:
             image.verify()
-            return (image.format or "").lower() in _FORMATS and min(image.size) >= _SMALLEST
+            kind, size = (image.format or "").lower(), exif_size(image)
+        if kind in ("jpg", "jpeg"):
+            with path.open("rb") as file, Image.open(path) as image:
+                file.seek(-len(_END_OF_JPEG), os.SEEK_END)
+                if file.read() != _END_OF_JPEG:
+                    image.load()  # which raises where more than the end is missing
     except Exception:  # a damaged file raises anything
         return False
+    return kind in _FORMATS and min(size) >= _SMALLEST
+
+
+def is_readable(path: Path) -> bool:
+    """Whether a file is an image that Ultralytics takes into a data set, and can decode."""
+    return is_taken(path) and imread(str(path)) is not None
 
 
 def spread(n: int, limit: int | None) -> list[int]:

@@ -1,7 +1,6 @@
 """Labels, checked before anything is written: such as Ultralytics can use for a task, no cache that runs code."""
 
 import io
-import itertools
 import os
 import pickle
 import warnings
@@ -14,7 +13,7 @@ import cv2
 import numpy as np
 from ultralytics.data.utils import img2label_paths, verify_image_label
 
-from depgraph_hsic_only.data.images import is_readable
+from depgraph_hsic_only.data.images import is_readable, is_taken
 from depgraph_hsic_only.errors import DataError, one_line
 from depgraph_hsic_only.yolo.tasks import Task
 
@@ -71,10 +70,10 @@ def check_keypoints(keys: Mapping[str, Any], name: str, task: Task) -> None:
 
 def check_labels(
     images: Sequence[Path], classes: int, name: str, split: str, task: Task, keypoints: tuple[int, int] | None = None
-) -> None:
-    """Refuse a split that Ultralytics would not train on, and warn of images that it leaves out for their labels.
+) -> list[Path]:
+    """Refuse a split that Ultralytics would not train on, and warn of images that it leaves out.
 
-    All label files are read, by Ultralytics' own rules; images are opened only until one is readable.
+    All label files are read, by Ultralytics' own rules, and of the images no more than these ask for.
 
     Args:
         images: Image files of the split.
@@ -83,6 +82,9 @@ def check_labels(
         split: What the split is, for messages.
         task: What is to be trained.
         keypoints: Of the data set (see `keypoint_shape`).
+
+    Returns:
+        The images that it does not leave out.
 
     Raises:
         DataError: There is no usable label, some images have boxes only where the task's are other ones, or a label
@@ -97,17 +99,19 @@ def check_labels(
     for cache in {label.parent.with_suffix(".cache") for label in labels if label.parent.name}:
         if (code := code_in_cache(cache)) is not None:
             raise DataError(f"{cache}: expected a label cache of Ultralytics, got one that would run {code}; remove it")
-    labelled, boxed, faults = [], [], []
+    taken, labelled, boxed, faults = [], [], [], []
     for image, label in zip(images, labels, strict=True):
         found = _read(image, label, classes, task, keypoints)
         if found.fault is not None:
             faults.append(found.fault)
-        elif found.boxes_only and task.name in _OUTLINED:
-            boxed.append((image, label))
+            continue
+        taken.append(image)
+        if found.boxes_only and task.name in _OUTLINED:
+            boxed.append(label)
         elif found.usable:
             labelled.append(image)
-    # Ultralytics leaves out images that it can't read, with whatever labels they have.
-    if named := [str(label) for _, label in itertools.islice(filter(lambda pair: is_readable(pair[0]), boxed), _NAMED)]:
+    if boxed:
+        named = ", ".join([*map(str, boxed[:_NAMED]), *["..."] * (len(boxed) > _NAMED)])
         remedy = f"label {task.label} there ({_ROWS[task.name]})"
         other = (
             "leave these images out"
@@ -115,8 +119,7 @@ def check_labels(
             else "pass a model to detect, such as yolov8n.pt (in Python task='detect')"
         )
         raise DataError(
-            f"{expected}, got boxes only in {len(boxed)} of {len(images)} label files ({', '.join(named)}"
-            f"{', ...' if len(boxed) > len(named) else ''}); {remedy}, or {other}"
+            f"{expected}, got boxes only in {len(boxed)} of {len(images)} label files ({named}); {remedy}, or {other}"
         )
     if not any(map(is_readable, labelled)):
         if faults or labelled:
@@ -129,10 +132,11 @@ def check_labels(
     if faults:
         warnings.warn(
             f"{name}: Ultralytics leaves out {len(faults)} of {len(images)} images in {split} (first {faults[0]}); "
-            "mend their labels to train on them",
+            "mend these to train on them",
             UserWarning,
             stacklevel=3,
         )
+    return taken
 
 
 @dataclass(frozen=True)
@@ -150,6 +154,8 @@ def _read(image: Path, label: Path, classes: int, task: Task, keypoints: tuple[i
     _, rows, _, polygons, *_, corrupt, message = verify_image_label(
         (io.BytesIO(_BLANK), str(label), "", task.name == "pose", classes, *(keypoints or (0, 0)), False)
     )
+    if not is_taken(image):
+        return _Found(f"{image}: it is no readable image")
     if corrupt:
         return _Found(f"{label}: {one_line(message.partition(_SAID)[2] or message, 120)}")
     return _Found(None, len(rows) > 0 and not polygons, bool((rows[:, 3:5] > 0).all(1).any()))

@@ -172,11 +172,13 @@ def load_config(
     file = read_yaml(cfg) if isinstance(cfg, (str, Path)) else cfg or {}
     for layer in (file, _one_amount(_nested(overrides or {}, faults), faults)):
         merged = _over(merged, _spread_flat(layer, faults))
-    if isinstance(merged["prune"], Mapping):
-        filled = {"criterion": default_criterion(merged["prune"]["target"]), "recover": "none"}
-        unset = {key: value for key, value in filled.items() if merged["prune"][key] is None}
-        merged["prune"] = {**merged["prune"], **unset}  # recover=none on the command line is null here
-    merged = _plain(merged)
+    for block, settings in DEFAULTS.items():
+        if isinstance(settings, dict) and not isinstance(merged[block], Mapping):
+            faults.append(f"{block}: expected a block of settings, got {merged[block]!r}")
+            merged[block] = settings  # so that the faults of all others are found too
+    filled = {"criterion": default_criterion(merged["prune"]["target"]), "recover": "none"}
+    unset = {key: value for key, value in filled.items() if merged["prune"][key] is None}
+    merged = _plain(merged | {"prune": {**merged["prune"], **unset}})  # recover=none on the command line is null here
     faults += find_faults(merged, DEFAULTS)
     if faults:
         raise ConfigError("; ".join(dict.fromkeys(one_line(fault, 400) for fault in faults)))

@@ -36,25 +36,20 @@ _EXPORT_KEYS = ("imgsz", "batch", "opset", "dynamic", "simplify", "quantize", "d
 
 
 def find_faults(merged: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
-    """Everything that is wrong with settings that were merged over the defaults, a line each."""
+    """Everything that is wrong with settings that were merged over the defaults, each block a mapping; a line each."""
     faults = _unexpected("", merged, _TOP)
-    blocks = [key for key, value in defaults.items() if isinstance(value, dict)]
-    broken = [block for block in blocks if not isinstance(merged[block], Mapping)]
-    faults += [f"{block}: expected a block of settings, got {merged[block]!r}" for block in broken]
-    if not broken:
-        for block, checks in TRAININGS.items():
-            faults += _block_faults(block, merged[block], checks, TRAIN_ARGUMENTS, REFUSED, training_fault)
-        faults += _prune_faults(merged["prune"], defaults["prune"]) + _axes_faults(merged)
-        faults += _block_faults("export", merged["export"], _EXPORT, _EXPORT_KEYS, _EXPORT_REFUSED)
-        faults += _block_faults("latency", merged["latency"], _LATENCY, (), {})
-        if (fault := command_fault(merged["latency"]["command"])) is not None:
-            faults.append(f"latency.command: {fault}")
-        try:
-            named_formats(merged["export"]["formats"])
-        except PruningError as error:
-            faults.append(f"export.formats: {error}")
-        faults += _block_faults("calibration", merged["calibration"], {"images": _POSITIVE}, (), {})
-    return faults
+    for block, checks in TRAININGS.items():
+        faults += _block_faults(block, merged[block], checks, TRAIN_ARGUMENTS, REFUSED, training_fault)
+    faults += _prune_faults(merged["prune"], defaults["prune"]) + _axes_faults(merged)
+    faults += _block_faults("export", merged["export"], _EXPORT, _EXPORT_KEYS, _EXPORT_REFUSED)
+    faults += _block_faults("latency", merged["latency"], _LATENCY, (), {})
+    if (fault := command_fault(merged["latency"]["command"])) is not None:
+        faults.append(f"latency.command: {fault}")
+    try:
+        named_formats(merged["export"]["formats"])
+    except PruningError as error:
+        faults.append(f"export.formats: {error}")
+    return faults + _block_faults("calibration", merged["calibration"], {"images": _POSITIVE}, (), {})
 
 
 def _at_least(smallest: int) -> Callable[[Any], bool]:

@@ -126,6 +126,8 @@ class DefaultYoloPruner(SearchingPruner):
                 self.tuning = self._tuning(step, after=number)
                 step = replace(step, model=self.fine_tune(step.model))
                 trajectory.append(self._point(number, step.model))
+            if settings.steps > 1:
+                self._notes[said:] = [f"step {number}: {text}" for text in self._notes[said:]]
             if reference is not None:
                 change = self.evaluate(step.model).primary.map50_95 - reference
                 if undone := -change > (settings.max_map_drop or 0):

@@ -39,8 +39,9 @@ class CuttingPruner(TrainingPruner):
     def _sensitivity(self, planner: Planner, scored: Scored, batches: Sequence[Mapping[str, Any]]) -> Sensitivity:
         """How much each width hurts: from the run folder where it was measured before on the same, else measured."""
         found, known = kept_sensitivity(self.folder, planner, scored, stacked(batches))
-        measured = f"measured on {found.images} images in {found.seconds:.0f} s"
-        self.note(f"sensitivity of the widths: {'taken from the run folder, where it was ' * known}{measured}")
+        if any(found.damage.values()):
+            measured = f"measured on {found.images} image{'s' * (found.images != 1)} in {found.seconds:.0f} s"
+            self.note(f"sensitivity of the widths: {'taken from the run folder, where it was ' * known}{measured}")
         return found
 
     def _cut_once(self, model: Yolo, planner: Planner, unpruned: Scored, sensitivity: Sensitivity) -> Step:
