@@ -21,7 +21,7 @@ from depgraph_hsic_only import ConfigError, ExportError, load_model
 from depgraph_hsic_only.cli.main import main
 from depgraph_hsic_only.evaluation import latency
 from depgraph_hsic_only.evaluation.deployed.command import told_seconds
-from depgraph_hsic_only.evaluation.deployed.deployment import Deployment
+from depgraph_hsic_only.evaluation.deployed.deployment import PRECISIONS, Deployment
 from depgraph_hsic_only.evaluation.deployed.formats import FORMATS, export_format, named_formats, verified
 from depgraph_hsic_only.evaluation.latency import Told, measure_latency
 from depgraph_hsic_only.evaluation.onnx import onnx_input, onnx_precision, open_session
@@ -118,6 +118,9 @@ def test_settings_that_can_not_be_meant() -> None:
             load_config(None, {key: value})
     assert load_config(None, {"export.formats": "onnx, trt"}).formats == ("onnx", "engine")
     assert named_formats(list(FORMATS)) == tuple(FORMATS)  # all that Ultralytics has
+    timed = [load_config(None, {"latency.precision": p}).export.get("quantize") for p in PRECISIONS]
+    assert timed == [None, 16, 8]  # what is timed is exported
+    assert load_config(None, {"latency.precision": "int8", "export.quantize": 32}).export["quantize"] == 32
 
 
 def test_a_command_is_given_the_file_that_was_asked_for(tmp_path: Path) -> None:

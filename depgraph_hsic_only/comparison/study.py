@@ -199,8 +199,8 @@ def read_precisions(value: object) -> tuple[str, ...]:
 
 def _check_files(config: Config) -> None:
     """Refuse other settings of what precisions say."""
-    reduced = export_arguments(config.export).get("quantize"), config.latency["precision"]
-    for key, value, plain in zip(("export.quantize", "latency.precision"), reduced, (None, FLOAT), strict=True):
+    reduced = config.latency["precision"], export_arguments(config.export).get("quantize")
+    for key, value, plain in zip(("latency.precision", "export.quantize"), reduced, (FLOAT, None), strict=True):
         if value != plain:
             raise ConfigError(
                 f"{key}: expected {plain or 'none'} beside precision, which says it, got {value}; leave it out"

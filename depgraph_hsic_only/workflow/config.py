@@ -136,9 +136,8 @@ class Config:
 
     def deployed_as(self, model: Yolo, imgsz: int, precision: str) -> "Config":
         """The same for images of another side and a file of a precision, which a search has chosen for a model."""
-        export, latency = dict(self.export), dict(self.latency)
-        if (quantize := PRECISIONS[precision]) is not None:
-            export["quantize"] = quantize
+        export, latency = _exported_as(self.export, precision), dict(self.latency)
+        if precision != FLOAT:
             latency["precision"] = precision
         if self.export.get("imgsz"):
             share = imgsz / input_side(model, self.imgsz)
@@ -182,7 +181,15 @@ def load_config(
     faults += find_faults(merged, DEFAULTS)
     if faults:
         raise ConfigError("; ".join(dict.fromkeys(one_line(fault, 400) for fault in faults)))
+    if merged["export"].get("quantize") is None:  # what is timed is what is deployed
+        merged["export"] = _exported_as(merged["export"], merged["latency"]["precision"])
     return Config(**{**merged, "prune": PruneConfig(**merged["prune"])})
+
+
+def _exported_as(export: Mapping[str, Any], precision: str) -> dict[str, Any]:
+    """The block `export` for a file of a precision, one of `PRECISIONS`; of float it says what it said."""
+    quantize = PRECISIONS[precision]
+    return {**export} if quantize is None else {**export, "quantize": quantize}
 
 
 def _nested(overrides: Mapping[str, Any], faults: list[str]) -> dict[str, Any]:
