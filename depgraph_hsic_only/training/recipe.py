@@ -7,10 +7,11 @@ training: the warm-up's learning rate of the biases, BatchNorm's statistics of s
 
 Two kinds of models are near one. A model that has all that it knows from this very data set goes on as it was trained:
 at its own rate, with its own augmentation; where it knows the images by heart, so that their labels teach little more,
-it is taught by what it was, too. A model that has learnt elsewhere, on more than this, COCO's on a few hundred images,
-forgets at such rates, so it is trained gently and taught by what it was. So is one that was trained on this data set
-but finds less in these images than in others: it isn't from their labels that it knows what it knows. What each choice
-is worth is measured in `benchmarks/README.md`.
+it is taught by what it was, too. The more a cut has cost, the faster it goes, but much faster only where it once found
+most of what is in its training images: elsewhere such steps take more from it than the labels bring back. A model that
+has learnt elsewhere, on more than this, COCO's on a few hundred images, forgets at such rates, so it is trained gently
+and taught by what it was. So is one that was trained on this data set but finds less in these images than in others: it
+isn't from their labels that it knows what it knows. What each choice is worth is measured in `benchmarks/README.md`.
 """
 
 import math
@@ -36,6 +37,7 @@ _MOSAIC_EPOCHS = 20  # shorter trainings see whole images only
 _SETTLED = 0.25  # share of the accuracy: from there on BatchNorm's statistics are those to keep
 # mAP on training images to that on others, from which and up to which labels alone take from a model what generalises
 _BY_HEART, _FROM_ELSEWHERE = 1.2, 0.85
+_FITTED = 0.6  # mAP on training images, from which on the labels alone teach whatever was lost, and fast
 _DISTILLATION = 30.0  # weight of the features against the labels' losses: about equal parts
 
 
@@ -48,6 +50,7 @@ class Start:
     epochs: int  # to train for, at least 1, which stands for a number that is not known
     kept: float = 1.0  # share of the accuracy that the model once had, in [0, 1]; 1 for one that was not cut
     memorised: float = 1.0  # the accuracy that it once had on its training images, as a multiple of that on others
+    fitted: float = 1.0  # the accuracy that it once had on its training images, in [0, 1]
     trained_with: Mapping[str, Any] | None = None  # arguments of its training on this very data set, if there was one
     classes: int = 80  # of the data set
     own_batch: bool = False  # whether the batch was set for this training, so that it is taken as it is
@@ -75,11 +78,9 @@ def continued(start: Start) -> dict[str, Any]:
     fitting = max(_SMALLEST_BATCH, start.images * start.epochs // steps)
     batch = start.batch if start.own_batch else min(start.batch, fitting)
     lost = 1 - min(max(start.kept, 0.0), 1.0)
-    if going_on is None:
-        least, share = _LEAST_RATE, lost**2
-    else:  # all of it can be learnt again here, and faster from labels that still teach than from what it was
-        least = _own_rate(going_on, start.classes)
-        share = lost if start.needs_teacher else lost ** (1 / 3)
+    least = _LEAST_RATE if going_on is None else _own_rate(going_on, start.classes)
+    quickly = start.own and not start.needs_teacher and start.fitted >= _FITTED
+    share = lost ** (1 / 3 if quickly else 2)
     rate = least * (_MOST_RATE / least) ** share * math.sqrt(batch / _SMALLEST_BATCH)
     rate = min(rate, _MOST_RATE)  # that of a training from random weights, whatever the batch
     an_epoch = math.ceil(start.images / batch)  # steps

@@ -156,22 +156,22 @@ class TrainingPruner(YoloPruner):
             reference = teacher.model
             once = self.evaluate(reference).primary.map50_95
             start = replace(start, kept=self.evaluate(model).primary.map50_95 / once if once > 0 else 1.0)
-        if known is not None and not own:
-            start = replace(start, memorised=self._memorised(reference))
         if known is not None:
+            fitted, memorised = self._on_training_images(reference)
+            start = replace(start, fitted=fitted, memorised=memorised)
             how = "goes on as it was trained" if start.own else "is trained gently: it knows more than these labels say"
             self.note(f"the checkpoint was trained on this data set, and {how}")
         if teacher is None and not (cut or own) and start.needs_teacher:
             teacher = Teacher.itself(model, scratch)
         return make_recipe(model.model, start, None if own else teacher)
 
-    def _memorised(self, model: Yolo) -> float:
-        """A model's primary mAP50-95 on some training images, as a multiple of that on the validation images."""
+    def _on_training_images(self, model: Yolo) -> tuple[float, float]:
+        """A model's primary mAP50-95 on some training images, and as a multiple of that on the validation images."""
         there = self.evaluate(model, draws=0, images=self.dataset.images("train", _ASKED)).primary.map50_95
         elsewhere = self.evaluate(model).primary.map50_95
         found = there / elsewhere if elsewhere > 0 else 1.0
-        self.note(f"mAP50-95 on training images is {found:.2f} times that on validation images")
-        return found
+        self.note(f"mAP50-95 on training images is {there:.3f}, {found:.2f} times that on validation images")
+        return there, found
 
     def _better(self, model: Yolo, trained: Trained, *, last: bool) -> Yolo:
         """The better of what went into a training and what came out."""
