@@ -36,7 +36,7 @@ _LONG = 2000  # steps of a training in which nothing needs to be held still
 _MOSAIC_EPOCHS = 20  # shorter trainings see whole images only
 _SETTLED = 0.25  # share of the accuracy: from there on BatchNorm's statistics are those to keep
 # mAP on training images to that on others, from which and up to which labels alone take from a model what generalises
-_BY_HEART, _FROM_ELSEWHERE = 1.2, 0.85
+_BY_HEART, _FROM_ELSEWHERE = 1.4, 0.85
 _FITTED = 0.6  # mAP on training images, from which on the labels alone teach whatever was lost, and fast
 _DISTILLATION = 30.0  # weight of the features against the labels' losses: about equal parts
 
