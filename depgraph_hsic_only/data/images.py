@@ -171,17 +171,19 @@ def padded(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 def is_taken(path: Path) -> bool:
     """Whether Ultralytics takes a file into a data set: an image of a format and size that it knows, not damaged.
 
-    By its own rules, but for rewriting a JPEG that lacks its end: most of a file isn't read.
+    By its own rules, but for rewriting a JPEG in which something follows the end: most of a file isn't read.
     """
     try:
         with nothing_installed(), _quiet(), Image.open(path) as image:
             image.verify()
             kind, size = (image.format or "").lower(), exif_size(image)
         if kind in ("jpg", "jpeg"):
-            with path.open("rb") as file, Image.open(path) as image:
+            with path.open("rb") as file:
                 file.seek(-len(_END_OF_JPEG), os.SEEK_END)
-                if file.read() != _END_OF_JPEG:
-                    image.load()  # which raises where more than the end is missing
+                ended = file.read() == _END_OF_JPEG
+            if not ended:
+                with Image.open(path) as image:
+                    image.load()  # which raises where something is missing
     except Exception:  # a damaged file raises anything
         return False
     return kind in _FORMATS and min(size) >= _SMALLEST

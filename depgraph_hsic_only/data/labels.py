@@ -151,11 +151,11 @@ class _Found:
 def _read(image: Path, label: Path, classes: int, task: Task, keypoints: tuple[int, int] | None) -> _Found:
     if not image.is_file():
         return _Found(f"{image}: there is no such image")
+    if not is_taken(image):
+        return _Found(f"{image}: it is no readable image")
     _, rows, _, polygons, *_, corrupt, message = verify_image_label(
         (io.BytesIO(_BLANK), str(label), "", task.name == "pose", classes, *(keypoints or (0, 0)), False)
     )
-    if not is_taken(image):
-        return _Found(f"{image}: it is no readable image")
     if corrupt:
         return _Found(f"{label}: {one_line(message.partition(_SAID)[2] or message, 120)}")
     return _Found(None, len(rows) > 0 and not polygons, bool((rows[:, 3:5] > 0).all(1).any()))

@@ -79,7 +79,7 @@ def continued(start: Start) -> dict[str, Any]:
     batch = start.batch if start.own_batch else min(start.batch, fitting)
     lost = 1 - min(max(start.kept, 0.0), 1.0)
     least = _LEAST_RATE if going_on is None else _own_rate(going_on, start.classes)
-    quickly = start.own and not start.needs_teacher and start.fitted >= _FITTED
+    quickly = not start.needs_teacher and start.fitted >= _FITTED
     share = lost ** (1 / 3 if quickly else 2)
     rate = least * (_MOST_RATE / least) ** share * math.sqrt(batch / _SMALLEST_BATCH)
     rate = min(rate, _MOST_RATE)  # that of a training from random weights, whatever the batch
