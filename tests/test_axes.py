@@ -43,6 +43,7 @@ from depgraph_hsic_only.pruning.planner import Planner
 from depgraph_hsic_only.report.run_report import RunReport
 from depgraph_hsic_only.workflow.config import load_config
 from depgraph_hsic_only.workflow.evaluations import Evaluations
+from depgraph_hsic_only.workflow.stages import trainings
 from depgraph_hsic_only.yolo.cost import measure_cost
 from depgraph_hsic_only.yolo.input_shape import InputShape
 
@@ -233,6 +234,7 @@ def test_a_run_is_of_the_finalist_that_training_makes_the_best_and_killed_it_rep
     measure, validate, evaluate = trials.Trials.attempt, trials.validate_model, Evaluations.of
     tried: list[int] = []
     trained: list[int] = []
+    asked: list[int] = []
 
     def worth(found: Any, value: float) -> Any:
         return replace(found, metrics={kind: replace(of, map50_95=value) for kind, of in found.metrics.items()})
@@ -247,6 +249,8 @@ def test_a_run_is_of_the_finalist_that_training_makes_the_best_and_killed_it_rep
         return worth(validate(model, data, validation, **where), 1 - abs(64 - validation.imgsz) / 400)
 
     def fine_tuned(self: Evaluations, model: Any, validation: Any, *given: Any) -> Any:
+        if given[-1]:  # training images
+            asked.append(validation.imgsz)
         return worth(evaluate(self, model, validation, *given), validation.imgsz / 1000)
 
     def begin(trainer: Any) -> None:
@@ -272,6 +276,8 @@ def test_a_run_is_of_the_finalist_that_training_makes_the_best_and_killed_it_rep
     monkeypatch.setattr(trials, "validate_model", untrained)
     monkeypatch.setattr(trials.Trials, "attempt", attempt)
     monkeypatch.setattr(Evaluations, "of", fine_tuned)
+    own = {"optimizer": "AdamW", "lr0": 1e-4, "nbs": 4, "batch": 4}
+    monkeypatch.setattr(trainings, "trained_on", lambda *_: own)
     given = settings(tmp_path, shapes, **{"imgsz": 128, "train.epochs": 0, "fine_tune.epochs": 4, "prune.ratio": None})
     given |= {"prune.target": "gmacs=0.5", "prune.axes": ["width", "imgsz"], "calibration.images": 4}
     given |= {"prune.layers": [4, 6, 8]}  # which save too little at 128 px
@@ -285,6 +291,7 @@ def test_a_run_is_of_the_finalist_that_training_makes_the_best_and_killed_it_rep
     assert [(run / name).stat().st_mtime_ns for name in ("sensitivity.json", "scores.pt")] == kept
     assert tried == [64, 96, 96, 128]
     assert planned == [64, 96]  # once each: by a clock it would be another plan the second time
+    assert set(asked) == {128}  # what is known by heart is of the size that it was learnt at
     assert trained == [64, 96, 96]  # the first one once, and none for the result, though all have stopped early
 
     before, after, search_ = report.before, report.after, report.stages[1].details["search"]

@@ -526,6 +526,7 @@ def test_blocks_are_left_out_by_a_comparison(files: Path, tmp_path: Path) -> Non
     assert found.rows[1].parameters <= 0.98 * found.rows[0].parameters
 
 
+@pytest.mark.slow
 def test_precisions_are_added_to_a_comparison(files: Path, whole: Comparison) -> None:
     before = parts(whole.folder)
     found = compare(**settings(files, whole.folder.parent, precision="int8"))  # nothing is cut

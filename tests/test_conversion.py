@@ -216,6 +216,7 @@ def test_ranges_have_the_least_error(silu: bool) -> None:
     assert not silu or error(low, high) < 0.5 * error(-40, 12)
 
 
+@pytest.mark.slow
 def test_ranges_of_a_file_with_free_axes_for_batches_are_those_of_the_fixed_one(tmp_path: Path) -> None:
     """Its attention computes shapes, in integers, by the same kinds of nodes; two images fill the batch twice."""
     torch.manual_seed(0)

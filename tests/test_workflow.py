@@ -164,6 +164,7 @@ def test_a_run_from_an_80_class_model_to_a_proven_file(shapes: Path, tmp_path: P
     assert [p.name for p in plot_metrics(run)] == charts
 
 
+@pytest.mark.slow
 def test_a_user_replaces_one_stage(checkpoint: Path, shapes: Path, tmp_path: Path) -> None:
     class Doubled(DefaultYolov8SegPruner):
         """Fine-tuning of one's own."""

@@ -18,6 +18,7 @@ from depgraph_hsic_only.training.train import Recipe, Teacher, Trained, make_rec
 from depgraph_hsic_only.workflow.base import YoloPruner
 from depgraph_hsic_only.workflow.fit import works_on
 from depgraph_hsic_only.workflow.stages.prune_steps import PLAN, FineTuning, Step
+from depgraph_hsic_only.yolo.input_shape import input_side
 from depgraph_hsic_only.yolo.tasks import task_of
 from depgraph_hsic_only.yolo.types import Yolo
 
@@ -166,9 +167,14 @@ class TrainingPruner(YoloPruner):
         return make_recipe(model.model, start, None if own else teacher)
 
     def _on_training_images(self, model: Yolo) -> tuple[float, float]:
-        """A model's primary mAP50-95 on some training images, and as a multiple of that on the validation images."""
-        there = self.evaluate(model, draws=0, images=self.dataset.images("train", _ASKED)).primary.map50_95
-        elsewhere = self.evaluate(model).primary.map50_95
+        """A model's primary mAP50-95 on some training images, and as a multiple of that on the validation images.
+
+        At its own image size, whatever that of the result is: what it knows by heart is of that size.
+        """
+        images, validation = self.dataset.images("train", _ASKED), self.validation_of(model)
+        given = replace(validation, imgsz=input_side(model)), self.config, self.dataset, self.open_folder()
+        there = self._evaluations.of(model, *given, 0, images).primary.map50_95
+        elsewhere = self._evaluations.of(model, *given, None, ()).primary.map50_95
         found = there / elsewhere if elsewhere > 0 else 1.0
         self.note(f"mAP50-95 on training images is {there:.3f}, {found:.2f} times that on validation images")
         return there, found
