@@ -240,6 +240,7 @@ def test_bad_input_is_refused_and_the_model_unchanged(tmp_path: Path) -> None:
         (model, random_images() * float("nan"), DataError, r"float in \[0, 1\], got values from nan"),
         (model, random_images(1, 32), DataError, "at least 8 samples"),
         (nn.Conv2d(3, 3, 3), random_images(), UnsupportedModelError, "got Conv2d"),
+        (build().half(), random_images(), UnsupportedModelError, r"float32, got torch.float16; call model.float\(\)"),
         (YOLO("yolov8n-ghost.yaml"), random_images(), UnsupportedModelError, "can be pruned"),
     ]
     for network, images, error, message in cases:

@@ -19,7 +19,18 @@ from ultralytics.nn.distill_model import DistillationModel
 from ultralytics.nn.modules import C2f, Conv, Detect, DWConv
 from ultralytics.utils import IterableSimpleNamespace
 
-from depgraph_hsic_only import CheckpointError, PruningError, UnsupportedModelError, describe, load_model, prune
+from depgraph_hsic_only import (
+    CheckpointError,
+    ConfigError,
+    PlanError,
+    PruningError,
+    UnsupportedModelError,
+    apply_plan,
+    describe,
+    load_model,
+    prune,
+)
+from depgraph_hsic_only.utils.conversion import export_onnx
 
 
 def saved(model: Any, path: Path) -> Path:
@@ -189,7 +200,7 @@ def test_a_hostile_checkpoint_runs_no_code(form: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["foreign", "fused", "widths"])
-def test_a_model_changed_by_others_is_refused_and_left_alone(change: str) -> None:
+def test_a_model_changed_by_others_is_refused_and_left_alone(change: str, tmp_path: Path) -> None:
     model = build()
     if change == "foreign":
         model.model[2].__class__ = ForeignC2f
@@ -203,6 +214,14 @@ def test_a_model_changed_by_others_is_refused_and_left_alone(change: str) -> Non
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     with pytest.raises(UnsupportedModelError, match="got Linear"):
         prune(nn.Linear(2, 2), 0.5)
+    with torch.inference_mode(), pytest.raises(ConfigError, match=r"outside torch.inference_mode\(\)"):
+        prune(build(), 0.5)
+    with pytest.raises(PlanError, match=r"expected a PruningPlan, got str; PruningPlan.load\(path\)"):
+        apply_plan(build(), "plan.json")  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match="expected the path of a YOLO checkpoint, got NoneType"):
+        load_model(None)  # type: ignore[arg-type]
+    with pytest.raises(UnsupportedModelError, match=r"expected a YOLO model .*, got str"):
+        export_onnx("best.pt", tmp_path / "best.onnx", imgsz=64)  # type: ignore[arg-type]
 
 
 def test_spaces_and_unicode_in_the_path_and_a_model_pruned_by_us(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -39,6 +40,7 @@ from depgraph_hsic_only.training.callbacks import read_epochs
 from depgraph_hsic_only.utils.conversion import export_onnx, verify_onnx
 from depgraph_hsic_only.utils.plots import plot_metrics
 from depgraph_hsic_only.workflow.stages import cuts
+from depgraph_hsic_only.workflow.stages.prune_steps import Step
 from depgraph_hsic_only.yolo import architecture
 from depgraph_hsic_only.yolo.tasks import TASKS, map_column
 
@@ -215,6 +217,22 @@ def test_steps_reach_the_same_widths(checkpoint: Path, shapes: Path, tmp_path: P
     other = load_model(checkpoint)
     apply_plan(other, plan)
     assert all(torch.equal(a, b) for a, b in zip(other.model.parameters(), model.model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("judged", [{}, {"prune.max_map_drop": 0.1}])
+def test_fine_tunings_share_their_epochs(
+    judged: dict[str, Any], checkpoint: Path, shapes: Path, tmp_path: Path
+) -> None:
+    """All of them together have what was given; that of the result has the most, where any has one."""
+    step = Step(0, load_model(checkpoint))
+    for steps, total in itertools.product((1, 2, 3, 5), (0, 1, 2, 4, 10, 31)):
+        given = {"prune.steps": steps, "fine_tune.epochs": total, **judged}
+        pruner = DefaultYolov8SegPruner(checkpoint, **settings(tmp_path, shapes, **given))
+        pruner.open_folder()
+        before = [pruner._tuning(step, after=k).epochs for k in range(1, steps + len(judged))]
+        last = pruner._tuning(step).epochs
+        assert sum(before) + last == total and last >= max(before, default=0)
+        assert min(before, default=1) > 0 or total <= len(before)
 
 
 def test_a_target_is_met_step_by_step_and_its_scan_is_kept(

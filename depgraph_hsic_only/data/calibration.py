@@ -12,7 +12,7 @@ from ultralytics.utils import ASSETS
 
 from depgraph_hsic_only.data.dataset import training_images
 from depgraph_hsic_only.data.images import Images, load_images, padded
-from depgraph_hsic_only.errors import DataError
+from depgraph_hsic_only.errors import DataError, UnsupportedModelError
 from depgraph_hsic_only.yolo.input_shape import input_channels, input_side, rounded_up, say_rounded
 from depgraph_hsic_only.yolo.load import own_arguments
 from depgraph_hsic_only.yolo.types import Network
@@ -58,7 +58,11 @@ def fitting(images: torch.Tensor, network: Network) -> torch.Tensor:
 
     Raises:
         DataError: They have another shape, or another number of channels than the network takes.
+        UnsupportedModelError: The network computes in another precision than float32.
     """
+    if other := {p.dtype for p in network.parameters() if p.is_floating_point()} - {torch.float32}:
+        got = ", ".join(sorted(str(dtype) for dtype in other))
+        raise UnsupportedModelError(f"expected weights in float32, got {got}; call model.float() before")
     channels = input_channels(network)
     if images.ndim != 4 or images.shape[1] != channels or min(images.shape) < 1:
         raise DataError(f"expected images (n, {channels}, h, w), got {tuple(images.shape)}; pass what the model takes")

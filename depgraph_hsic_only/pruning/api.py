@@ -13,7 +13,7 @@ from depgraph_hsic_only.channels.plan import PruningPlan
 from depgraph_hsic_only.channels.widths import Scores
 from depgraph_hsic_only.criteria.registry import Batches, create_criterion
 from depgraph_hsic_only.data.calibration import fitting, fitting_batches, in_batches
-from depgraph_hsic_only.errors import DataError
+from depgraph_hsic_only.errors import DataError, PlanError
 from depgraph_hsic_only.pruning.planner import Planner
 from depgraph_hsic_only.recovery.layerwise import batch_size
 from depgraph_hsic_only.recovery.recover import check_method, recover
@@ -102,6 +102,8 @@ def plan_pruning(
 def prune(model: Yolo | Network, ratio: float | None = None, **settings: Any) -> PruningReport:
     """Plan and cut a live model, in place; after an error it is as it was.
 
+    The `YOLO`, or the network, is the same object; its layers are new ones, so hooks and optimizers come after the cut.
+
     Args:
         model: A `YOLO`, or its SegmentationModel or DetectionModel.
         ratio: Share of the channels to cut from each width, 0 ≤ ratio < 1.
@@ -137,6 +139,8 @@ def apply_plan(
         DataError: The images can't be used.
     """
     check_method(recovery)
+    if not isinstance(plan, PruningPlan):
+        raise PlanError(f"expected a PruningPlan, got {type(plan).__name__}; PruningPlan.load(path) reads one")
     given = torch.empty(0) if images is None else images
     return cut_in_place(model, network_of(model), plan, None, recovery, images=given, **settings)[0]
 

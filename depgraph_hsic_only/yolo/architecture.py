@@ -19,7 +19,7 @@ from ultralytics.nn.tasks import parse_model
 from depgraph_hsic_only.errors import UnsupportedModelError, one_line
 from depgraph_hsic_only.yolo.blocks import BLOCKS, block_of, repeats_name, repeats_of, sources, widths_of
 from depgraph_hsic_only.yolo.patches import safe_load
-from depgraph_hsic_only.yolo.tasks import TASKS
+from depgraph_hsic_only.yolo.tasks import task_of
 from depgraph_hsic_only.yolo.types import Network
 
 _SCALING = ("scales", "scale", "width_multiple", "depth_multiple")  # YAML keys that would scale explicit widths again
@@ -34,11 +34,7 @@ def check_architecture(model: Any) -> None:
         UnsupportedModelError: It is something else; the message says what was found.
     """
     expected = "expected a YOLO model"
-    if type(model) not in {task.model for task in TASKS.values()}:
-        tasks = ", ".join(TASKS)
-        raise UnsupportedModelError(
-            f"{expected} of one of the tasks {tasks}, got {type(model).__name__}; pass such a one"
-        )
+    task_of(model)
     layers, backbone = list(model.model), len(backbone_layers(model))
     for i, layer in enumerate(layers):
         allowed = [type_ for type_, block in BLOCKS.items() if i >= backbone or block.in_backbone]

@@ -17,7 +17,7 @@ from ultralytics.nn.tasks import yaml_model_load
 from ultralytics.utils.callbacks.base import get_default_callbacks
 from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES
 
-from depgraph_hsic_only.errors import CheckpointError, UnsupportedModelError, one_line
+from depgraph_hsic_only.errors import CheckpointError, ConfigError, UnsupportedModelError, one_line
 from depgraph_hsic_only.yolo.architecture import check_architecture, skeleton
 from depgraph_hsic_only.yolo.patches import ensure_nms, safe_load
 from depgraph_hsic_only.yolo.tasks import TASKS
@@ -40,6 +40,8 @@ def load_model(path: str | Path, *, task: str | None = None, trust: bool = False
         CheckpointError: The file is missing, can't be read, is no checkpoint, or holds weights that are not finite.
         UnsupportedModelError: It holds another kind of model; the message says which.
     """
+    if not isinstance(path, (str, Path)):
+        raise CheckpointError(f"expected the path of a YOLO checkpoint, got {type(path).__name__}; pass its .pt file")
     path = Path(path).expanduser()
     expected = f"{path}: expected a YOLO {TASKS[task].noun + ' ' if task else ''}checkpoint"
     downloadable = str(path) in GITHUB_ASSETS_NAMES
@@ -110,7 +112,13 @@ def _say_unactivated(network: Any) -> None:
 
 
 def network_of(model: Yolo | Network) -> Network:
-    """The network of a `YOLO`, or `model` itself where it is one, checked (see `architecture.check_architecture`)."""
+    """The network of a `YOLO`, or `model` itself where it is one, checked (see `architecture.check_architecture`).
+
+    Raises:
+        ConfigError: The call is within `torch.inference_mode()`, whose tensors can be neither traced nor trained.
+    """
+    if torch.is_inference_mode_enabled():
+        raise ConfigError("expected a call outside torch.inference_mode(), which is on; use torch.no_grad() there")
     ensure_nms()  # so that a pruned YOLO predicts wherever it could be pruned
     network = bare_network(model)
     check_architecture(network)

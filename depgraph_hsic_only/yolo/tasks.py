@@ -7,6 +7,7 @@ from typing import Final
 from torch import nn
 from ultralytics.nn.tasks import DetectionModel, OBBModel, PoseModel, SegmentationModel
 
+from depgraph_hsic_only.errors import UnsupportedModelError
 from depgraph_hsic_only.yolo.types import Network
 
 
@@ -44,6 +45,15 @@ def map_column(kind: str) -> str:
 
 
 def task_of(network: Network) -> Task:
-    """The task of a network whose class is that of one (see `architecture.check_architecture`)."""
+    """The task of a network, by its class.
+
+    Raises:
+        UnsupportedModelError: It is of none that can be pruned.
+    """
     kind: type = type(network)
-    return next(task for task in TASKS.values() if task.model is kind)
+    for task in TASKS.values():
+        if task.model is kind:
+            return task
+    raise UnsupportedModelError(
+        f"expected a YOLO model of one of the tasks {', '.join(TASKS)}, got {kind.__name__}; pass such a one"
+    )

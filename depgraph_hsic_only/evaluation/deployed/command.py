@@ -13,8 +13,11 @@ from depgraph_hsic_only.errors import ConfigError, one_line
 
 MODEL = "{model}"  # what the path of the file is put in place of
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-_NAMED = re.compile(rf"^\s*latency_ms\s*[:=]\s*({_NUMBER})\s*(?:ms)?\s*$", re.MULTILINE)
-_ANY = re.compile(rf"(?<![\w./\\+-])({_NUMBER})(?:\s*ms\b)?(?![\w/\\-]|\.\w)")  # not within a name, a path or a version
+_NAMED = re.compile(r"^\s*latency_ms\s*[:=]\s*(.*)$", re.MULTILINE | re.IGNORECASE)
+_VALUE = re.compile(rf"({_NUMBER})\s*(?:ms\b)?\s*(?:$|\(|[,;](?!\d))")  # and what is said beside it, but no other unit
+_BEFORE = r"(?<![\w./\\,+-])"  # not within a name, a path, a version, or a number that is written otherwise
+_WITH_UNIT = re.compile(rf"{_BEFORE}({_NUMBER})\s*ms\b(?![/\\-]|\.\w)")
+_ANY = re.compile(rf"{_BEFORE}({_NUMBER})(?![\w/\\-]|[.,]\w|\s?%)")
 
 
 def command_fault(command: object) -> str | None:
@@ -35,7 +38,7 @@ def told_seconds(command: str, path: Path, timeout: float) -> float:
     """Run a command on a file and return what it says that one call takes, in seconds.
 
     It is run without a shell. Of what it prints to stdout the last line `latency_ms: 12.3` counts, or where there is
-    none the last number that is a word of its own: milliseconds.
+    none the last number with "ms" after it, or the last one that is a word of its own: milliseconds.
 
     Args:
         command: The command line, with "{model}" where the path of the file goes.
@@ -68,11 +71,18 @@ def told_seconds(command: str, path: Path, timeout: float) -> float:
         raise
     if process.returncode:
         raise refused(f"failed with {process.returncode}: {one_line(err.strip() or out.strip() or 'nothing said')}")
-    numbers = _NAMED.findall(out) or _ANY.findall(out)
-    milliseconds = float(numbers[-1]) if numbers else math.nan
-    if not 0 < milliseconds < math.inf:
+    if not 0 < (milliseconds := _milliseconds(out)) < math.inf:
         raise refused(f"printed {one_line(repr(out.strip()))}")
     return milliseconds / 1e3
+
+
+def _milliseconds(printed: str) -> float:
+    """The duration that a command has printed; NaN where it has none, or where its `latency_ms` is no such number."""
+    if named := _NAMED.findall(printed):
+        value = _VALUE.match(named[-1])
+        return float(value[1]) if value else math.nan
+    numbers = _WITH_UNIT.findall(printed) or _ANY.findall(printed)
+    return float(numbers[-1]) if numbers else math.nan
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

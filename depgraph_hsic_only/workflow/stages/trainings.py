@@ -73,7 +73,8 @@ class TrainingPruner(YoloPruner):
         settings, arguments, callbacks = self._settled(model, given, scratch, tuning.teacher, works=works, cut=cut)
         # without the teacher, which another run has in its own folder
         used = {**given, **settings}
-        if not tuning.finalist:  # a run that repeats this one settles each of them by itself
+        several = stage is FINE_TUNED and (tuning.finalist or self._before_the_last)
+        if not several:  # a run that repeats this one settles each of them by itself
             self.resolve(stage.block, {k: v for k, v in used.items() if k != "distill_model" or k in given})
         place = self.folder.path / (stage.folder if tuning.last else tuning.name)
         own = works and "distill_model" not in given and trained_on(model, self.dataset) is not None
@@ -92,9 +93,9 @@ class TrainingPruner(YoloPruner):
 
     def _tuning(self, step: Step, after: int | None = None) -> FineTuning:
         """What a fine-tuning after a step is given: the last one, where it is not `after` one that others follow."""
-        total, steps = int(self.config.fine_tune["epochs"]), self.config.prune.steps
-        share = total // (steps + 1) or int(total >= steps > 1)  # the last one has twice the share of those between
-        epochs = share if after is not None else total - share * (steps - 1)
+        total, before = int(self.config.fine_tune["epochs"]), self._before_the_last
+        share = total // (before + 2) or int(total > before > 0)  # the last one has twice the share of those before it
+        epochs = share if after is not None else total - share * before
         file, teacher = self.checkpoints.path(TRAINED), None
         if step.plan is not None and epochs and file.is_file():
             teacher = Teacher(file, self.checkpoints.load(TRAINED), step.kept)
@@ -103,6 +104,12 @@ class TrainingPruner(YoloPruner):
         own = self._finalist_folder(step.model)
         trained = (self.folder.scratch / own).is_dir()
         return FineTuning(epochs, teacher, own if trained else FINE_TUNED.folder, finalist=trained)
+
+    @property
+    def _before_the_last(self) -> int:
+        """Number of fine-tunings before that of the result: between steps, and to judge the last one by."""
+        settings = self.config.prune
+        return settings.steps - (settings.max_map_drop is None)
 
     def _finalist_folder(self, model: Yolo) -> str:
         """Name of the folders of a fine-tuning (see `FineTuning.name`) of one of several candidates."""
