@@ -156,6 +156,9 @@ def test_what_was_trained_on_this_very_data_goes_on_as_it_was_trained(checkpoint
     assert taught == found | own and own["lr0"] < found["lr0"] == 6.9e-4
     hard = make_recipe(model.model, replace(start, fitted=0.5), Teacher(checkpoint)).arguments  # to fit
     assert hard == found | {"lr0": 2.8e-4}
+    learnt = make_recipe(model.model, replace(start, fitted=0.2, memorised=1.2), Teacher(checkpoint)).arguments
+    assert learnt == found | {"lr0": 5.6e-4}  # here, as it finds more in these images: twice its own rate
+    assert continued(replace(start, kept=1.0))["lr0"] == 5.6e-4
     rates = {  # at most 3e-4; a quarter of what it was for batches a sixteenth
         (80, "AdamW", 4): 3e-4,
         (80, "AdamW", 64): 3e-4,
@@ -165,7 +168,7 @@ def test_what_was_trained_on_this_very_data_goes_on_as_it_was_trained(checkpoint
     }
     for (classes, optimizer, nbs), rate in rates.items():
         with_ = {**known, "optimizer": optimizer, "lr0": 2e-3, "nbs": nbs, "batch": 4}
-        assert continued(Start(200, 4, 3, trained_with=with_, classes=classes))["lr0"] == rate
+        assert continued(Start(200, 4, 3, fitted=0.5, trained_with=with_, classes=classes))["lr0"] == rate
     model.ckpt["train_args"] = told
     model.model.names = dict(enumerate(reversed(model.names.values())))
     assert trained_on(model, data) is None

@@ -6,11 +6,12 @@ training: the warm-up's learning rate of the biases, BatchNorm's statistics of s
 64 images only.
 
 Two kinds of models are near one. A model that has all that it knows from this very data set goes on as it was trained:
-at its own rate, with its own augmentation; where it knows the images by heart, so that their labels teach little more,
-it is taught by what it was, too. The more a cut has cost, the faster it goes, but much faster only where it once found
-most of what is in its training images: elsewhere such steps take more from it than the labels bring back. A model that
-has learnt elsewhere, on more than this, COCO's on a few hundred images, forgets at such rates, so it is trained gently
-and taught by what it was. So is one that was trained on this data set but finds less in these images than in others: it
+with its own augmentation, and at its own rate, or at twice that where it finds more in these images than in others, or
+most of what there is, so that their labels have taught it what it knows. Where it knows the images by heart, so that
+they teach little more, it is taught by what it was, too. The more a cut has cost, the faster it goes, but much faster
+only where most was found before: elsewhere such steps take more from it than the labels bring back. A model that has
+learnt elsewhere, on more than this, COCO's on a few hundred images, forgets at such rates, so it is trained gently and
+taught by what it was. So is one that was trained on this data set but finds less in these images than in others: it
 isn't from their labels that it knows what it knows. What each choice is worth is measured in `benchmarks/README.md`.
 """
 
@@ -37,7 +38,9 @@ _MOSAIC_EPOCHS = 20  # shorter trainings see whole images only
 _SETTLED = 0.25  # share of the accuracy: from there on BatchNorm's statistics are those to keep
 # mAP on training images to that on others, from which and up to which labels alone take from a model what generalises
 _BY_HEART, _FROM_ELSEWHERE = 1.4, 0.85
-_FITTED = 0.6  # mAP on training images, from which on the labels alone teach whatever was lost, and fast
+# the same from which on, or mAP on training images from which on, what it knows is from these labels: they teach fast
+_LEARNT_HERE, _FITTED = 1.1, 0.6
+_FASTER = 2.0  # times its own rate, at least, for one that they teach fast
 _DISTILLATION = 30.0  # weight of the features against the labels' losses: about equal parts
 
 
@@ -70,6 +73,14 @@ class Start:
         """Whether the original knows more than these labels can teach."""
         return not self.own or self.memorised >= _BY_HEART
 
+    @property
+    def learns_fast(self) -> bool:
+        """Whether the labels alone teach, and what the original knows is from them.
+
+        That is, it finds more in these images than in others, or most of what there is.
+        """
+        return not self.needs_teacher and (self.memorised >= _LEARNT_HERE or self.fitted >= _FITTED)
+
 
 def continued(start: Start) -> dict[str, Any]:
     """Train arguments for a model that works, to be put under the user's own."""
@@ -79,9 +90,9 @@ def continued(start: Start) -> dict[str, Any]:
     batch = start.batch if start.own_batch else min(start.batch, fitting)
     lost = 1 - min(max(start.kept, 0.0), 1.0)
     least = _LEAST_RATE if going_on is None else _own_rate(going_on, start.classes)
-    quickly = not start.needs_teacher and start.fitted >= _FITTED
-    share = lost ** (1 / 3 if quickly else 2)
-    rate = least * (_MOST_RATE / least) ** share * math.sqrt(batch / _SMALLEST_BATCH)
+    share = lost ** (1 / 3 if start.learns_fast and start.fitted >= _FITTED else 2)
+    faster = max(_FASTER if start.learns_fast else 1.0, (_MOST_RATE / least) ** share)
+    rate = least * faster * math.sqrt(batch / _SMALLEST_BATCH)
     rate = min(rate, _MOST_RATE)  # that of a training from random weights, whatever the batch
     an_epoch = math.ceil(start.images / batch)  # steps
     known = start.trained_with or {}
