@@ -43,6 +43,7 @@ SHAPE = InputShape(64, 64)
         ("latency_ms: 12.5\nfps 80", 12.5),
         ("1.25e1", 12.5),
         ("latency_ms: 12.5 (std 0.4)", 12.5),
+        ("latency_ms: 12.5 ± 0.4", 12.5),
         ("Latency_ms = 12.5 ms, 50 runs\nend 2", 12.5),
         ("median = 12.5 ms (99%), 50 runs", 12.5),
         ("latency_ms: 12,5", None),

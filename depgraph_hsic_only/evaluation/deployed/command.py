@@ -14,7 +14,7 @@ from depgraph_hsic_only.errors import ConfigError, one_line
 MODEL = "{model}"  # what the path of the file is put in place of
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _NAMED = re.compile(r"^\s*latency_ms\s*[:=]\s*(.*)$", re.MULTILINE | re.IGNORECASE)
-_VALUE = re.compile(rf"({_NUMBER})\s*(?:ms\b)?\s*(?:$|\(|[,;](?!\d))")  # and what is said beside it, but no other unit
+_VALUE = re.compile(rf"({_NUMBER})\s*(?:$|ms\b|[^\w\s.,%]|[,;]\s)")  # and what is said beside it, but no other unit
 _BEFORE = r"(?<![\w./\\,+-])"  # not within a name, a path, a version, or a number that is written otherwise
 _WITH_UNIT = re.compile(rf"{_BEFORE}({_NUMBER})\s*ms\b(?![/\\-]|\.\w)")
 _ANY = re.compile(rf"{_BEFORE}({_NUMBER})(?![\w/\\-]|[.,]\w|\s?%)")
