@@ -170,6 +170,7 @@ def test_sizes_and_precisions_are_recommended_too() -> None:
     assert found.lines[1].startswith("The unpruned model at 48 px, float beats all cut models at its cost")
     assert "0.290 at 5.6 ms, where a at gmacs=0.5, 64 px, float has 0.250 at 6 ms" in found.lines[1]
     assert [choice.setting for choice in found.choices] == [each.setting for each in AXES if each.target]
+    assert "0.67 of the unpruned 0.300 at 64 px; " in str(found.choices[-1])
     told = json.loads(json.dumps(found.to_dict()))
     assert told["chosen"]["imgsz"] == 48 and told["within"] is None and "rows" not in told["chosen"]
     alone = recommend(AXES[:2], 0.02, 64)  # nothing is cut

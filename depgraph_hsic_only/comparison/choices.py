@@ -40,6 +40,7 @@ class Choice:
     latency_ms: float | None
     seeds: int
     unpruned: float | None  # mAP50-95 of the control; None, as is the loss, where it is missing or 0
+    unpruned_imgsz: int | None  # side of the control's images, pixels; None where all rows are of that
     loss: Difference | None  # of the control's mAP50-95
     runner_up: str | None  # the next criterion; None where only one was compared
     lead: Difference | None  # over the next one's mAP50-95
@@ -67,7 +68,8 @@ class Choice:
         return f"{clock}{self.gmacs:.3f} GMACs, {self.parameters:,.0f} parameters"
 
     def __str__(self) -> str:
-        kept = f", {self.map50_95 / self.unpruned:.2f} of the unpruned {self.unpruned:.3f}" if self.unpruned else ""
+        at = f" at {self.unpruned_imgsz} px" if self.unpruned_imgsz else ""
+        kept = f", {self.map50_95 / self.unpruned:.2f} of the unpruned {self.unpruned:.3f}{at}" if self.unpruned else ""
         said = f"{self.where}: {self.criterion} has the best {self.kind} mAP50-95, {self.map50_95:.3f}{kept}; "
         if self.lead is None:
             return said + "no other criterion was compared"
@@ -93,17 +95,20 @@ def choices_in(rows: Sequence[Row], control: Sequence[Row], size: str) -> tuple[
     """
     settings = list(dict.fromkeys(row.setting for row in rows))
     several = [len({setting[k] for setting in settings}) > 1 for k in (1, 2)]
+    imgsz_of_control = control[0].imgsz if control and several[0] else None
     found = []
     for target, imgsz, precision in settings:
         axes = [word for word, told in zip((f"{imgsz} px", precision), several, strict=True) if told]
         where = ", ".join([target, *axes] if target else axes)
         cell = [row for row in rows if row.setting == (target, imgsz, precision)]
-        if (choice := _choose(cell, control, size, where)) is not None:
+        if (choice := _choose(cell, control, imgsz_of_control, size, where)) is not None:
             found.append(choice)
     return tuple(found)
 
 
-def _choose(rows: Sequence[Row], control: Sequence[Row], size: str, where: str) -> Choice | None:
+def _choose(
+    rows: Sequence[Row], control: Sequence[Row], imgsz_of_control: int | None, size: str, where: str
+) -> Choice | None:
     """The best criterion of the rows of one setting; None where there is no seed that all criteria have."""
     by_criterion: dict[str, dict[int | None, Row]] = {}
     for row in rows:
@@ -132,6 +137,7 @@ def _choose(rows: Sequence[Row], control: Sequence[Row], size: str, where: str) 
         _cost(own, "latency_ms"),
         len(seeds),
         reference,
+        imgsz_of_control,
         loss,
         rest[0] if rest else None,
         lead,
