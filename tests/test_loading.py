@@ -200,7 +200,7 @@ def test_a_hostile_checkpoint_runs_no_code(form: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["foreign", "fused", "widths"])
-def test_a_model_changed_by_others_is_refused_and_left_alone(change: str, tmp_path: Path) -> None:
+def test_a_model_changed_by_others_is_refused_and_left_alone(change: str) -> None:
     model = build()
     if change == "foreign":
         model.model[2].__class__ = ForeignC2f
@@ -214,6 +214,9 @@ def test_a_model_changed_by_others_is_refused_and_left_alone(change: str, tmp_pa
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     with pytest.raises(UnsupportedModelError, match="got Linear"):
         prune(nn.Linear(2, 2), 0.5)
+
+
+def test_what_is_no_model_no_plan_or_within_inference_mode_is_refused(tmp_path: Path) -> None:
     with torch.inference_mode(), pytest.raises(ConfigError, match=r"outside torch.inference_mode\(\)"):
         prune(build(), 0.5)
     with pytest.raises(PlanError, match=r"expected a PruningPlan, got str; PruningPlan.load\(path\)"):
